@@ -1,0 +1,25 @@
+"""The errors that a person is meant to read.
+
+A program (`train.py`, `eval.py`) prints the message of a `UserError` as one sentence and exits with
+status 1; any other exception is a bug and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: the message names what, where and the remedy."""
+
+
+class ConfigError(UserError):
+    """A configuration key or value that the program does not know."""
+
+
+class DataError(UserError):
+    """A dataset is missing, incomplete or inconsistent."""
+
+
+class CorruptVideoError(DataError):
+    """One video cannot be read; training skips it, counts it and goes on."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing or does not fit the configuration."""

@@ -1,0 +1,95 @@
+"""V2V, the voxel-to-voxel network (paper section 3, figure 3; kernel sizes as in the release)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from v2v_jax.models.c3d import TRUNK_LAYERS, scaled, trunk
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D
+
+
+class V2V(nn.Module):
+    """C3D's convolutions below, three transposed convolutions with skip connections above.
+
+    Attributes:
+      num_outputs: K, outputs a voxel.
+      width: multiplies every layer's number of filters (1.0 is the paper's network).
+      temporal: False is 2D-V2V, where each frame is seen alone (paper section 4, Baselines).
+      dtype: of the computation; parameters are float32.
+      initialization: "he" (He et al. 2015, zero biases) or "release" (Gaussian with standard deviation 0.01;
+        biases 1, conv1a's 0), as the authors' Caffe files have it.
+    """
+
+    num_outputs: int
+    width: float = 1.0
+    temporal: bool = True
+    dtype: Any = jnp.float32
+    initialization: Literal["he", "release"] = "he"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B,T,H,W,C) → (B,T,H,W,K) float32.
+
+        T must be a multiple of 8 (any T if not `temporal`), H and W multiples of 16.
+
+        Raises:
+          ValueError: T, H or W is not such a multiple.
+        """
+        self._check_size(x)
+        x = x.astype(self.dtype)
+        _, _, conv3b, conv4b, conv5b = trunk(x, self._conv, temporal=self.temporal)
+        x = nn.relu(self._deconv(2, 2, "deconv5")(conv5b))
+        x = jnp.concatenate([x, self._conv(64, "conv4c", linear=True)(conv4b)], axis=-1)
+        x = nn.relu(self._deconv(2, 2, "deconv4")(x))
+        x = jnp.concatenate([x, self._conv(64, "conv3c", linear=True)(conv3b)], axis=-1)
+        x = nn.relu(self._deconv(2, 4, "deconv3")(x))
+        return self._predict(x).astype(jnp.float32)
+
+    def _check_size(self, x: jax.Array) -> None:
+        _, t, h, w, _ = x.shape
+        if h % 16 or w % 16 or (self.temporal and t % 8):
+            raise ValueError(
+                f"V2V got a clip of T,H,W = {t},{h},{w}; T must be a multiple of "
+                f"{8 if self.temporal else 1}, H and W of 16."
+            )
+
+    def _conv(self, filters: int, name: str, linear: bool = False) -> Conv3D:
+        return self._conv3d(scaled(filters, self.width), name, gain=1.0 if linear else 2.0)
+
+    def _predict(self, x: jax.Array) -> jax.Array:
+        # A small start keeps the first losses near those of an untrained guess.
+        return self._conv3d(self.num_outputs, "conv_pre", gain=0.01)(x)
+
+    def _conv3d(self, features: int, name: str, gain: float) -> Conv3D:
+        return Conv3D(
+            features,
+            (3 if self.temporal else 1, 3, 3),
+            dtype=self.dtype,
+            name=name,
+            **self._initializers(name, nn.initializers.variance_scaling(gain, "fan_in", "normal")),
+        )
+
+    def _deconv(self, t_stride: int, stride: int, name: str) -> ConvTranspose3D:
+        """Kernel 2·stride and padding stride/2, which upsample by exactly the stride."""
+        strides = (t_stride if self.temporal else 1, stride, stride)
+        return ConvTranspose3D(
+            scaled(64, self.width),
+            kernel_size=tuple(2 * s if s > 1 else 1 for s in strides),
+            strides=strides,
+            padding=tuple(s // 2 for s in strides),
+            dtype=self.dtype,
+            name=name,
+            **self._initializers(name, None),
+        )
+
+    def _initializers(self, name: str, he_kernel: Any) -> dict[str, Any]:
+        if self.initialization == "he":
+            return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
+        bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
+        return dict(
+            kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.constant(bias)
+        )
