@@ -1,0 +1,88 @@
+"""The interface that every dataset implements: random access to windows of frames."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from v2v_jax.errors import DataError
+
+FRAME_SIZE = (128, 171)  # height, width that C3D and V2V resize to (paper section 4)
+IGNORE_LABEL = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """How one voxel of a field is stored: numpy dtype and the trailing (channel) shape."""
+
+    dtype: np.dtype
+    channels: tuple[int, ...]
+
+
+# Every array that a dataset can deliver, aligned voxel for voxel with `video`. Floating point
+# targets are stored as float16: 0.008 px at a flow of 15 px, at half of float32's memory.
+FIELDS: dict[str, FieldSpec] = {
+    "video": FieldSpec(np.dtype(np.uint8), (3,)),  # RGB, 0..255
+    "labels": FieldSpec(np.dtype(np.uint8), ()),  # class index, 255 = ignore
+    "flow": FieldSpec(np.dtype(np.float16), (2,)),  # (u, v) px/frame, at the resized frame's scale
+    "flow_valid": FieldSpec(np.dtype(np.bool_), ()),  # flow is known and its end point is visible
+    "depth": FieldSpec(np.dtype(np.float16), ()),  # metres, inf = none
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """One video of a dataset: a name for messages (file or index) and its number of frames."""
+
+    name: str
+    num_frames: int
+
+
+class VideoDataset(abc.ABC):
+    """Videos of equal frame size with random access to frames.
+
+    Attributes:
+      name: the dataset's name, as in `--config=…:dataset=NAME`.
+      fields: which of `FIELDS` it can deliver.
+      label_names: class names, index = label; empty where there are no labels.
+      python_bound: whether `read` spends its time in Python rather than in a library that frees the
+        interpreter lock, so that reading in parallel takes processes, not threads.
+      frame_size: (H, W) of everything that `read` returns.
+      videos: one `VideoInfo` a video.
+    """
+
+    name: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]] = ("video",)
+    python_bound: ClassVar[bool] = False
+    label_names: tuple[str, ...] = ()
+    frame_size: tuple[int, int] = FRAME_SIZE
+    videos: Sequence[VideoInfo]
+
+    @abc.abstractmethod
+    def read(
+        self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
+    ) -> dict[str, np.ndarray]:
+        """Reads frames start..stop-1 of one video, resized to `frame_size`.
+
+        Returns:
+          For every field asked for an array (T,H,W,…), T = stop - start, with dtype and channels as
+          in `FIELDS`. Thread-safe: several threads may call it at once.
+
+        Raises:
+          CorruptVideoError: the video's file cannot be decoded.
+          DataError: anything else is wrong with the data (mask of another size, label out of range).
+        """
+
+    def check_fields(self, fields: Sequence[str]) -> None:
+        """Raises DataError if this dataset lacks one of `fields`."""
+        missing = [field for field in fields if field not in self.fields]
+        if missing:
+            raise DataError(
+                f"Dataset {self.name} has no {', '.join(missing)}: it delivers "
+                f"{', '.join(self.fields)}; choose a dataset that has it with "
+                "--config=…:dataset=NAME."
+            )
