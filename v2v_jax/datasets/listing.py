@@ -1,0 +1,186 @@
+"""What all readers of real video share: which videos of a dataset can be used.
+
+One damaged video among thousands must not stop a training run, but a dataset that is mostly damaged
+or too short must not pass unseen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import numpy as np
+from absl import logging
+
+from v2v_jax.datasets.video_dataset import VideoDataset, VideoInfo
+from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.video import VideoFile
+
+MIN_FRAMES = 16  # the length of V2V's clips
+_MAX_CORRUPT_SHARE = 0.01
+_THREADS = 8  # listing waits for the disk more than for the processor
+_SHOWN = 5  # names in a message
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing(Generic[T]):
+    """The usable videos of a dataset.
+
+    Attributes:
+      videos: name and number of frames of each.
+      handles: what `open_one` returned for each.
+      corrupt: (name, reason) of the videos left out because they cannot be read.
+    """
+
+    videos: list[VideoInfo]
+    handles: list[T]
+    corrupt: list[tuple[str, str]]
+
+
+def list_videos(
+    dataset: str,
+    names: Sequence[str],
+    open_one: Callable[[int], tuple[T, int]],
+    min_frames: int = MIN_FRAMES,
+) -> Listing[T]:
+    """Opens all videos and leaves out those that are corrupt or too short.
+
+    Args:
+      dataset: the dataset's name, for messages.
+      names: one name a video, for messages.
+      open_one: maps a video's index to (handle, number of frames), called by several threads;
+        raises CorruptVideoError if the video cannot be read.
+      min_frames: videos with fewer frames are left out with a warning.
+
+    Returns:
+      The usable videos, in the order of `names`.
+
+    Raises:
+      DataError: there are no videos, more than max(1, 1 %) are corrupt, or none is long enough.
+    """
+    if not names:
+        raise DataError(f"Dataset {dataset} has no videos; check its folder.")
+
+    def attempt(index: int) -> tuple[T, int] | CorruptVideoError:
+        try:
+            return open_one(index)
+        except CorruptVideoError as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            opened = list(pool.map(attempt, range(len(names))))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    listing: Listing[T] = Listing([], [], [])
+    short = []
+    for name, result in zip(names, opened, strict=True):
+        if isinstance(result, CorruptVideoError):
+            listing.corrupt.append((name, str(result)))
+        elif result[1] < min_frames:
+            short.append(f"{name} ({result[1]})")
+        else:
+            listing.handles.append(result[0])
+            listing.videos.append(VideoInfo(name, result[1]))
+    _report(dataset, len(names), listing, short, min_frames)
+    return listing
+
+
+def _report(
+    dataset: str, count: int, listing: Listing[T], short: Sequence[str], min_frames: int
+) -> None:
+    corrupt = listing.corrupt
+    if len(corrupt) > max(1, _MAX_CORRUPT_SHARE * count) or (corrupt and not listing.videos):
+        raise DataError(
+            f"Dataset {dataset}: {len(corrupt)} of {count} videos cannot be read "
+            f"({_some([name for name, _ in corrupt])}), more than the one in a hundred that is "
+            f"tolerated; fetch or prepare the data again. The first: {corrupt[0][1]}"
+        )
+    if not listing.videos:
+        raise DataError(
+            f"Dataset {dataset}: all {count} videos are shorter than {min_frames} frames "
+            f"({_some(short)}); use longer videos or lower min_frames."
+        )
+    for name, reason in corrupt:
+        logging.warning("Dataset %s leaves out the corrupt video %s: %s", dataset, name, reason)
+    if short:
+        logging.warning(
+            "Dataset %s leaves out %d of %d videos shorter than %d frames: %s",
+            *(dataset, len(short), count, min_frames, _some(short)),
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def check_split(dataset: str, split: str) -> None:
+    """Raises DataError if `split` is neither "train" nor "test"."""
+    if split not in ("train", "test"):
+        raise DataError(f"Dataset {dataset} has no split {split!r}; choose train or test.")
+
+
+def check_window(info: VideoInfo, start: int, stop: int) -> None:
+    """Raises ValueError unless 0 <= start < stop <= the number of frames."""
+    if not 0 <= start < stop <= info.num_frames:
+        raise ValueError(
+            f"Frames {start}..{stop} of video {info.name}: it has {info.num_frames} frames; ask "
+            f"for 0 <= start < stop <= {info.num_frames}."
+        )
+
+
+def natural_key(name: str) -> list[str | int]:
+    """A sort key that puts `clip2` before `clip10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+class VideoFileDataset(VideoDataset):
+    """A dataset whose videos are video files.
+
+    Attributes:
+      corrupt: (name, reason) of the videos left out because they cannot be read.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        paths: Sequence[str],
+        frame_size: tuple[int, int],
+        min_frames: int,
+    ) -> None:
+        """Indexes the files.
+
+        Args:
+          names: one name a video, for messages.
+          paths: their files.
+          frame_size: (H, W) to resize to.
+          min_frames: shorter videos are left out.
+
+        Raises:
+          DataError: see `list_videos`.
+        """
+
+        def open_one(index: int) -> tuple[VideoFile, int]:
+            file = VideoFile(paths[index])
+            return file, file.num_frames
+
+        listing = list_videos(self.name, names, open_one, min_frames)
+        self.frame_size = frame_size
+        self.videos = listing.videos
+        self.corrupt = listing.corrupt
+        self._files = listing.handles
+
+    def read(
+        self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
+    ) -> dict[str, np.ndarray]:
+        """See `VideoDataset.read`: `video` (T,H,W,3) uint8 RGB, 0..255."""
+        self.check_fields(fields)
+        check_window(self.videos[video], start, stop)
+        return {field: self._files[video].read(start, stop, self.frame_size) for field in fields}

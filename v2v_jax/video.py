@@ -1,0 +1,397 @@
+"""Video files: frame-exact random access by PyAV (FFmpeg), and writing MP4 files.
+
+Frames are (T,H,W,3) uint8 RGB, 0..255. A file is open only while it is read, every read has its own
+decoder with a single thread: many threads read many files at once and none waits for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from v2v_jax.errors import CorruptVideoError, DataError
+
+# swscale widens the bicubic kernel by the reduction factor, so shrinking does not alias; "area"
+# jumps between 1 and 2 source pixels at factors like UCF101's 1.875.
+_INTERPOLATION = Interpolation.BICUBIC
+# Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
+_FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
+# MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
+_NOT_CODED_BYTES = 16
+# Seconds that a Matroska file may end before the duration in its header.
+_DURATION_TOLERANCE = 0.1
+
+
+class VideoFile:
+    """A video with random access to frames.
+
+    Frames are found by their presentation time: the reader seeks to the keyframe before the first
+    one wanted and decodes forward. Where the times cannot be trusted (XviD AVI files with B-frames,
+    "not coded" frames) it counts by decoding from the beginning instead. Thread-safe.
+
+    Attributes:
+      path: the file.
+      num_frames: how many frames `read` can deliver.
+      fps: frames per second, averaged over the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Indexes the packets of a video, without decoding their pixels.
+
+        Raises:
+          DataError: the file does not exist.
+          CorruptVideoError: it is no video, or is empty, truncated or damaged.
+        """
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            raise DataError(f"Video {self.path} does not exist; check the path.")
+        with _opened(self.path) as (container, stream):
+            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            packets = _scan_packets(self.path, container, stream)
+            _check_complete(self.path, stream, packets)
+            # Ascending presentation times, and the numbers of the frames that are keyframes; None
+            # where the frames have to be counted.
+            self._times = _presentation_times(container, stream, packets)
+            if self._times is not None:
+                keys = _seekable_times(stream.codec_context.name, packets)
+                self._keys = np.unique(np.searchsorted(self._times, keys))
+                self.num_frames = len(self._times)
+        if self._times is None:
+            with _opened(self.path) as (container, stream):
+                self.num_frames = sum(1 for _ in _decode(self.path, container, stream, False))
+        if not self.num_frames:
+            raise _corrupt(self.path, "it holds no frames")
+
+    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Reads frames start..stop-1, 0 <= start < stop <= num_frames.
+
+        Args:
+          start: first frame.
+          stop: one past the last frame.
+          size: (H, W) to resize to (bicubic, antialiased); None keeps the video's own.
+
+        Returns:
+          (T,H,W,3) uint8 RGB, 0..255, T = stop - start.
+
+        Raises:
+          ValueError: frames that the video does not have.
+          CorruptVideoError: a frame cannot be decoded.
+        """
+        if not 0 <= start < stop <= self.num_frames:
+            raise ValueError(
+                f"Frames {start}..{stop} of video {self.path}: it has {self.num_frames} frames; "
+                f"ask for 0 <= start < stop <= {self.num_frames}."
+            )
+        frames = None
+        if self._times is not None:
+            # The container's own index may lead past the frame or to where decoding cannot begin.
+            with contextlib.suppress(CorruptVideoError):
+                frames = self._read(start, stop, size, seek=True)
+        if frames is None:
+            frames = self._read(start, stop, size, seek=False)
+        if frames is None:
+            raise _corrupt(self.path, f"frame {start} is missing")
+        return frames
+
+    def _read(
+        self, start: int, stop: int, size: tuple[int, int] | None, seek: bool
+    ) -> np.ndarray | None:
+        """Reads frames start..stop-1, or returns None if decoding begins after `start`."""
+        writer = _FrameWriter(stop - start, size)
+        with _opened(self.path) as (container, stream):
+            if seek:
+                key = int(np.searchsorted(self._keys, start, side="right")) - 1
+                if key > 0:
+                    target = int(self._times[self._keys[key]])
+                    container.seek(target, stream=stream, backward=True)
+            for number, frame in self._numbered(container, stream):
+                if number > start + writer.count:
+                    if writer.count == 0:
+                        return None
+                    raise _corrupt(self.path, f"frame {start + writer.count} is missing")
+                if number >= start:
+                    writer.add(frame)
+                if writer.count == stop - start:
+                    return writer.frames
+        if writer.count == 0:
+            return None
+        raise _corrupt(
+            self.path, f"frame {start + writer.count} of {self.num_frames} cannot be decoded"
+        )
+
+    def _numbered(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yields (frame number, frame) from where the container stands."""
+        if self._times is None:
+            yield from enumerate(_decode(self.path, container, stream, False))
+            return
+        for frame in _decode(self.path, container, stream, True):
+            number = int(np.searchsorted(self._times, frame.pts))
+            if number == self.num_frames or self._times[number] != frame.pts:
+                raise _corrupt(self.path, f"a frame's time {frame.pts} is not in the file's index")
+            yield number, frame
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    start: int = 0,
+    stop: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, float]:
+    """Reads a video or a part of it into memory.
+
+    Args:
+      path: a file of any format that FFmpeg knows.
+      start: first frame.
+      stop: one past the last frame; None reads to the end.
+      size: (H, W) to resize to (bicubic, antialiased); None keeps the video's own.
+
+    Returns:
+      Frames (T,H,W,3) uint8 RGB, 0..255, and the frames per second.
+
+    Raises:
+      DataError: the file does not exist.
+      CorruptVideoError: it cannot be decoded.
+      ValueError: frames that the video does not have.
+    """
+    video = VideoFile(path)
+    return video.read(start, video.num_frames if stop is None else stop, size), video.fps
+
+
+def write_video(
+    path: str | os.PathLike[str], frames: np.ndarray | Iterable[np.ndarray], fps: float = 25.0
+) -> None:
+    """Writes an H.264 MP4 file (yuv420p, which every player shows).
+
+    The file appears under its name only when it is complete. H.264 with yuv420p has even sizes
+    only: an odd height or width is padded by repeating the last row or column.
+
+    Args:
+      path: the file to write, ending in .mp4; an existing one is replaced.
+      frames: (T,H,W,3) uint8 RGB, 0..255, or an iterable of (H,W,3) such frames.
+      fps: frames per second.
+
+    Raises:
+      ValueError: no frames, a frame of another shape or dtype, another extension, a bad `fps`.
+      DataError: the folder does not exist or cannot be written.
+    """
+    path = os.fspath(path)
+    if not path.lower().endswith(".mp4"):
+        raise ValueError(f"write_video writes MP4 files; {path} must end in .mp4.")
+    if not 0 < fps < 1000:
+        raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
+    folder, name = os.path.split(path)
+    unique = f".{os.getpid()}-{threading.get_ident()}-{name}"
+    temporary = os.path.join(folder, unique)
+    try:
+        _encode(temporary, frames, fps)
+        os.replace(temporary, path)
+    except (OSError, av.error.FFmpegError) as error:
+        raise DataError(
+            f"Cannot write video {path} ({error.strerror}); choose an existing, writable folder "
+            "with enough space."
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _encode(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("write_video got no frames; expected at least one.")
+    shape = np.shape(first)
+    with av.open(path, "w") as container:
+        # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = (side + side % 2 for side in _frame_size(first))
+        for number, array in enumerate(itertools.chain([first], iterator)):
+            if np.shape(array) != shape or np.asarray(array).dtype != np.uint8:
+                raise ValueError(
+                    f"Frame {number} is {np.shape(array)} {np.asarray(array).dtype}; expected "
+                    f"{shape} uint8 like the first frame."
+                )
+            h, w, _ = shape
+            padded = np.pad(array, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _frame_size(frame: np.ndarray) -> tuple[int, int]:
+    if np.ndim(frame) != 3 or np.shape(frame)[2] != 3 or 0 in np.shape(frame):
+        raise ValueError(f"A frame is {np.shape(frame)}; expected (H,W,3).")
+    h, w, _ = np.shape(frame)
+    return h, w
+
+
+class _FrameWriter:
+    """Converts decoded frames to RGB, resizes them, and collects them in one array."""
+
+    def __init__(self, num_frames: int, size: tuple[int, int] | None) -> None:
+        self.count = 0
+        self.frames: np.ndarray | None = None
+        self._num_frames = num_frames
+        self._size = size
+        # Scaling to planes is nearly three times as fast as to interleaved colours, with the same
+        # result; without scaling it is the other way round.
+        self._format = "gbrp" if size else "rgb24"
+        self._reformatter = VideoReformatter()
+
+    def add(self, frame: av.VideoFrame) -> None:
+        # Telephones store upright videos lying, with a rotation (degrees, counterclockwise).
+        turns = round(frame.rotation / 90) % 4
+        h, w = self._size or (frame.height, frame.width)
+        if self._size and turns % 2:
+            h, w = w, h
+        rgb = self._reformatter.reformat(
+            frame, w, h, self._format, interpolation=_INTERPOLATION, threads=1
+        )
+        array = np.rot90(rgb.to_ndarray(), turns)
+        if self.frames is None:
+            self._size = array.shape[:2]  # a later change of resolution is scaled to this
+            self.frames = np.empty((self._num_frames, *array.shape), np.uint8)
+        self.frames[self.count] = array
+        self.count += 1
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens a video's first stream; errors of FFmpeg become CorruptVideoError."""
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise _corrupt(path, "it has no video stream")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            context.thread_count = 1
+            # Without this FFmpeg hides damage by copying from neighbouring frames.
+            context.options = {"err_detect": "explode"}
+            yield container, stream
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+        raise _corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _decode(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, trust_times: bool
+) -> Iterator[av.VideoFrame]:
+    """Decodes from where the container stands, which is a keyframe."""
+    first = None
+    for packet in container.demux(stream):
+        if packet.size == 0 and packet.dts is not None:
+            continue  # a dropped frame in an AVI file; the decoder would take it for the end
+        if trust_times and packet.pts is not None:
+            first = packet.pts if first is None else first
+            if packet.pts < first:
+                continue  # shown before the keyframe, needs frames before it
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise _corrupt(path, f"the frame at time {frame.time} s is damaged")
+            yield frame
+
+
+class _Packet(NamedTuple):
+    """What an index needs of a packet; av.Packet itself would keep its data in memory."""
+
+    pts: int | None
+    dts: int | None
+    duration: int | None
+    size: int
+    is_keyframe: bool
+    is_corrupt: bool
+    is_discard: bool
+
+
+def _scan_packets(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream
+) -> list[_Packet]:
+    """Reads all of the stream's packets.
+
+    Matroska headers give no number of frames but a duration: it is compared with the end of the
+    last packet of any stream, as the sound may be longer than the pictures.
+    """
+    packets = []
+    end = 0.0
+    for packet in container.demux():
+        if packet.size == 0:
+            continue
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index == stream.index:
+            packets.append(_Packet(*(getattr(packet, name) for name in _Packet._fields)))
+    promised = (container.duration or 0) / av.time_base
+    if "matroska" in container.format.name and end < promised - _DURATION_TOLERANCE:
+        raise _corrupt(path, f"its header promises {promised:.1f} s, it holds {end:.1f} s")
+    return packets
+
+
+def _presentation_times(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: Sequence[_Packet],
+) -> np.ndarray | None:
+    """Times of all frames shown, ascending (N,) int64, or None if they cannot be trusted."""
+    codec = stream.codec_context.name
+    if codec not in _FRAME_PER_PACKET or any(packet.pts is None for packet in packets):
+        return None
+    if codec == "mpeg4" and any(packet.size <= _NOT_CODED_BYTES for packet in packets):
+        return None
+    # AVI has no presentation times; FFmpeg guesses them, wrongly where there are B-frames.
+    if "avi" in container.format.name and any(packet.pts != packet.dts for packet in packets):
+        return None
+    # Frames before the first keyframe cannot be decoded; an edit list hides frames (discard).
+    first = packets[0].pts if packets else 0
+    shown = [packet.pts for packet in packets if packet.pts >= first and not packet.is_discard]
+    times = np.unique(np.array(shown, np.int64))
+    return times if len(times) == len(shown) else None
+
+
+def _seekable_times(codec: str, packets: Sequence[_Packet]) -> list[int]:
+    """Times of the keyframes from which decoding can begin.
+
+    Frames that follow a keyframe in the file but are shown before it (open groups of pictures) need
+    frames before it. They can be skipped, except in H.264, where later frames miss them.
+    """
+    keys = []
+    earliest_later = None
+    for packet in reversed(packets):
+        leading = earliest_later is not None and earliest_later < packet.pts
+        if packet.is_keyframe and not (leading and codec == "h264"):
+            keys.append(packet.pts)
+        earliest_later = packet.pts if earliest_later is None else min(earliest_later, packet.pts)
+    return keys
+
+
+def _check_complete(path: str, stream: av.VideoStream, packets: Sequence[_Packet]) -> None:
+    """Raises CorruptVideoError if the file ends early or has damaged packets."""
+    if not packets:
+        raise _corrupt(path, "it holds no frames")
+    if any(packet.is_corrupt for packet in packets):
+        raise _corrupt(path, "a packet is damaged or the file is truncated")
+    # AVI counts dropped frames too, which have no packet but a time; so the count is taken by time.
+    last = packets[-1]
+    held = len(packets)
+    if last.dts is not None and last.duration:
+        held = max(held, last.dts // last.duration + 1)
+    if held < stream.frames:
+        raise _corrupt(path, f"its header promises {stream.frames} frames, it holds {held}")
+
+
+def _corrupt(path: str, reason: str) -> CorruptVideoError:
+    return CorruptVideoError(
+        f"Video {path} cannot be read: {reason}; expected a complete video file, so fetch it again "
+        "or remove it."
+    )
