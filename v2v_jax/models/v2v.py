@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from v2v_jax.models.c3d import TRUNK_LAYERS, scaled, trunk
-from v2v_jax.models.layers import Conv3D, ConvTranspose3D
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D, fan_in_normal, normal
 
 
 class V2V(nn.Module):
@@ -70,7 +70,7 @@ class V2V(nn.Module):
             (3 if self.temporal else 1, 3, 3),
             dtype=self.dtype,
             name=name,
-            **self._initializers(name, nn.initializers.variance_scaling(gain, "fan_in", "normal")),
+            **self._initializers(name, fan_in_normal(gain)),
         )
 
     def _deconv(self, t_stride: int, stride: int, name: str) -> ConvTranspose3D:
@@ -91,5 +91,5 @@ class V2V(nn.Module):
             return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
         bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
         return dict(
-            kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.constant(bias)
+            kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias)
         )

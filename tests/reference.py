@@ -1,0 +1,50 @@
+"""Slow float64 references, written straight from the definitions; every test compares with these."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def conv3d(x: np.ndarray, kernel: np.ndarray, padding: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Stride-1 cross-correlation of (B,T,H,W,I) with (kt,kh,kw,I,O), one kernel tap at a time."""
+    x = np.pad(np.asarray(x, np.float64), ((0, 0), *padding, (0, 0)))
+    kernel = np.asarray(kernel, np.float64)
+    size = [n - k + 1 for n, k in zip(x.shape[1:4], kernel.shape[:3])]
+    y = np.zeros((x.shape[0], *size, kernel.shape[4]))
+    for t, h, w in np.ndindex(*kernel.shape[:3]):
+        window = x[:, t : t + size[0], h : h + size[1], w : w + size[2]]
+        y += np.einsum("bthwi,io->bthwo", window, kernel[t, h, w])
+    return y
+
+
+def conv3d_transpose(
+    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: Sequence[int]
+) -> np.ndarray:
+    """Every input voxel adds its kernel, times its value, to the output; then `padding` is cut."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    full = [(n - 1) * s + k for n, s, k in zip(x.shape[1:4], strides, kernel.shape[:3])]
+    y = np.zeros((x.shape[0], *full, kernel.shape[4]))
+    for place in itertools.product(*(range(n) for n in x.shape[1:4])):
+        window = tuple(slice(i * s, i * s + k) for i, s, k in zip(place, strides, kernel.shape[:3]))
+        y[(slice(None), *window)] += np.einsum("bi,thwio->bthwo", x[(slice(None), *place)], kernel)
+    cut = tuple(slice(p, n - p) for p, n in zip(padding, full))
+    return y[(slice(None), *cut)]
+
+
+def max_pool3d(x: np.ndarray, window: Sequence[int]) -> np.ndarray:
+    """Maximum over each whole window of (B,T,H,W,C), stride = window."""
+    size = [n // k for n, k in zip(x.shape[1:4], window)]
+    y = np.empty((x.shape[0], *size, x.shape[4]))
+    for place in itertools.product(*(range(n) for n in size)):
+        part = tuple(slice(i * k, (i + 1) * k) for i, k in zip(place, window))
+        y[(slice(None), *place)] = x[(slice(None), *part)].max(axis=(1, 2, 3))
+    return y
+
+
+def derivative(function, x: np.ndarray, direction: np.ndarray, step: float = 1e-6) -> float:
+    """Central difference of a scalar function at x along a direction, in float64."""
+    x = np.asarray(x, np.float64)
+    return (function(x + step * direction) - function(x - step * direction)) / (2 * step)

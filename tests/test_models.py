@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import reference
+from v2v_jax.models import V2V
+
+
+def parameters(model, channels=3):
+    clip = jnp.zeros((1, 16, 112, 112, channels))
+    return jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
+
+
+@pytest.mark.parametrize(
+    "num_outputs,channels,temporal,expected",
+    [(8, 3, True, 33_715_784), (2, 3, True, 33_705_410), (3, 1, True, 33_703_683),
+     (8, 3, False, 10_847_432)],
+)
+def test_parameter_counts(num_outputs, channels, temporal, expected):
+    tree = parameters(V2V(num_outputs, temporal=temporal), channels)
+    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == expected
+    assert set(tree["conv1a"]) == {"kernel", "bias"}
+
+
+def test_layers_have_the_releases_names_and_shapes():
+    tree = parameters(V2V(8))
+    kernels = {name: layer["kernel"].shape for name, layer in tree.items()}
+    assert kernels == {
+        "conv1a": (3, 3, 3, 3, 64),
+        "conv2a": (3, 3, 3, 64, 128),
+        "conv3a": (3, 3, 3, 128, 256),
+        "conv3b": (3, 3, 3, 256, 256),
+        "conv4a": (3, 3, 3, 256, 512),
+        "conv4b": (3, 3, 3, 512, 512),
+        "conv5a": (3, 3, 3, 512, 512),
+        "conv5b": (3, 3, 3, 512, 512),
+        "conv4c": (3, 3, 3, 512, 64),
+        "conv3c": (3, 3, 3, 256, 64),
+        "deconv5": (4, 4, 4, 512, 64),
+        "deconv4": (4, 4, 4, 128, 64),
+        "deconv3": (4, 8, 8, 128, 64),
+        "conv_pre": (3, 3, 3, 64, 8),
+    }
+    trunk = sum(
+        leaf.size for name in tree if name[-1] in "ab" for leaf in jax.tree.leaves(tree[name])
+    )
+    assert trunk == 27_655_936
+
+
+def test_whole_network_equals_reference():
+    """V2V at a small width against the slow layers, wired by hand from the table."""
+    model = V2V(3, width=0.05)
+    x = np.random.default_rng(0).standard_normal((1, 8, 16, 32, 2)).astype(np.float32)
+    params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(p.dtype), params)
+
+    def conv(x, name, rectify=True):
+        y = reference.conv3d(x, params[name]["kernel"], [(1, 1)] * 3) + params[name]["bias"]
+        return np.maximum(y, 0) if rectify else y
+
+    def deconv(x, name, strides, padding):
+        y = reference.conv3d_transpose(x, params[name]["kernel"], strides, padding)
+        return np.maximum(y + params[name]["bias"], 0)
+
+    pool = reference.max_pool3d
+    y = pool(conv(x, "conv1a"), (1, 2, 2))
+    y = pool(conv(y, "conv2a"), (2, 2, 2))
+    conv3b = conv(conv(y, "conv3a"), "conv3b")
+    conv4b = conv(conv(pool(conv3b, (2, 2, 2)), "conv4a"), "conv4b")
+    conv5b = conv(conv(pool(conv4b, (2, 2, 2)), "conv5a"), "conv5b")
+    up5 = deconv(conv5b, "deconv5", (2, 2, 2), (1, 1, 1))
+    y = np.concatenate([up5, conv(conv4b, "conv4c", rectify=False)], -1)
+    up4 = deconv(y, "deconv4", (2, 2, 2), (1, 1, 1))
+    y = np.concatenate([up4, conv(conv3b, "conv3c", rectify=False)], -1)
+    expected = conv(deconv(y, "deconv3", (2, 4, 4), (1, 2, 2)), "conv_pre", rectify=False)
+
+    actual = np.asarray(jax.jit(model.apply)({"params": params}, x))
+    assert actual.shape == (1, 8, 16, 32, 3)
+    assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_2d_network_sees_each_frame_alone():
+    model = V2V(2, width=0.05, temporal=False)
+    x = np.random.default_rng(0).standard_normal((1, 5, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    apply = jax.jit(model.apply)
+    together = apply(variables, x)
+    assert together.shape == (1, 5, 16, 16, 2)
+    for t in range(5):
+        alone = apply(variables, x[:, t : t + 1])
+        np.testing.assert_allclose(together[:, t : t + 1], alone, rtol=1e-4, atol=1e-7)
+
+
+def test_output_depends_on_other_frames():
+    model = V2V(2, width=0.05)
+    x = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    changed = x.copy()
+    changed[:, 7] += 1
+    apply = jax.jit(model.apply)
+    difference = apply(variables, changed) - apply(variables, x)
+    assert np.abs(difference[:, 3]).max() > 0
+
+
+def test_release_initialization():
+    model = V2V(4, width=0.25, initialization="release")
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 3)))["params"]
+    for name, layer in params.items():
+        assert np.all(np.asarray(layer["bias"]) == (0.0 if name == "conv1a" else 1.0)), name
+        assert abs(float(layer["kernel"].std()) - 0.01) < 1e-3, name
+        assert abs(float(layer["kernel"].mean())) < 2e-3, name
+
+
+def test_activations_keep_their_scale_with_he_initialization():
+    model = V2V(4, width=0.25)
+    x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    _, seen = jax.jit(lambda v, x: model.apply(v, x, capture_intermediates=True))(variables, x)
+    for name, layer in seen["intermediates"].items():
+        if name not in ("__call__", "conv_pre"):
+            assert 0.1 < float(layer["__call__"][0].std()) < 10, name
+
+
+def test_bfloat16_output_is_float32_and_close():
+    x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(V2V(4, width=0.25).init)(jax.random.key(0), x)
+    exact = jax.jit(V2V(4, width=0.25).apply)(variables, x)
+    half = jax.jit(V2V(4, width=0.25, dtype=jnp.bfloat16).apply)(variables, x)
+    assert half.dtype == jnp.float32
+    assert np.linalg.norm(half - exact) < 0.03 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("size", [(12, 16, 16), (8, 24, 16), (8, 16, 17)])
+def test_wrong_sizes_are_named(size):
+    with pytest.raises(ValueError, match="multiple of 8"):
+        V2V(2, width=0.05).init(jax.random.key(0), jnp.zeros((1, *size, 3)))
