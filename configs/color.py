@@ -1,0 +1,14 @@
+"""TODO color"""
+
+from ml_collections import ConfigDict
+
+from v2v_jax import recipes
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """See the module's docstring; `arg` is what follows the colon of --config."""
+    options = recipes.parse_arg(arg)
+    config = recipes.make_config("color", options)
+    if options.demo:
+        recipes.shrink_to_demo(config, num_steps=300)
+    return config

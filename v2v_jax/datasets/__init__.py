@@ -1,0 +1,130 @@
+"""The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from v2v_jax.datasets.davis import Davis
+from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
+from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
+from v2v_jax.datasets.ucf101 import Ucf101
+from v2v_jax.datasets.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
+from v2v_jax.datasets.video_folder import VideoFolder
+from v2v_jax.errors import ConfigError
+
+__all__ = ["DATASETS", "FIELDS", "DatasetEntry", "FieldSpec", "VideoDataset", "VideoInfo", "load"]
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetEntry:
+    """How to open a dataset.
+
+    Attributes:
+      open: (options, split, frame_size) → dataset.
+      options: what `config.data` holds beside the name, with defaults.
+      feed: the feed that suits its size.
+    """
+
+    open: Callable[[Mapping[str, Any], str, Size], VideoDataset]
+    options: dict[str, Any]
+    feed: str = "tf_data"
+
+
+def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    if options["source"] == "tfds":
+        from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
+
+        return ScenesTfds(split, data_dir=options["root"], frame_size=frame_size)
+    _check_source(options)
+    return Scenes(
+        split,
+        seed=options["seed"],
+        num_videos=options[f"num_{split}_videos"],
+        num_frames=options["num_frames"],
+        frame_size=frame_size,
+        noise=options["noise"],
+    )
+
+
+def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    if options["source"] == "tfds":
+        config = f"ucf101_{options['list_number']}"
+        return TfdsUcf101(options["root"], split, config=config, frame_size=frame_size)
+    _check_source(options)
+    return Ucf101(
+        options["root"],
+        split,
+        list_number=options["list_number"],
+        allow_missing=options["allow_missing"],
+        frame_size=frame_size,
+    )
+
+
+def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    if options["source"] == "tfds":
+        config = options["resolution"] or None
+        return TfdsDavis(options["root"], split, config=config, frame_size=frame_size)
+    _check_source(options)
+    held_out = tuple(filter(None, options["held_out"].split(",")))
+    return Davis(
+        options["root"],
+        split,
+        resolution=options["resolution"] or None,
+        held_out=held_out or None,
+        frame_size=frame_size,
+    )
+
+
+def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    return VideoFolder(
+        options["root"], split, test_share=options["test_share"], frame_size=frame_size
+    )
+
+
+def _check_source(options: Mapping[str, Any]) -> None:
+    if options["source"] not in ("", "files"):
+        raise ConfigError(f"data.source is {options['source']!r}; known: files, tfds.")
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "scenes": DatasetEntry(
+        _open_scenes,
+        dict(
+            source="files",
+            root="",
+            seed=0,
+            num_train_videos=400,
+            num_test_videos=60,
+            num_frames=48,
+            noise=SENSOR_NOISE,
+        ),
+        feed="device",
+    ),
+    "ucf101": DatasetEntry(
+        _open_ucf101, dict(source="files", root="data/ucf101", list_number=1, allow_missing=False)
+    ),
+    "davis": DatasetEntry(
+        _open_davis,
+        # held_out: names of the test split's sequences, with commas; empty: the official lists.
+        dict(source="files", root="data/davis", resolution="", held_out=""),
+    ),
+    "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1)),
+}
+
+
+def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    """Opens the dataset that `config.data` describes.
+
+    Args:
+      data: `name` and that dataset's options.
+      split: "train" or "test".
+      frame_size: (H, W) to resize to.
+
+    Raises:
+      ConfigError, DataError: an option that is not known, or data that is missing or wrong.
+    """
+    return DATASETS[data["name"]].open(data, split, frame_size)

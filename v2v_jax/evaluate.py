@@ -1,0 +1,190 @@
+"""Evaluation on the test split: pooled metrics beside the trivial baseline, and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from v2v_jax import metrics, reporting, sharding, visualize
+from v2v_jax.checkpoint import Checkpoints
+from v2v_jax.clips import Clips, evaluation_windows
+from v2v_jax.errors import CheckpointError
+from v2v_jax.experiment import Experiment, make_experiment
+from v2v_jax.input_pipeline import Feed, make_feed
+
+
+class Evaluator:
+    """Evaluates parameters on every window of the test split; compiled once, used often."""
+
+    def __init__(self, experiment: Experiment, feed: Feed | None = None):
+        """experiment: of the test split; feed: what to read through, default as configured."""
+        self._experiment = experiment
+        config, mesh = experiment.config, experiment.mesh
+        self._feed = feed or make_feed(
+            config.feed,
+            experiment.dataset,
+            experiment.task.fields,
+            experiment.preprocessing,
+            mesh,
+            reporting.progress,
+        )
+        # Some multiple of the devices, whatever the configuration says, so that padding fills up.
+        self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
+        everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+        self._sums = jax.jit(self._batch_sums, out_shardings=everywhere)
+        self._predict = jax.jit(self._batch_predictions, out_shardings=split)
+
+    def _forward(self, params, store, batch):
+        batch = self._feed.prepare(store, batch)
+        task = self._experiment.task
+        inputs = task.inputs(batch, self._experiment.preprocessing)
+        return batch, self._experiment.model.apply({"params": params}, inputs)
+
+    def _batch_sums(self, params, store, batch):
+        batch, outputs = self._forward(params, store, batch)
+        return self._experiment.task.sums(outputs, batch)
+
+    def _batch_predictions(self, params, store, batch):
+        batch, outputs = self._forward(params, store, batch)
+        return batch, self._experiment.task.predict(outputs)
+
+    def plans(self) -> list[Clips]:
+        """The batches of windows, the last one padded: the same on every process."""
+        lengths = [video.num_frames for video in self._experiment.dataset.videos]
+        windows = evaluation_windows(
+            lengths, self._experiment.preprocessing, batch_size=self._batch_size
+        )
+        return list(windows)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """The task's metrics over all windows."""
+        total = None
+        for batch in self._feed.batches(self.plans()):
+            total = metrics.add(total, self._sums(params, self._feed.store, batch))
+        return self._experiment.task.summarize(total)
+
+    def clips(self, params: Any, count: int) -> list[tuple[str, dict[str, np.ndarray], np.ndarray]]:
+        """(name, fields (T,H,W,…), prediction) of `count` windows spread evenly over the split.
+
+        For a single process: it reads whole batches back.
+        """
+        plans = self.plans()
+        places = [(p, row) for p in plans for row in np.flatnonzero(p.mask)]
+        chosen = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
+        result = []
+        for plan, row in chosen:
+            batch = next(iter(self._feed.batches([plan])))
+            fields, prediction = self._predict(params, self._feed.store, batch)
+            clip = {name: np.asarray(value[row]) for name, value in fields.items()}
+            video = self._experiment.dataset.videos[plan.video[row]].name
+            result.append((f"{video} frame {plan.start[row]}", clip, np.asarray(prediction[row])))
+        return result
+
+
+def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Evaluates a run's best checkpoint: prints a table, writes metrics.json and the pictures.
+
+    Writes `workdir`/eval/metrics.json and, for each of `config.num_pictures` clips, NAME.png (some
+    frames side by side), NAME.gif (all frames) and what else the task draws.
+
+    Returns:
+      The metrics as in metrics.json.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it does not fit the configuration.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"No checkpoint in {workdir}: train first, with the same --config and --workdir."
+        )
+    experiment = make_experiment(config, "test")
+    step, params = _best_params(experiment, workdir)
+    evaluator = Evaluator(experiment)
+    values = evaluator(params)
+    folder = workdir / "eval"
+    folder.mkdir(exist_ok=True)
+    reporting.write_text(
+        folder / "metrics.json", json.dumps({"step": step, **_json_ready(values)}, indent=2) + "\n"
+    )
+    print_metrics(experiment, step, values)
+    for index, (name, clip, prediction) in enumerate(
+        evaluator.clips(params, config.num_pictures)
+    ):
+        draw(experiment, name, clip, prediction, folder / f"clip{index}")
+    reporting.console.print(f"Metrics and pictures are in {folder}")
+    return values
+
+
+def _best_params(experiment: Experiment, workdir: pathlib.Path) -> tuple[int, Any]:
+    task = experiment.task
+    checkpoints = Checkpoints(
+        workdir, experiment.about, headline=task.headline, better=task.better
+    )
+    step = checkpoints.best_step()
+    if step is None:
+        step = checkpoints.latest_step()
+    if step is None:
+        raise CheckpointError(f"No finished checkpoint in {checkpoints.directory}: train first.")
+    params = checkpoints.restore(step, experiment.init_state()).params
+    checkpoints.close()
+    return step, params
+
+
+def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
+    """Prints V2V's metrics beside the trivial baseline's, and those of each class."""
+    task = experiment.task
+    shown = lambda name: f"{values[name]:.4f}" if name in values else ""
+    names = [n for n in values if "/" not in n and not n.startswith("baseline_")]
+    reporting.print_table(
+        f"{task.name} on {experiment.dataset.name}, test split, step {step}",
+        ("metric", experiment.config.model.name, task.baseline),
+        [(name, shown(name), shown(f"baseline_{name}")) for name in names],
+    )
+    if task.label_names:
+        reporting.print_table(
+            "by class",
+            ("class", "share of voxels", "accuracy", "IoU"),
+            [
+                (n, shown(f"share/{n}"), shown(f"accuracy/{n}"), shown(f"iou/{n}"))
+                for n in task.label_names
+            ],
+        )
+
+
+def draw(
+    experiment: Experiment,
+    name: str,
+    clip: Mapping[str, np.ndarray],
+    prediction: np.ndarray,
+    path: pathlib.Path,
+) -> None:
+    """Writes the pictures of one clip to path.png, path.gif and path_<what else the task draws>.png.
+
+    Args:
+      clip: field → (T,H,W,…).
+      prediction: (T,H,W[,K]), as the task's `predict` gives it.
+    """
+    task = experiment.task
+    frames = np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int)
+    layout: Callable[..., dict] = lambda picture: dict(title=name, legends=picture.legends)
+    picture = task.picture(clip, prediction)
+    sheet = visualize.panels(picture.columns, frames, **layout(picture))
+    visualize.write_png(path.with_suffix(".png"), sheet)
+    visualize.write_gif(
+        path.with_suffix(".gif"), visualize.animation(picture.columns, **layout(picture)), fps=8
+    )
+    for what, extra in task.more_pictures(clip, prediction).items():
+        sheet = visualize.panels(extra.columns, frames[:2], **layout(extra))
+        visualize.write_png(path.with_name(f"{path.name}_{what}.png"), sheet)

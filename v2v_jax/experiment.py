@@ -1,0 +1,105 @@
+"""What a configuration describes, built: datasets, task, model, preprocessing, and their record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import v2v_jax
+from v2v_jax import datasets, recipes, sharding
+from v2v_jax.datasets.video_dataset import VideoDataset
+from v2v_jax.models import V2V
+from v2v_jax.optimizers import make_optimizer
+from v2v_jax.preprocess import Preprocessing
+from v2v_jax.tasks import Task, make_task
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that training carries from step to step."""
+
+    step: jax.Array  # () int32, steps done
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A validated configuration with everything that it names, for one split."""
+
+    config: ConfigDict
+    mesh: Mesh
+    dataset: VideoDataset
+    task: Task
+    preprocessing: Preprocessing
+    model: V2V
+    optimizer: optax.GradientTransformation
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is stored with the weights; JSON-ready."""
+        about = {
+            "version": v2v_jax.__version__,
+            "task": self.task.name,
+            "num_outputs": self.task.num_outputs,
+            "label_names": self.task.label_names,
+            "model": self.config.model.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "config": self.config.to_dict(),
+        }
+        return json.loads(json.dumps(about))  # tuples become the lists that a file would give back
+
+    def init_state(self) -> TrainState:
+        """The state at step 0, from `config.seed`, on every device of the mesh."""
+
+        def init() -> TrainState:
+            size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
+            clip = jnp.zeros((*size, self.task.input_channels))
+            params = self.model.init(jax.random.key(self.config.seed), clip)["params"]
+            return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))()
+
+
+def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) -> Experiment:
+    """Builds what `config` describes.
+
+    Args:
+      split: "train" or "test".
+      mesh: default: all devices.
+
+    Raises:
+      UserError: a value that is not known, or a dataset that is missing or does not fit the task.
+    """
+    recipes.validate(config)
+    dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+    task = make_task(config.task, dataset)
+    model = V2V(
+        task.num_outputs,
+        width=config.model.width,
+        temporal=config.model.name == "v2v",
+        dtype=_dtype(config.dtype),
+        initialization=config.model.initialization,
+    )
+    return Experiment(
+        config,
+        sharding.make_mesh() if mesh is None else mesh,
+        dataset,
+        task,
+        Preprocessing.from_dict(config.preprocessing),
+        model,
+        make_optimizer(config, config.num_steps),
+    )
+
+
+def _dtype(name: str) -> jnp.dtype:
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)

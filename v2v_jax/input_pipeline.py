@@ -1,0 +1,286 @@
+"""Feeds: how the clips of a plan reach the accelerators.
+
+* `DeviceFeed` (`feed=device`) decodes the whole set once and keeps it, uint8 frames and targets, in
+  accelerator memory; clips are cut out inside the jitted step. Needs no TensorFlow.
+* `TfDataFeed` (`feed=tf_data`) decodes only what a step needs, in parallel and ahead, by tf.data.
+
+Both deliver the same clips for the same plan. A clip that cannot be read is replaced by one of the
+next video, which depends on that clip alone; more than 1 % of unreadable videos ends the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from v2v_jax import sharding
+from v2v_jax.clips import Clips
+from v2v_jax.datasets.reading import read_videos
+from v2v_jax.datasets.video_dataset import FIELDS, VideoDataset
+from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
+from v2v_jax.preprocess import Preprocessing, crop_and_mirror, gather_clips
+
+Batch = dict[str, jax.Array]
+MAX_CORRUPT_SHARE = 0.01
+
+
+class Feed(Protocol):
+    """What training and evaluation need of a feed.
+
+    `store` is a pytree of device arrays that each step reads; `batches` yields one pytree of global
+    arrays a plan; `prepare(store, batch)`, called inside the jitted step, makes of the two the
+    fields (B,T,H,W,…) and `mask` (B,).
+    """
+
+    store: Any
+    skipped: CorruptVideos
+
+    def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
+        """Yields the global batch of every plan, in order."""
+
+    def prepare(self, store: Any, batch: Batch) -> Batch:
+        """Traced inside the jitted step."""
+
+
+def make_feed(
+    kind: str,
+    dataset: VideoDataset,
+    fields: Sequence[str],
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    progress: Callable[[Iterable, int, str], Iterable] | None = None,
+) -> Feed:
+    """The feed named `device` or `tf_data`.
+
+    Args:
+      fields: which of the dataset's fields to deliver.
+      progress: wraps an iterable of known length to show its progress.
+
+    Raises:
+      ConfigError: unknown kind, or the set does not fit the accelerators' memory.
+      DataError: the dataset lacks a field, or too many of its videos are unreadable.
+    """
+    dataset.check_fields(fields)
+    if kind == "device":
+        return DeviceFeed(dataset, fields, preprocessing, mesh, progress)
+    if kind == "tf_data":
+        return TfDataFeed(dataset, fields, preprocessing, mesh)
+    raise ConfigError(f"feed is {kind!r}; known: device, tf_data.")
+
+
+class CorruptVideos:
+    """Counts unreadable videos, warns once for each, and stops the run when there are too many."""
+
+    def __init__(self, dataset: VideoDataset):
+        self._videos = dataset.videos
+        self._limit = max(1, int(MAX_CORRUPT_SHARE * len(dataset.videos)))
+        self._seen: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, video: int, error: CorruptVideoError) -> None:
+        """Counts a video; raises DataError once more than 1 % (at least 2) are unreadable."""
+        with self._lock:
+            if video in self._seen:
+                return
+            self._seen.add(video)
+            logging.warning("Skipping a video that cannot be read: %s", error)
+            if len(self._seen) > self._limit:
+                raise DataError(
+                    f"{len(self._seen)} of {len(self._videos)} videos cannot be read, more than "
+                    f"the {self._limit} that a run tolerates; the last one: {error}"
+                )
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+class DeviceFeed:
+    """Keeps the decoded set in the memory of every accelerator; see the module's docstring."""
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        fields: Sequence[str],
+        preprocessing: Preprocessing,
+        mesh: Mesh,
+        progress: Callable[[Iterable, int, str], Iterable] | None = None,
+    ):
+        _check_memory(dataset, fields, mesh)
+        self._mesh = mesh
+        self._preprocessing = preprocessing
+        self._dataset = dataset
+        self.skipped = CorruptVideos(dataset)
+        lengths = [video.num_frames for video in dataset.videos]
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._unreadable = np.zeros(len(lengths), bool)
+        store = self._decode(fields, progress)
+        self.store = sharding.to_every_device(store, mesh)
+
+    def _decode(self, fields, progress) -> dict[str, np.ndarray]:
+        """Reads every video whole: field → (N,H,W,…) for the N frames of the set."""
+        shape = (int(self._offsets[-1]), *self._dataset.frame_size)
+        store = {f: np.empty(shape + FIELDS[f].channels, FIELDS[f].dtype) for f in fields}
+        videos = read_videos(self._dataset, fields)
+        if progress is not None:
+            videos = progress(videos, len(self._dataset.videos), f"reading {self._dataset.name}")
+        for video, frames in videos:
+            if isinstance(frames, CorruptVideoError):
+                self.skipped.add(video, frames)
+                self._unreadable[video] = True
+                continue
+            for field in fields:
+                store[field][self._offsets[video] : self._offsets[video + 1]] = frames[field]
+        return store
+
+    def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
+        """Yields the positions of every plan's clips in the store, as global arrays."""
+        for plan in plans:
+            first, last = sharding.local_rows(len(plan.video), self._mesh)
+            yield sharding.to_global(self._positions(plan.rows(first, last)), self._mesh)
+
+    def _positions(self, plan: Clips) -> dict[str, np.ndarray]:
+        video, start = self._replace_unreadable(plan)
+        return {
+            "frame": (self._offsets[video] + start).astype(np.int32),
+            "top": plan.top,
+            "left": plan.left,
+            "mirror": plan.mirror,
+            "mask": plan.mask,
+        }
+
+    def _replace_unreadable(self, plan: Clips) -> tuple[np.ndarray, np.ndarray]:
+        video, start = plan.video.copy(), plan.start.copy()
+        for row in np.flatnonzero(self._unreadable[video]):
+            for video[row], start[row] in _replacements(
+                self._dataset, video[row], start[row], self._preprocessing.clip_length
+            ):
+                if not self._unreadable[video[row]]:
+                    break
+        return video, start
+
+    def prepare(self, store: Any, batch: Batch) -> Batch:
+        """Cuts the clips out of the store; traced inside the jitted step."""
+        return gather_clips(store, batch, self._preprocessing) | {"mask": batch["mask"]}
+
+
+def _check_memory(dataset: VideoDataset, fields: Sequence[str], mesh: Mesh) -> None:
+    stats = mesh.local_devices[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return  # the CPU does not say
+    frames = sum(video.num_frames for video in dataset.videos)
+    voxel = sum(FIELDS[f].dtype.itemsize * int(np.prod(FIELDS[f].channels)) for f in fields)
+    needed = frames * int(np.prod(dataset.frame_size)) * voxel
+    if needed > 0.6 * stats["bytes_limit"]:
+        raise ConfigError(
+            f"feed=device needs {needed / 2**30:.1f} GiB for the {frames} frames of {dataset.name}, "
+            f"more than 60 % of the device's {stats['bytes_limit'] / 2**30:.1f} GiB; "
+            "use --config.feed=tf_data."
+        )
+
+
+def _replacements(
+    dataset: VideoDataset, video: int, start: int, clip_length: int
+) -> Iterator[tuple[int, int]]:
+    """Clips to take instead of an unreadable one: the same place in the next videos, in order."""
+    for i in range(1, len(dataset.videos)):
+        other = (int(video) + i) % len(dataset.videos)
+        starts = dataset.videos[other].num_frames - clip_length + 1
+        if starts > 0:
+            yield other, int(start) % starts
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+class TfDataFeed:
+    """Streams clips through tf.data; see the module's docstring."""
+
+    store: Any = ()
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        fields: Sequence[str],
+        preprocessing: Preprocessing,
+        mesh: Mesh,
+    ):
+        self._dataset = dataset
+        self._fields = tuple(fields)
+        self._preprocessing = preprocessing
+        self._mesh = mesh
+        self.skipped = CorruptVideos(dataset)
+        self._error: Exception | None = None
+
+    def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
+        """Yields every plan's clips, cropped and mirrored, as global arrays."""
+        import tensorflow as tf  # here, so that importing the package does not import TensorFlow
+
+        tf.config.set_visible_devices([], "GPU")
+        local = (p.rows(*sharding.local_rows(len(p.video), self._mesh)) for p in plans)
+        first = next(local, None)
+        if first is None:
+            return
+        stream = self._clip_stream(tf, itertools.chain([first], local), len(first.video))
+        try:
+            for batch in stream.as_numpy_iterator():
+                yield sharding.to_global(batch, self._mesh)
+        except tf.errors.OpError as error:
+            raise self._error or error from None
+
+    def _clip_stream(self, tf, plans: Iterator[Clips], batch_size: int):
+        """A tf.data.Dataset of this process's batches: plans → rows → decoded clips → batches."""
+
+        def rows():
+            for plan in plans:
+                yield from zip(plan.video, plan.start, plan.top, plan.left, plan.mirror, plan.mask)
+
+        spec = lambda dtype: tf.TensorSpec((), dtype)
+        signature = (*[spec(tf.int32)] * 4, spec(tf.bool), spec(tf.bool))
+        return (
+            tf.data.Dataset.from_generator(rows, output_signature=signature)
+            .map(lambda *row: self._tf_clip(tf, *row), tf.data.AUTOTUNE, deterministic=True)
+            .batch(batch_size, drop_remainder=True)
+            .prefetch(2)
+        )
+
+    def _tf_clip(self, tf, video, start, top, left, mirror, mask):
+        dtypes = [FIELDS[f].dtype for f in self._fields]
+        values = tf.numpy_function(
+            self._read_clip, (video, start, top, left, mirror), [tf.as_dtype(d) for d in dtypes]
+        )
+        size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
+        clip = {"mask": mask}
+        for field, value in zip(self._fields, values):
+            clip[field] = tf.ensure_shape(value, size + FIELDS[field].channels)
+        return clip
+
+    def _read_clip(self, video, start, top, left, mirror) -> list[np.ndarray]:
+        try:
+            clip = self._read_or_replace(int(video), int(start))
+        except Exception as error:  # tf.data would only hand on its text
+            self._error = error
+            raise
+        crop = self._preprocessing.crop_size
+        clip = crop_and_mirror(clip, int(top), int(left), bool(mirror), crop)
+        return [clip[field] for field in self._fields]
+
+    def _read_or_replace(self, video: int, start: int) -> dict[str, np.ndarray]:
+        length = self._preprocessing.clip_length
+        candidates = [(video, start), *_replacements(self._dataset, video, start, length)]
+        for candidate, first in candidates:
+            try:
+                return self._dataset.read(candidate, first, first + length, self._fields)
+            except CorruptVideoError as error:
+                self.skipped.add(candidate, error)
+        raise DataError(f"No video of {self._dataset.name} can be read.")
+

@@ -1,0 +1,111 @@
+"""Metrics as sums and counts (or one confusion matrix), divided once at the end.
+
+A batch's sums are computed on the device, one value a clip, so that float32 is exact enough; the
+host adds them up in float64 and int64. Padded clips and uneven batches then change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Sums = dict[str, jax.Array]
+VOXELS = (1, 2, 3)  # axes T,H,W
+
+
+def confusion_matrix(
+    labels: jax.Array, predictions: jax.Array, valid: jax.Array, num_classes: int
+) -> jax.Array:
+    """Counts voxels by true and predicted class.
+
+    Args:
+      labels, predictions: (B,T,H,W) integers in 0..K-1 where valid.
+      valid: (B,T,H,W) bool.
+      num_classes: K.
+
+    Returns:
+      (K,K) int32; row = true class, column = predicted class. Exact for clips of up to 2^24 voxels.
+    """
+    flat = lambda x: x.reshape(x.shape[0], -1)
+    truth = jax.nn.one_hot(flat(labels), num_classes) * flat(valid)[..., None]
+    guess = jax.nn.one_hot(flat(predictions), num_classes)
+    # HIGHEST: the default would let a GPU add up in tf32.
+    counts = jnp.einsum("bni,bnj->bij", truth, guess, precision=jax.lax.Precision.HIGHEST)
+    return counts.astype(jnp.int32).sum(0)
+
+
+def distance_sums(prediction: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Sum over valid voxels of the Euclidean distance between two vectors, one value a clip.
+
+    With flow in pixels this is the end-point error (EPE), with RGB in [0,1] the average distance
+    error (ADE; paper section 6), before the division by the number of voxels.
+
+    Args:
+      prediction, target: (B,T,H,W,C).
+      valid: (B,T,H,W) bool; the target may be anything, NaN too, where not valid.
+
+    Returns:
+      (B,) float32.
+    """
+    difference = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    distance = jnp.sqrt((difference**2).sum(-1))
+    return jnp.where(valid, distance, 0.0).sum(VOXELS)
+
+
+def count(valid: jax.Array) -> jax.Array:
+    """Number of valid voxels of each clip: (B,T,H,W) bool → (B,) int32."""
+    return valid.sum(VOXELS, dtype=jnp.int32)
+
+
+def add(total: Mapping[str, np.ndarray] | None, sums: Mapping[str, jax.Array]) -> dict:
+    """Adds one batch's sums to the running total, on the host in int64 or float64.
+
+    Per-clip values (B,) are summed; confusion matrices (K,K) are kept as they are.
+    """
+    new = {}
+    for name, value in sums.items():
+        value = np.asarray(value)
+        value = value.astype(np.int64 if value.dtype.kind in "iub" else np.float64)
+        new[name] = value.sum() if value.ndim == 1 else value
+    return new if total is None else {name: total[name] + value for name, value in new.items()}
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Correct voxels / labelled voxels, from a (K,K) confusion matrix; NaN if there are none."""
+    return _ratio(np.trace(confusion), confusion.sum())
+
+
+def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """(K,) share of each class's voxels that are right; NaN for a class that does not occur."""
+    return _ratio(np.diagonal(confusion), confusion.sum(1))
+
+
+def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
+    """(K,) intersection / union of each class; NaN for a class in neither truth nor prediction."""
+    hits = np.diagonal(confusion)
+    return _ratio(hits, confusion.sum(0) + confusion.sum(1) - hits)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean over the classes that occur of the pooled intersection over union."""
+    values = intersection_over_union(confusion)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def majority_accuracy(confusion: np.ndarray) -> float:
+    """Accuracy of always answering the class that is commonest in the truth."""
+    return _ratio(confusion.sum(1).max(), confusion.sum())
+
+
+def _ratio(numerator, denominator):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
+    return float(result) if result.ndim == 0 else result
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """numerator / denominator; NaN where nothing was counted."""
+    return _ratio(numerator, denominator)

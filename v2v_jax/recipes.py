@@ -1,0 +1,162 @@
+"""What the configurations in `configs/` are made of: argument parsing, recipes, validation.
+
+A configuration's `get_config(arg)` takes what follows the colon in `--config=configs/seg.py:arg`:
+`key=value,…` and the bare word `demo`. The recipes are `modern` and `paper` (SPEC: the release's
+schedule, initialisation and input).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from v2v_jax.datasets import DATASETS
+from v2v_jax.errors import ConfigError
+from v2v_jax.preprocess import Preprocessing
+from v2v_jax.tasks import TASKS
+
+MODELS = ("v2v", "v2v_2d")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dataset": tuple(DATASETS),
+    "model": MODELS,
+    "recipe": ("modern", "paper"),
+    "size": ("full", "small"),
+}
+DEFAULTS = {"dataset": "scenes", "model": "v2v", "recipe": "modern", "size": "full", "demo": False}
+
+# Mean of UCF101 as C3D's ports use it, in BGR (SPEC section 2).
+_C3D_INPUT = dict(color_order="bgr", mean=(90.3, 97.7, 101.4), std=(1.0, 1.0, 1.0))
+# The paper's learning rates, for losses averaged over voxels and channels (SPEC section 3).
+_PAPER_SCHEDULES = {
+    "segmentation": dict(learning_rate=1e-4, weight_decay=0.005, decay_every=30_000, steps=100_000),
+    "flow": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
+    "color": dict(learning_rate=6e-3, weight_decay=0.0, decay_every=200_000, steps=600_000),
+    "depth": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
+}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """Reads `key=value,…` and the bare word `demo` into a config of `DEFAULTS` and `defaults`.
+
+    Raises:
+      ConfigError: an unknown key or value; the message lists the known ones.
+    """
+    options = {**DEFAULTS, **defaults}
+    for item in filter(None, (arg or "").split(",")):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if item.strip() == "demo":
+            options["demo"] = True
+        elif key not in CHOICES or not equals:
+            raise ConfigError(
+                f"Unknown configuration argument {item!r}; known: demo, "
+                + ", ".join(f"{k}={'|'.join(v)}" for k, v in CHOICES.items())
+                + "."
+            )
+        else:
+            options[key] = _choice(key, value, CHOICES[key])
+    return ConfigDict(options)
+
+
+def make_config(task: str, options: ConfigDict) -> ConfigDict:
+    """The complete, unlocked configuration of a task for parsed options."""
+    config = ConfigDict()
+    config.task = task
+    config.seed = 0
+    config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
+    config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
+    config.data = dict(name=options.dataset, **DATASETS[options.dataset].options)
+    config.stride = 1  # frames between the starts of a training video's clips
+    config.mirror = True
+    config.feed = DATASETS[options.dataset].feed
+    config.preprocessing = Preprocessing().to_dict()
+    (_modern if options.recipe == "modern" else _paper)(config)
+    config.log_every = max(1, config.num_steps // 200)
+    config.eval_every = max(1, config.num_steps // 10)
+    config.eval_batch_size = config.batch_size
+    config.num_pictures = 4
+    return config
+
+
+def _modern(config: ConfigDict) -> None:
+    config.batch_size = 32
+    config.num_steps = 6000
+    config.model.initialization = "he"
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=5e-4,
+        schedule="cosine",
+        warmup_steps=300,
+        decay_every=0,
+        weight_decay=1e-2,
+        momentum=0.0,
+        clip_norm=1.0,
+    )
+
+
+def _paper(config: ConfigDict) -> None:
+    schedule = dict(_PAPER_SCHEDULES[config.task])
+    config.batch_size = 1
+    config.num_steps = schedule.pop("steps")
+    config.model.initialization = "release"
+    config.preprocessing.update(_C3D_INPUT)
+    config.optimizer = dict(
+        name="caffe_sgd", schedule="step", warmup_steps=0, momentum=0.9, clip_norm=0.0, **schedule
+    )
+
+
+def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
+    """Turns a configuration into its demo: a narrow network, few rendered scenes, few steps.
+
+    Raises:
+      ConfigError: the dataset is not `scenes`.
+    """
+    if config.data.name != "scenes":
+        raise ConfigError("demo runs on rendered scenes; leave dataset= out.")
+    config.model.width = 0.25
+    config.data.num_train_videos = 96
+    config.data.num_test_videos = 12
+    config.data.num_frames = 32
+    config.preprocessing.crop_size = (64, 64)
+    config.batch_size = 4
+    config.num_steps = num_steps
+    config.log_every = 10
+    config.eval_every = num_steps
+    config.eval_batch_size = 2
+    config.optimizer.warmup_steps = num_steps // 10
+    config.optimizer.learning_rate = 2e-3
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
+    _choice("task", config.task, tuple(TASKS))
+    _choice("model.name", config.model.name, MODELS)
+    _choice("model.initialization", config.model.initialization, ("he", "release"))
+    _choice("data.name", config.data.name, tuple(DATASETS))
+    _choice("feed", config.feed, ("device", "tf_data"))
+    _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))
+    _choice("optimizer.name", config.optimizer.name, ("adamw", "caffe_sgd"))
+    _choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "step"))
+    _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
+    for key in ("batch_size", "num_steps", "stride", "log_every", "eval_every", "eval_batch_size"):
+        if config[key] < 1:
+            raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
+    if config.model.width <= 0:
+        raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
+    _check_clip_size(config.preprocessing, temporal=config.model.name == "v2v")
+
+
+def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:
+    h, w = preprocessing.crop_size
+    if h % 16 or w % 16 or (temporal and preprocessing.clip_length % 8):
+        raise ConfigError(
+            f"preprocessing.crop_size is {(h, w)} and clip_length {preprocessing.clip_length}; "
+            "V2V needs multiples of 16 for the crop and of 8 for the length."
+        )
+
+
+def _choice(key: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ConfigError(f"{key} is {value!r}; known: {', '.join(known)}.")
+    return value

@@ -1,0 +1,143 @@
+"""What a person sees of a run: the progress line, metrics.jsonl, TensorBoard events, the table."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+
+console = rich.console.Console(highlight=False, soft_wrap=True)
+
+
+def progress(items: Iterable, total: int, description: str) -> Iterator:
+    """Passes `items` on and shows how many of `total` went by (in a terminal as a bar)."""
+    start = time.perf_counter()
+    yield from rich.progress.track(
+        items, description, total, console=console, disable=not console.is_terminal, transient=True
+    )
+    console.print(f"{description}: {total} done in {time.perf_counter() - start:.1f} s")
+
+
+class MetricsLog:
+    """Appends metrics to workdir/metrics.jsonl and workdir/tensorboard; only the first process writes.
+
+    Args:
+      workdir: the run's folder.
+      first_step: lines of later steps, which a killed run left behind, are dropped.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, active: bool = True):
+        self._active = active
+        if not active:
+            return
+        import tensorboardX
+
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "metrics.jsonl"
+        _drop_later_lines(path, first_step)
+        self._file = path.open("a")
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step
+        )
+
+    def write(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
+        """Writes {"step": step, "prefix/name": value, …}; what is not finite becomes null."""
+        if not self._active:
+            return
+        line: dict[str, float | int | None] = {"step": step}
+        for name, value in values.items():
+            line[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
+            if np.isfinite(value):
+                self._events.add_scalar(f"{prefix}/{name}", float(value), step)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes both files."""
+        if self._active:
+            self._file.close()
+            self._events.close()
+
+
+def _drop_later_lines(path: pathlib.Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= first_step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue  # the half line of a killed run
+    write_text(path, "".join(kept))
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class ProgressLine:
+    """Loss, metric, clips/s and time left: a live line in a terminal, else a line a log interval."""
+
+    def __init__(self, first_step: int, num_steps: int):
+        self._num_steps = num_steps
+        self._last_step = first_step
+        self._last_time = time.perf_counter()
+        self._live = sys.stdout.isatty()
+
+    def pause(self) -> PausedClock:
+        """A context whose time counts neither for clips/s nor for the time left."""
+        return PausedClock(self)
+
+    def shift(self, seconds: float) -> None:
+        """Moves the start of the current interval."""
+        self._last_time += seconds
+
+    def update(self, step: int, batch_size: int, values: Mapping[str, float]) -> float:
+        """Shows the state after `step` steps; returns clips/s since the last update."""
+        now = time.perf_counter()
+        speed = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        left = datetime.timedelta(seconds=round((self._num_steps - step) / max(speed, 1e-9)))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        line = (
+            f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {shown}  "
+            f"{speed * batch_size:.1f} clips/s  {left} left"
+        )
+        console.print(line, end="\r" if self._live and step < self._num_steps else "\n")
+        return speed * batch_size
+
+
+class PausedClock:
+    """See `ProgressLine.pause`."""
+
+    def __init__(self, line: ProgressLine):
+        self._line = line
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._line.shift(time.perf_counter() - self._start)
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Prints a table; the first column is left-aligned, the others right-aligned."""
+    table = rich.table.Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,249 @@
+"""Training: one jitted, donated step; resumes by being called again with the same arguments."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from v2v_jax import losses, reporting, sharding
+from v2v_jax.checkpoint import Checkpoints
+from v2v_jax.clips import ClipSampler
+from v2v_jax.errors import UserError
+from v2v_jax.evaluate import Evaluator
+from v2v_jax.experiment import Experiment, TrainState, make_experiment
+from v2v_jax.input_pipeline import Feed, make_feed
+
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class TrainingDiverged(UserError):
+    """The loss is not finite any more."""
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Trains what `config` describes and evaluates it every `config.eval_every` steps.
+
+    In `workdir`: checkpoints/ (the latest and the best), metrics.jsonl, tensorboard/, config.json.
+    If there is a checkpoint, training goes on from it.
+
+    Returns:
+      The last evaluation's metrics.
+
+    Raises:
+      UserError: bad configuration, data or checkpoint, or a loss that is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    experiment = make_experiment(config, "train")
+    sampler = make_sampler(experiment)
+    sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
+    task = experiment.task
+    checkpoints = Checkpoints(
+        workdir, experiment.about, headline=task.headline, better=task.better
+    )
+    state = experiment.init_state()
+    first_step = checkpoints.latest_step() or 0
+    if first_step:
+        state = checkpoints.restore(first_step, state)
+        reporting.console.print(f"Resuming from step {first_step} in {workdir}")
+    else:
+        announce(experiment)
+    feed = make_feed(
+        config.feed,
+        experiment.dataset,
+        task.fields,
+        experiment.preprocessing,
+        experiment.mesh,
+        reporting.progress,
+    )
+    evaluator = Evaluator(make_experiment(config, "test", experiment.mesh))
+    log = reporting.MetricsLog(workdir, first_step, active=jax.process_index() == 0)
+    if jax.process_index() == 0:
+        reporting.write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+    train_step = make_train_step(experiment, feed)
+    monitor = Monitor(experiment, sampler, log, first_step)
+    plans = (sampler.plan(step) for step in range(first_step, config.num_steps))
+    values: dict[str, float] = {}
+    for step, batch in enumerate(feed.batches(plans), first_step + 1):
+        state, metrics = train_step(state, feed.store, batch)
+        monitor.add(step, metrics)
+        if step % config.eval_every == 0 or step == config.num_steps:
+            monitor.flush()  # so that no checkpoint is written after a loss that is not finite
+            with monitor.line.pause():
+                values = evaluator(state.params)
+                log.write(step, "eval", values)
+                report(experiment, step, values)
+                checkpoints.save(state, step, values)
+    if not values:  # nothing was left to train
+        values = evaluator(state.params)
+    monitor.close(len(feed.skipped))
+    log.close()
+    checkpoints.close()
+    return values
+
+
+def make_sampler(experiment: Experiment) -> ClipSampler:
+    """The training clips of an experiment, a function of (config.seed, step)."""
+    config = experiment.config
+    return ClipSampler(
+        [video.num_frames for video in experiment.dataset.videos],
+        experiment.preprocessing,
+        batch_size=config.batch_size,
+        stride=config.stride,
+        seed=config.seed,
+        mirror=config.mirror,
+    )
+
+
+def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
+    """The jitted training step (state, feed.store, batch) → (state, metrics); donates the state.
+
+    Metrics: `loss` and the global norms of gradient, update and parameters, float32 scalars, beside
+    the task's sums.
+    """
+    task, model, optimizer = experiment.task, experiment.model, experiment.optimizer
+
+    def step(state: TrainState, store: Any, batch: Any):
+        batch = feed.prepare(store, batch)
+        inputs = task.inputs(batch, experiment.preprocessing)
+
+        def loss_of(params):
+            outputs = model.apply({"params": params}, inputs)
+            return losses.mean(task.loss(outputs, batch)), outputs
+
+        (loss, outputs), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.tree.norm(gradient),
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
+            "sums": task.sums(outputs, batch),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    everywhere = sharding.replicated(experiment.mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+
+
+class Monitor:
+    """Reads the steps' metrics one step late, so that the device never waits for the host."""
+
+    def __init__(
+        self, experiment: Experiment, sampler: ClipSampler, log: reporting.MetricsLog, step: int
+    ):
+        self._experiment = experiment
+        self._sampler = sampler
+        self._log = log
+        self.line = reporting.ProgressLine(step, experiment.config.num_steps)
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a dispatched step's metrics and looks at those of the step before.
+
+        Raises:
+          TrainingDiverged: that step's loss was not finite.
+        """
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Looks at the step that is still pending, waiting for it."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        loss = float(metrics["loss"])
+        if not math.isfinite(loss):
+            raise TrainingDiverged(self._divergence(step, loss))
+        config = self._experiment.config
+        if step % config.log_every == 0 or step == config.num_steps:
+            self._report(step, metrics)
+
+    def _divergence(self, step: int, loss: float) -> str:
+        plan = self._sampler.plan(step - 1)
+        videos = self._experiment.dataset.videos
+        clips = [f"{videos[v].name} frame {s}" for v, s in zip(plan.video, plan.start)]
+        return (
+            f"The loss is {loss} at step {step}, whose clips are {', '.join(clips)}; "
+            "lower --config.optimizer.learning_rate, or check these clips."
+        )
+
+    def _report(self, step: int, metrics: Mapping[str, Any]) -> None:
+        from v2v_jax.metrics import add
+
+        task, config = self._experiment.task, self._experiment.config
+        scalars = {name: float(value) for name, value in metrics.items() if name != "sums"}
+        headline = task.summarize(add(None, metrics["sums"]))[task.headline]
+        speed = self.line.update(
+            step, config.batch_size, {"loss": scalars["loss"], task.headline: headline}
+        )
+        values = {**scalars, task.headline: headline, "clips_per_second": speed}
+        self._log.write(step, "train", values)
+
+    def close(self, skipped: int) -> None:
+        """Says how many unreadable videos were skipped."""
+        self.flush()
+        if skipped:
+            reporting.console.print(f"{skipped} unreadable videos were skipped")
+
+
+def report(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
+    """Prints one line: the evaluation's headline metric beside the trivial baseline's."""
+    task = experiment.task
+    name = task.headline
+    reporting.console.print(
+        f"step {step}  test {name} {values[name]:.4f}  "
+        f"({task.baseline}: {values[f'baseline_{name}']:.4f})"
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# How long it will take
+
+
+def announce(experiment: Experiment) -> None:
+    """Prints what is going to be trained on what; without an accelerator also for how long."""
+    config = experiment.config
+    devices = experiment.mesh.devices
+    reporting.console.print(
+        f"{config.task} with {config.model.name} (width {config.model.width}) on {config.data.name}: "
+        f"{config.num_steps} steps of {config.batch_size} clips on {devices.size} "
+        f"{devices.flat[0].device_kind} device(s)"
+    )
+    if jax.default_backend() == "cpu" and config.model.width > 0.25:
+        reporting.console.print("No accelerator here: measuring the speed of one training step …")
+        seconds = measure_seconds_per_clip(experiment)
+        hours = seconds * config.batch_size * config.num_steps / 3600
+        reporting.console.print(
+            f"This will take about {_duration(hours)} on this machine ({seconds:.1f} s a clip, "
+            "measured). For a run of minutes: make demo, which is "
+            "python train.py --config=configs/seg.py:demo --workdir=runs/demo"
+        )
+
+
+def measure_seconds_per_clip(experiment: Experiment) -> float:
+    """Times the gradient on one clip, after compiling it; seconds."""
+    size = (1, experiment.preprocessing.clip_length, *experiment.preprocessing.crop_size)
+    clip = jnp.zeros((*size, experiment.task.input_channels))
+    params = experiment.init_state().params
+    gradient = jax.jit(
+        jax.grad(lambda params: experiment.model.apply({"params": params}, clip).mean())
+    )
+    jax.block_until_ready(gradient(params))
+    start = time.perf_counter()
+    jax.block_until_ready(gradient(params))
+    return time.perf_counter() - start
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{hours * 60:.0f} minutes"
+    return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
