@@ -48,3 +48,48 @@ def derivative(function, x: np.ndarray, direction: np.ndarray, step: float = 1e-
     """Central difference of a scalar function at x along a direction, in float64."""
     x = np.asarray(x, np.float64)
     return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
+
+
+def softmax_cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, valid: np.ndarray
+) -> tuple[float, int]:
+    """Sum of -log softmax(logits)[label] over valid voxels, one voxel at a time; their number."""
+    total = 0.0
+    for place in zip(*np.nonzero(valid)):
+        z = np.asarray(logits[place], np.float64)
+        total += z.max() + np.log(np.exp(z - z.max()).sum()) - z[labels[place]]
+    return total, int(valid.sum())
+
+
+def huber(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> tuple[float, int]:
+    """Sum over valid voxels and channels of ½x² up to 1 and |x| - ½ beyond; number of terms."""
+    x = [abs(float(p) - float(t)) for p, t in _valid_pairs(prediction, target, valid)]
+    return sum(0.5 * d * d if d <= 1 else d - 0.5 for d in x), len(x)
+
+
+def half_squared(
+    prediction: np.ndarray, target: np.ndarray, valid: np.ndarray
+) -> tuple[float, int]:
+    """Sum over valid voxels and channels of half the squared difference; number of terms."""
+    x = [float(p) - float(t) for p, t in _valid_pairs(prediction, target, valid)]
+    return sum(0.5 * d * d for d in x), len(x)
+
+
+def _valid_pairs(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> list:
+    return list(zip(prediction[valid].ravel(), target[valid].ravel(), strict=True))
+
+
+def confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, valid: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """(K,K) int64, row = truth, column = prediction, counted one voxel at a time."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    for truth, guess in zip(labels[valid], predictions[valid], strict=True):
+        counts[truth, guess] += 1
+    return counts
+
+
+def mean_distance(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> float:
+    """Mean Euclidean distance over the valid voxels of all clips (EPE, ADE)."""
+    pairs = zip(prediction[valid].astype(np.float64), target[valid].astype(np.float64), strict=True)
+    return float(np.mean([np.linalg.norm(a - b) for a, b in pairs]))

@@ -65,11 +65,7 @@ class ClipSampler:
           ConfigError: the crop does not fit the frame, or stride or batch_size is not positive.
           DataError: no video is long enough for a clip.
         """
-        if stride < 1 or batch_size < 1:
-            raise ConfigError(
-                f"batch_size is {batch_size} and data.stride {stride}; both must be at least 1."
-            )
-        _check_crop(preprocessing)
+        _check_sizes(preprocessing, batch_size, stride)
         self._videos, self._starts = _clip_table(num_frames, preprocessing.clip_length, stride)
         self._preprocessing = preprocessing
         self._batch_size = batch_size
@@ -111,32 +107,37 @@ def evaluation_windows(
     after its last whole window is not evaluated.
 
     Yields:
-      Batches of batch_size clips; padding repeats clip 0 with mask False.
+      Batches of batch_size clips; padding repeats the first clip of all with mask False.
 
     Raises:
       ConfigError, DataError: as `ClipSampler`.
     """
-    _check_crop(preprocessing)
+    _check_sizes(preprocessing, batch_size, stride)
     videos, starts = _clip_table(num_frames, preprocessing.clip_length, stride)
     top, left = (
         (frame - crop) // 2
         for frame, crop in zip(preprocessing.frame_size, preprocessing.crop_size)
     )
     for first in range(0, len(videos), batch_size):
-        size = min(batch_size, len(videos) - first)
-        padding = (0, batch_size - size)
+        position = np.arange(first, first + batch_size)
+        mask = position < len(videos)
+        clip = np.where(mask, position, 0)
         full = lambda value: np.full(batch_size, value, np.int32)
         yield Clips(
-            video=np.pad(videos[first : first + size], padding),
-            start=np.pad(starts[first : first + size], padding),
+            video=videos[clip],
+            start=starts[clip],
             top=full(top),
             left=full(left),
             mirror=np.zeros(batch_size, bool),
-            mask=np.arange(batch_size) < size,
+            mask=mask,
         )
 
 
-def _check_crop(preprocessing: Preprocessing) -> None:
+def _check_sizes(preprocessing: Preprocessing, batch_size: int, stride: int) -> None:
+    if stride < 1 or batch_size < 1:
+        raise ConfigError(
+            f"batch_size is {batch_size} and stride {stride}; both must be at least 1."
+        )
     frame, crop = preprocessing.frame_size, preprocessing.crop_size
     if crop[0] > frame[0] or crop[1] > frame[1] or min(crop) < 1:
         raise ConfigError(
@@ -169,5 +170,7 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 def _random(key: tuple[int, int, int], size: int) -> np.ndarray:
     """(size,) uint64 drawn from the stream that `key` names."""
     seed, stream, counter = key
-    philox = np.random.Philox(key=[seed % 2**64, stream], counter=[0, 0, 0, counter])
+    # uint64 arrays: NumPy would turn a list with a large seed into floating point numbers.
+    words = lambda *values: np.array(values, np.uint64)
+    philox = np.random.Philox(key=words(seed % 2**64, stream), counter=words(0, 0, 0, counter))
     return philox.random_raw(size)

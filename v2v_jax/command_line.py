@@ -1,62 +1,112 @@
-"""What train.py and eval.py share: the flags, and errors that end in one clear sentence."""
+"""What train.py and eval.py share: the options, and errors that end in one clear sentence."""
 
 from __future__ import annotations
 
+import difflib
+import logging
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+import absl.logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from v2v_jax.errors import ConfigError, UserError
 
+Main = Callable[[ConfigDict, str], object]
 
-def run(main: Callable[[ConfigDict, str], object]) -> None:
-    """Parses --config and --workdir, calls main(config, workdir) and exits.
+_OPTIONS = """
+  --config=FILE[:key=value,…]   a file of configs/, e.g. configs/seg.py or configs/seg.py:demo
+  --config.KEY=VALUE            sets one of its fields, e.g. --config.batch_size=8
+  --workdir=FOLDER              the run: checkpoints, metrics, pictures"""
+_OVERRIDE = re.compile(r"--?(no)?config\.(?P<key>[^=]+)")
 
-    Exit status: 0; 1 after a `UserError`, whose message is printed to standard error; 2 for flags
-    that cannot be parsed.
+
+def run(main: Main) -> None:
+    """Reads the command line, calls main(config, workdir) and exits with `execute`'s status."""
+    sys.exit(execute(sys.argv, main))
+
+
+def execute(argv: Sequence[str], main: Main) -> int:
+    """Calls main(config, workdir) as the command line `argv` says.
+
+    Returns:
+      0; 1 after a `UserError`, 2 for a command line that cannot be understood, 130 after an
+      interrupt; standard error then has one message. Other exceptions pass.
     """
-    config = config_flags.DEFINE_config_file(
-        "config", None, "A file of configs/, e.g. configs/seg.py or configs/seg.py:demo.", lock_config=True
-    )
-    workdir = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, pictures.")
-    logging.set_verbosity(logging.WARNING)
-
-    def checked_main(argv: list[str]) -> int:
-        try:
-            if len(argv) > 1:
-                raise ConfigError(f"Unexpected argument {argv[1]!r}; options start with --.")
-            main(config.value, workdir.value)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            return 1
+    if {"--help", "-h"} & set(argv[1:]):
+        print(f"{sys.modules[main.__module__].__doc__}{_OPTIONS}")
         return 0
-
-    app.run(checked_main, flags_parser=lambda argv: _parse(argv, config, workdir))
-
-
-def _parse(argv: list[str], config, workdir) -> list[str]:
+    _quieten()
     try:
-        rest = flags.FLAGS(argv)
-        if config.value is None or workdir.value is None:
-            raise ConfigError("--config=FILE and --workdir=FOLDER are both needed.")
-        config.value.to_dict()  # a configuration file that cannot be read shows itself here
-        return rest
-    except flags.UnrecognizedFlagError as error:
-        _exit(_unknown_flag(error, config))
-    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError) as error:
-        _exit(str(error))
-    except FileNotFoundError as error:
-        _exit(f"Cannot read the configuration {error.filename}; the ones that exist are in configs/.")
-    raise AssertionError("unreachable")
+        config, workdir = parse(argv)
+    except UserError as error:
+        return _fail(f"Error: {error}", 2)
+    try:
+        main(config, workdir)
+    except UserError as error:
+        return _fail(f"Error: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", 130)
+    return 0
 
 
-def _unknown_flag(error: flags.UnrecognizedFlagError, config) -> str:
-    name = error.flagname
-    if not name.startswith("config.") or config.value is None:
-        return f"Unknown option --{name}; known: --config, --config.KEY, --workdir."
-    return f"Unknown configuration key --{name}; known: {', '.join(_keys(config.value))}."
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
+    """The locked configuration with its overrides, and the run's folder.
+
+    Raises:
+      ConfigError: an option, key or value that cannot be used.
+    """
+    try:
+        config, workdir, unknown = _read(argv, overrides=False)
+        for argument in unknown:
+            _check_option(argument, config)
+        config, workdir, rest = _read(argv, overrides=True)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # The last line: errors from within a configuration file come with their traceback.
+        raise ConfigError(str(error).strip().splitlines()[-1]) from error
+    if rest:
+        raise ConfigError(f"Unexpected argument {rest[0]!r}; options start with --.")
+    return config, workdir
+
+
+def _read(argv: Sequence[str], overrides: bool) -> tuple[ConfigDict, str, list[str]]:
+    """Config, workdir and arguments left over, among them the overrides if not asked for."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        lock_config=True,
+        sys_argv=list(argv) if overrides else [argv[0]],
+        flag_values=values,
+    )
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    rest = values(list(argv), known_only=not overrides)[1:]
+    if not (values["config"].present and values.workdir):
+        raise ConfigError("--config=FILE and --workdir=FOLDER are both needed.")
+    config, file = values.config, values["config"].config_filename.partition(":")[0]
+    if not os.path.isfile(file):
+        raise ConfigError(f"Configuration file {file} does not exist; see configs/.")
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"Configuration file {file} cannot be read.")
+    return config, values.workdir, rest
+
+
+def _check_option(argument: str, config: ConfigDict) -> None:
+    """Raises ConfigError if an argument is an option that does not exist."""
+    if not argument.startswith("-"):
+        return  # a value, or stray; the second reading knows
+    override = _OVERRIDE.match(argument)
+    if override is None:
+        name = argument.partition("=")[0]
+        raise ConfigError(f"Unknown option {name}; known: --config, --config.KEY, --workdir.")
+    key, known = override["key"], _keys(config)
+    if key not in known:
+        close = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {close[0]}? Known: " if close else "known: "
+        raise ConfigError(f"Unknown configuration key {key}; {hint}{', '.join(known)}.")
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -67,6 +117,24 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
     return keys
 
 
-def _exit(message: str) -> None:
-    print(f"Error: {message}", file=sys.stderr)
-    sys.exit(2)
+class _Formatter(logging.Formatter):
+    """`Warning: …`, without the place in the code, which says nothing to who runs a program."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        # In a terminal: back to the line's start, clear it, as a live progress line may be there.
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        return f"{clear}{record.levelname.capitalize()}: {record.getMessage()}"
+
+
+def _quieten() -> None:
+    """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself; only reads data here
+    absl.logging.use_absl_handler()
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    absl.logging.get_absl_handler().setFormatter(_Formatter())
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

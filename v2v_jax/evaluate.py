@@ -45,7 +45,8 @@ class Evaluator:
         batch = self._feed.prepare(store, batch)
         task = self._experiment.task
         inputs = task.inputs(batch, self._experiment.preprocessing)
-        return batch, self._experiment.model.apply({"params": params}, inputs)
+        raw = self._experiment.model.apply({"params": params}, inputs)
+        return batch, task.complete(raw, batch)
 
     def _batch_sums(self, params, store, batch):
         batch, outputs = self._forward(params, store, batch)
@@ -58,8 +59,12 @@ class Evaluator:
     def plans(self) -> list[Clips]:
         """The batches of windows, the last one padded: the same on every process."""
         lengths = [video.num_frames for video in self._experiment.dataset.videos]
+        preprocessing = self._experiment.preprocessing
         windows = evaluation_windows(
-            lengths, self._experiment.preprocessing, batch_size=self._batch_size
+            lengths,
+            preprocessing,
+            batch_size=self._batch_size,
+            stride=preprocessing.clip_length,
         )
         return list(windows)
 
@@ -71,12 +76,13 @@ class Evaluator:
         return self._experiment.task.summarize(total)
 
     def clips(self, params: Any, count: int) -> list[tuple[str, dict[str, np.ndarray], np.ndarray]]:
-        """(name, fields (T,H,W,…), prediction) of `count` windows spread evenly over the split.
+        """(name, fields (T,H,W,…), prediction) of up to `count` windows, spread over the split.
 
         For a single process: it reads whole batches back.
         """
         plans = self.plans()
         places = [(p, row) for p in plans for row in np.flatnonzero(p.mask)]
+        count = min(count, len(places))
         chosen = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
         result = []
         for plan, row in chosen:
@@ -125,17 +131,15 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
 
 def _best_params(experiment: Experiment, workdir: pathlib.Path) -> tuple[int, Any]:
     task = experiment.task
-    checkpoints = Checkpoints(
+    with Checkpoints(
         workdir, experiment.about, headline=task.headline, better=task.better
-    )
-    step = checkpoints.best_step()
-    if step is None:
-        step = checkpoints.latest_step()
-    if step is None:
-        raise CheckpointError(f"No finished checkpoint in {checkpoints.directory}: train first.")
-    params = checkpoints.restore(step, experiment.init_state()).params
-    checkpoints.close()
-    return step, params
+    ) as checkpoints:
+        step = checkpoints.best_step()
+        if step is None:
+            step = checkpoints.latest_step()
+        if step is None:
+            raise CheckpointError(f"No finished checkpoint in {checkpoints.directory}; train first.")
+        return step, checkpoints.restore(step, experiment.init_state()).params
 
 
 def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -145,7 +149,7 @@ def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
 def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
     """Prints V2V's metrics beside the trivial baseline's, and those of each class."""
     task = experiment.task
-    shown = lambda name: f"{values[name]:.4f}" if name in values else ""
+    shown = lambda name: _number(values.get(name))
     names = [n for n in values if "/" not in n and not n.startswith("baseline_")]
     reporting.print_table(
         f"{task.name} on {experiment.dataset.name}, test split, step {step}",
@@ -161,6 +165,12 @@ def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]
                 for n in task.label_names
             ],
         )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "–" if math.isnan(value) else f"{value:.4f}"  # a class that does not occur
 
 
 def draw(

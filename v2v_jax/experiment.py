@@ -49,6 +49,7 @@ class Experiment:
             "version": v2v_jax.__version__,
             "task": self.task.name,
             "num_outputs": self.task.num_outputs,
+            "residual": self.config.residual,
             "label_names": self.task.label_names,
             "model": self.config.model.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
@@ -80,7 +81,7 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     """
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-    task = make_task(config.task, dataset)
+    task = make_task(config.task, dataset, residual=config.residual)
     model = V2V(
         task.num_outputs,
         width=config.model.width,

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from v2v_jax import sharding
 from v2v_jax.clips import Clips
-from v2v_jax.datasets.reading import read_videos
+from v2v_jax.datasets.reading import read_checked, read_videos
 from v2v_jax.datasets.video_dataset import FIELDS, VideoDataset
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.preprocess import Preprocessing, crop_and_mirror, gather_clips
@@ -161,11 +161,14 @@ class DeviceFeed:
     def _replace_unreadable(self, plan: Clips) -> tuple[np.ndarray, np.ndarray]:
         video, start = plan.video.copy(), plan.start.copy()
         for row in np.flatnonzero(self._unreadable[video]):
-            for video[row], start[row] in _replacements(
+            others = _replacements(
                 self._dataset, video[row], start[row], self._preprocessing.clip_length
-            ):
-                if not self._unreadable[video[row]]:
-                    break
+            )
+            readable = (clip for clip in others if not self._unreadable[clip[0]])
+            replacement = next(readable, None)
+            if replacement is None:
+                raise _nothing_readable(self._dataset)
+            video[row], start[row] = replacement
         return video, start
 
     def prepare(self, store: Any, batch: Batch) -> Batch:
@@ -180,11 +183,12 @@ def _check_memory(dataset: VideoDataset, fields: Sequence[str], mesh: Mesh) -> N
     frames = sum(video.num_frames for video in dataset.videos)
     voxel = sum(FIELDS[f].dtype.itemsize * int(np.prod(FIELDS[f].channels)) for f in fields)
     needed = frames * int(np.prod(dataset.frame_size)) * voxel
-    if needed > 0.6 * stats["bytes_limit"]:
+    taken = stats.get("bytes_in_use", 0)  # the training set, when this is the test set
+    if taken + needed > 0.6 * stats["bytes_limit"]:
         raise ConfigError(
-            f"feed=device needs {needed / 2**30:.1f} GiB for the {frames} frames of {dataset.name}, "
-            f"more than 60 % of the device's {stats['bytes_limit'] / 2**30:.1f} GiB; "
-            "use --config.feed=tf_data."
+            f"feed=device needs {needed / 2**30:.1f} GiB for the {frames} frames of "
+            f"{dataset.name}, with the {taken / 2**30:.1f} GiB in use more than 60 % of the "
+            f"device's {stats['bytes_limit'] / 2**30:.1f} GiB; use --config.feed=tf_data."
         )
 
 
@@ -197,6 +201,10 @@ def _replacements(
         starts = dataset.videos[other].num_frames - clip_length + 1
         if starts > 0:
             yield other, int(start) % starts
+
+
+def _nothing_readable(dataset: VideoDataset) -> DataError:
+    return DataError(f"No video of {dataset.name} that is long enough for a clip can be read.")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -228,21 +236,30 @@ class TfDataFeed:
         tf.config.set_visible_devices([], "GPU")
         local = (p.rows(*sharding.local_rows(len(p.video), self._mesh)) for p in plans)
         first = next(local, None)
+        self._error = None
         if first is None:
             return
         stream = self._clip_stream(tf, itertools.chain([first], local), len(first.video))
-        try:
-            for batch in stream.as_numpy_iterator():
-                yield sharding.to_global(batch, self._mesh)
-        except tf.errors.OpError as error:
-            raise self._error or error from None
+        for batch in stream.as_numpy_iterator():
+            if self._error is not None:
+                break
+            yield sharding.to_global(batch, self._mesh)
+        if self._error is not None:
+            raise self._error
+
+    def prepare(self, store: Any, batch: Batch) -> Batch:
+        """The batch is ready as it is."""
+        return batch
 
     def _clip_stream(self, tf, plans: Iterator[Clips], batch_size: int):
         """A tf.data.Dataset of this process's batches: plans → rows → decoded clips → batches."""
 
         def rows():
-            for plan in plans:
-                yield from zip(plan.video, plan.start, plan.top, plan.left, plan.mirror, plan.mask)
+            try:
+                for p in plans:
+                    yield from zip(p.video, p.start, p.top, p.left, p.mirror, p.mask)
+            except Exception as error:  # for `batches`: tf.data would print a traceback and
+                self._error = error  # hand on its text
 
         spec = lambda dtype: tf.TensorSpec((), dtype)
         signature = (*[spec(tf.int32)] * 4, spec(tf.bool), spec(tf.bool))
@@ -265,22 +282,25 @@ class TfDataFeed:
         return clip
 
     def _read_clip(self, video, start, top, left, mirror) -> list[np.ndarray]:
+        crop = self._preprocessing.crop_size
         try:
             clip = self._read_or_replace(int(video), int(start))
-        except Exception as error:  # tf.data would only hand on its text
+        except Exception as error:  # as in `rows`; this clip will not be seen
             self._error = error
-            raise
-        crop = self._preprocessing.crop_size
+            size = (self._preprocessing.clip_length, *crop)
+            return [np.zeros(size + FIELDS[f].channels, FIELDS[f].dtype) for f in self._fields]
         clip = crop_and_mirror(clip, int(top), int(left), bool(mirror), crop)
         return [clip[field] for field in self._fields]
 
     def _read_or_replace(self, video: int, start: int) -> dict[str, np.ndarray]:
         length = self._preprocessing.clip_length
-        candidates = [(video, start), *_replacements(self._dataset, video, start, length)]
-        for candidate, first in candidates:
+        others = _replacements(self._dataset, video, start, length)
+        for candidate, first in itertools.chain([(video, start)], others):
             try:
-                return self._dataset.read(candidate, first, first + length, self._fields)
+                return read_checked(
+                    self._dataset, candidate, first, first + length, self._fields
+                )
             except CorruptVideoError as error:
                 self.skipped.add(candidate, error)
-        raise DataError(f"No video of {self._dataset.name} can be read.")
+        raise _nothing_readable(self._dataset)
 

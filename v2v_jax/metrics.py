@@ -91,8 +91,7 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
 
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean over the classes that occur of the pooled intersection over union."""
-    values = intersection_over_union(confusion)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    return mean_of_known(intersection_over_union(confusion))
 
 
 def majority_accuracy(confusion: np.ndarray) -> float:
@@ -104,6 +103,12 @@ def _ratio(numerator, denominator):
     with np.errstate(invalid="ignore", divide="ignore"):
         result = np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)
     return float(result) if result.ndim == 0 else result
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN where all are."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def ratio(numerator: float, denominator: float) -> float:

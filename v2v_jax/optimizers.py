@@ -22,12 +22,18 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
             0.0 if warmup else options.learning_rate, options.learning_rate, warmup, num_steps
         )
     if options.schedule == "step":
+        if options.decay_every < 1:
+            raise ConfigError(
+                f"optimizer.decay_every is {options.decay_every}; schedule=step needs at least 1."
+            )
         return lambda step: options.learning_rate * 0.1 ** (step // options.decay_every)
     raise ConfigError(f"optimizer.schedule is {options.schedule!r}; known: cosine, step.")
 
 
 def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    """`adamw` with global-norm clipping (modern) or `caffe_sgd` (paper), from `config.optimizer`.
+    """What `config.optimizer` names: `adamw` (modern) or `caffe_sgd` (paper).
+
+    `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0.
 
     Raises:
       ConfigError: unknown optimiser or schedule.
@@ -35,8 +41,9 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     options = config.optimizer
     schedule = learning_rate(config, num_steps)
     if options.name == "adamw":
+        clip_norm = options.clip_norm
         return optax.chain(
-            optax.clip_by_global_norm(options.clip_norm),
+            optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
             optax.adamw(schedule, weight_decay=options.weight_decay, mask=_kernels),
         )
     if options.name == "caffe_sgd":

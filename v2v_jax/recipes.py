@@ -59,11 +59,18 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     return ConfigDict(options)
 
 
-def make_config(task: str, options: ConfigDict) -> ConfigDict:
-    """The complete, unlocked configuration of a task for parsed options."""
+def make_config(
+    task: str, options: ConfigDict, *, num_steps: int, learning_rate: float
+) -> ConfigDict:
+    """The complete, unlocked configuration of a task for parsed options.
+
+    Args:
+      num_steps, learning_rate: of the modern recipe; the paper's come from the paper.
+    """
     config = ConfigDict()
     config.task = task
     config.seed = 0
+    config.residual = task == "color" and options.recipe == "modern"  # see tasks.Color
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
     config.data = dict(name=options.dataset, **DATASETS[options.dataset].options)
@@ -71,7 +78,10 @@ def make_config(task: str, options: ConfigDict) -> ConfigDict:
     config.mirror = True
     config.feed = DATASETS[options.dataset].feed
     config.preprocessing = Preprocessing().to_dict()
-    (_modern if options.recipe == "modern" else _paper)(config)
+    if options.recipe == "modern":
+        _modern(config, num_steps, learning_rate)
+    else:
+        _paper(config)
     config.log_every = max(1, config.num_steps // 200)
     config.eval_every = max(1, config.num_steps // 10)
     config.eval_batch_size = config.batch_size
@@ -79,15 +89,15 @@ def make_config(task: str, options: ConfigDict) -> ConfigDict:
     return config
 
 
-def _modern(config: ConfigDict) -> None:
+def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
     config.batch_size = 32
-    config.num_steps = 6000
+    config.num_steps = num_steps
     config.model.initialization = "he"
     config.optimizer = dict(
         name="adamw",
-        learning_rate=5e-4,
+        learning_rate=learning_rate,
         schedule="cosine",
-        warmup_steps=300,
+        warmup_steps=num_steps // 10,
         decay_every=0,
         weight_decay=1e-2,
         momentum=0.0,
@@ -144,11 +154,21 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
     if config.model.width <= 0:
         raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
+    for key, length in {"frame_size": 2, "crop_size": 2, "mean": 3, "std": 3}.items():
+        value = config.preprocessing[key]
+        if len(value) != length:
+            raise ConfigError(f"preprocessing.{key} is {value}; it has {length} numbers.")
+    if config.residual and config.task != "color":
+        raise ConfigError(f"residual is for the task color alone, not for {config.task}.")
     _check_clip_size(config.preprocessing, temporal=config.model.name == "v2v")
 
 
 def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:
     h, w = preprocessing.crop_size
+    if preprocessing.clip_length < 1:
+        raise ConfigError(
+            f"preprocessing.clip_length is {preprocessing.clip_length}; it must be at least 1."
+        )
     if h % 16 or w % 16 or (temporal and preprocessing.clip_length % 8):
         raise ConfigError(
             f"preprocessing.crop_size is {(h, w)} and clip_length {preprocessing.clip_length}; "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,7 +15,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-console = rich.console.Console(highlight=False, soft_wrap=True)
+console = rich.console.Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def progress(items: Iterable, total: int, description: str) -> Iterator:
@@ -67,6 +67,12 @@ class MetricsLog:
             self._file.close()
             self._events.close()
 
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def _drop_later_lines(path: pathlib.Path, first_step: int) -> None:
     if not path.exists():
@@ -93,44 +99,51 @@ class ProgressLine:
 
     def __init__(self, first_step: int, num_steps: int):
         self._num_steps = num_steps
-        self._last_step = first_step
-        self._last_time = time.perf_counter()
-        self._live = sys.stdout.isatty()
+        self._live = console.is_terminal
+        self._shown = False  # a live line is on the screen
+        self.restart(first_step)
 
-    def pause(self) -> PausedClock:
-        """A context whose time counts neither for clips/s nor for the time left."""
-        return PausedClock(self)
+    def restart(self, step: int) -> None:
+        """Begins to measure the speed, after `step` steps."""
+        self._last_step, self._last_time = step, time.perf_counter()
 
-    def shift(self, seconds: float) -> None:
-        """Moves the start of the current interval."""
-        self._last_time += seconds
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Ends the line; what happens inside counts neither for clips/s nor for the time left."""
+        self.end()
+        start = time.perf_counter()
+        yield
+        self._last_time += time.perf_counter() - start
 
-    def update(self, step: int, batch_size: int, values: Mapping[str, float]) -> float:
-        """Shows the state after `step` steps; returns clips/s since the last update."""
+    def end(self) -> None:
+        """Leaves a live line as it is, so that something else can be printed below."""
+        if self._shown:
+            console.print()
+            self._shown = False
+
+    def update(self, step: int, batch_size: int, values: Mapping[str, float]) -> float | None:
+        """Shows the state after `step` steps; returns clips/s since the last update, if known."""
         now = time.perf_counter()
-        speed = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
-        left = datetime.timedelta(seconds=round((self._num_steps - step) / max(speed, 1e-9)))
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        line = (
-            f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}  {shown}  "
-            f"{speed * batch_size:.1f} clips/s  {left} left"
-        )
-        console.print(line, end="\r" if self._live and step < self._num_steps else "\n")
-        return speed * batch_size
+        steps, seconds = step - self._last_step, now - self._last_time
+        self.restart(step)
+        line = f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}"
+        line += "".join(f"  {name} {value:.4f}" for name, value in values.items())
+        if not steps:  # the first step: it compiled
+            self._show(line)
+            return None
+        left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds / steps))
+        speed = steps * batch_size / max(seconds, 1e-9)
+        self._show(f"{line}  {speed:.1f} clips/s  {left} left")
+        return speed
 
-
-class PausedClock:
-    """See `ProgressLine.pause`."""
-
-    def __init__(self, line: ProgressLine):
-        self._line = line
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._line.shift(time.perf_counter() - self._start)
+    def _show(self, line: str) -> None:
+        if self._live:
+            # Cut to the terminal's width: a line that wraps could not be cleared.
+            console.file.write(f"\r\x1b[K{line[: console.width - 1]}")
+            console.file.flush()
+            self._shown = True
+        else:
+            console.print(line)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -60,9 +60,13 @@ class Task(abc.ABC):
         """The network's input (B,T,H,W,C) float32."""
         return preprocessing.normalize(batch["video"])
 
+    def complete(self, raw: jax.Array, batch: Batch) -> jax.Array:
+        """The outputs (B,T,H,W,K) that loss, sums and predict take, from the network's own."""
+        return raw
+
     @abc.abstractmethod
     def loss(self, outputs: jax.Array, batch: Batch) -> losses.Sum:
-        """Sum and count of the loss of the network's outputs (B,T,H,W,K) float32."""
+        """Sum and count of the loss of completed outputs (B,T,H,W,K) float32."""
 
     @abc.abstractmethod
     def sums(self, outputs: jax.Array, batch: Batch) -> metrics.Sums:
@@ -74,7 +78,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:
-        """The network's outputs (…,K) in the task's own units."""
+        """Completed outputs (…,K) in the task's own units."""
 
     @abc.abstractmethod
     def picture(self, clip: Arrays, prediction: np.ndarray) -> Picture:
@@ -128,7 +132,7 @@ class Segmentation(Task):
         result = {
             "accuracy": metrics.accuracy(confusion),
             "miou": metrics.mean_iou(confusion),
-            "mean_class_accuracy": float(np.nanmean(per_class)),
+            "mean_class_accuracy": metrics.mean_of_known(per_class),
             "baseline_accuracy": metrics.majority_accuracy(confusion),
         }
         for i, name in enumerate(self.label_names):
@@ -210,7 +214,12 @@ class Flow(Task):
 
 
 class Color(Task):
-    """Video colouring (paper section 6): grey in, RGB out, L2 loss, average distance error."""
+    """Video colouring (paper section 6): grey in, RGB out, L2 loss, average distance error.
+
+    With `residual` the network predicts how the colour differs from the grey input. The network
+    alone (the paper's) must redraw the frame through features of a quarter of its size, so that its
+    colours are blurred, and worse than no colour at all where there are few training videos.
+    """
 
     name = "color"
     fields = ("video",)
@@ -218,6 +227,13 @@ class Color(Task):
     headline, better = "ade", "min"
     baseline = "the grey frame"
     num_outputs = 3
+
+    def __init__(self, residual: bool = False):
+        """residual: whether the network's outputs are added to the grey input."""
+        self.residual = residual
+
+    def complete(self, raw, batch):
+        return raw + to_gray(batch["video"]) if self.residual else raw
 
     def inputs(self, batch, preprocessing):
         return preprocessing.normalize_gray(to_gray(batch["video"]))
@@ -260,7 +276,7 @@ class Color(Task):
 
 
 class Depth(Task):
-    """Depth: Huber loss on log depth; voxels without depth (sky) are ignored.
+    """Depth: Huber loss on log depth; voxels without depth (sky) or beyond 200 m are ignored.
 
     The paper names depth estimation as an application (figure 1) without doing it; the loss on log
     depth and the metrics are those of Eigen et al. (NIPS 2014).
@@ -272,11 +288,11 @@ class Depth(Task):
     baseline = "the best constant depth"
     num_outputs = 1
     reference = 10.0  # metres that an output of 0 stands for
-    max_depth = 1000.0  # metres; also keeps an untrained network's answers finite
+    max_depth = 200.0  # metres; the horizon is kilometres away, where log depth means little
 
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         depth = batch["depth"].astype(jnp.float32)
-        valid = jnp.isfinite(depth) & (depth > 0)
+        valid = (depth > 0) & (depth <= self.max_depth)
         log_depth = jnp.log(jnp.where(valid, depth, self.reference) / self.reference)
         return log_depth[..., None], _clip_valid(valid, batch)
 
@@ -304,8 +320,11 @@ class Depth(Task):
             "rmse_log": float(np.sqrt(mean("squared"))),
             "abs_rel": mean("relative"),
             "within_1.25": mean("within"),
-            # The constant with the smallest rmse_log is the mean log depth.
-            "baseline_rmse_log": float(np.sqrt(mean("target_squared") - mean("target") ** 2)),
+            # The constant with the smallest rmse_log is the mean log depth; its error is the
+            # standard deviation. The maximum is for rounding, which may end below 0.
+            "baseline_rmse_log": float(
+                np.sqrt(np.maximum(mean("target_squared") - mean("target") ** 2, 0.0))
+            ),
         }
 
     def predict(self, outputs):
@@ -314,11 +333,14 @@ class Depth(Task):
         return self.reference * jnp.exp(jnp.clip(outputs[..., 0], -limit, limit))
 
     def picture(self, clip, prediction):
-        near, far = visualize.depth_range(clip["depth"])
+        # Where there is no truth (sky) nothing was learned either: the answer means nothing there.
+        truth = clip["depth"].astype(np.float32)
+        known = (truth > 0) & (truth <= self.max_depth)
+        near, far = visualize.depth_range(truth[known])
         columns = {
             "input": clip["video"],
-            "prediction": visualize.depth_to_color(prediction, near, far),
-            "truth (black: none)": visualize.depth_to_color(clip["depth"], near, far),
+            "prediction (black: not judged)": visualize.depth_to_color(np.where(known, prediction, 0), near, far),
+            "truth (black: none)": visualize.depth_to_color(np.where(known, truth, 0), near, far),
         }
         return Picture(columns, (visualize.depth_legend(near, far),))
 
@@ -326,12 +348,17 @@ class Depth(Task):
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Flow, Color, Depth)}
 
 
-def make_task(name: str, dataset: VideoDataset) -> Task:
+def make_task(name: str, dataset: VideoDataset, *, residual: bool = False) -> Task:
     """The task of that name for a dataset, which decides the number of classes.
+
+    Args:
+      residual: for `color`, see there; other tasks have no such thing.
 
     Raises:
       DataError: the dataset lacks what the task needs.
     """
     task = TASKS[name]
     dataset.check_fields(task.fields)
-    return task(dataset.label_names) if task is Segmentation else task()
+    if task is Segmentation:
+        return Segmentation(dataset.label_names)
+    return Color(residual) if task is Color else task()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import time
@@ -45,48 +46,54 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     sampler = make_sampler(experiment)
     sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
     task = experiment.task
-    checkpoints = Checkpoints(
-        workdir, experiment.about, headline=task.headline, better=task.better
-    )
+    with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, experiment.about, headline=task.headline, better=task.better)
+        )
+        state, first_step = _start(experiment, checkpoints)
+        feed = make_feed(
+            config.feed,
+            experiment.dataset,
+            task.fields,
+            experiment.preprocessing,
+            experiment.mesh,
+            reporting.progress,
+        )
+        evaluator = Evaluator(make_experiment(config, "test", experiment.mesh))
+        log = stack.enter_context(
+            reporting.MetricsLog(workdir, first_step, active=jax.process_index() == 0)
+        )
+        if jax.process_index() == 0:
+            text = config.to_json_best_effort(indent=2)
+            reporting.write_text(workdir / "config.json", text + "\n")
+        train_step = make_train_step(experiment, feed)
+        monitor = stack.enter_context(Monitor(experiment, sampler, feed, log, first_step))
+        plans = (sampler.plan(step) for step in range(first_step, config.num_steps))
+        values: dict[str, float] = {}
+        for step, batch in enumerate(feed.batches(plans), first_step + 1):
+            state, metrics = train_step(state, feed.store, batch)
+            monitor.add(step, metrics)
+            if step % config.eval_every == 0 or step == config.num_steps:
+                monitor.flush()  # so that no checkpoint is written after a loss that is not finite
+                with monitor.line.pause():
+                    values = evaluator(state.params)
+                    log.write(step, "eval", values)
+                    report(experiment, step, values)
+                    checkpoints.save(state, step, values)
+        if not values:  # nothing was left to train
+            values = evaluator(state.params)
+            report(experiment, first_step, values)
+    return values
+
+
+def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to go on from and its step: the latest checkpoint's, or a new one's."""
     state = experiment.init_state()
     first_step = checkpoints.latest_step() or 0
+    announce(experiment, first_step)
     if first_step:
         state = checkpoints.restore(first_step, state)
-        reporting.console.print(f"Resuming from step {first_step} in {workdir}")
-    else:
-        announce(experiment)
-    feed = make_feed(
-        config.feed,
-        experiment.dataset,
-        task.fields,
-        experiment.preprocessing,
-        experiment.mesh,
-        reporting.progress,
-    )
-    evaluator = Evaluator(make_experiment(config, "test", experiment.mesh))
-    log = reporting.MetricsLog(workdir, first_step, active=jax.process_index() == 0)
-    if jax.process_index() == 0:
-        reporting.write_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
-    train_step = make_train_step(experiment, feed)
-    monitor = Monitor(experiment, sampler, log, first_step)
-    plans = (sampler.plan(step) for step in range(first_step, config.num_steps))
-    values: dict[str, float] = {}
-    for step, batch in enumerate(feed.batches(plans), first_step + 1):
-        state, metrics = train_step(state, feed.store, batch)
-        monitor.add(step, metrics)
-        if step % config.eval_every == 0 or step == config.num_steps:
-            monitor.flush()  # so that no checkpoint is written after a loss that is not finite
-            with monitor.line.pause():
-                values = evaluator(state.params)
-                log.write(step, "eval", values)
-                report(experiment, step, values)
-                checkpoints.save(state, step, values)
-    if not values:  # nothing was left to train
-        values = evaluator(state.params)
-    monitor.close(len(feed.skipped))
-    log.close()
-    checkpoints.close()
-    return values
+    return state, first_step
 
 
 def make_sampler(experiment: Experiment) -> ClipSampler:
@@ -115,7 +122,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         inputs = task.inputs(batch, experiment.preprocessing)
 
         def loss_of(params):
-            outputs = model.apply({"params": params}, inputs)
+            outputs = task.complete(model.apply({"params": params}, inputs), batch)
             return losses.mean(task.loss(outputs, batch)), outputs
 
         (loss, outputs), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -138,19 +145,26 @@ class Monitor:
     """Reads the steps' metrics one step late, so that the device never waits for the host."""
 
     def __init__(
-        self, experiment: Experiment, sampler: ClipSampler, log: reporting.MetricsLog, step: int
+        self,
+        experiment: Experiment,
+        sampler: ClipSampler,
+        feed: Feed,
+        log: reporting.MetricsLog,
+        first_step: int,
     ):
         self._experiment = experiment
         self._sampler = sampler
+        self._feed = feed
         self._log = log
-        self.line = reporting.ProgressLine(step, experiment.config.num_steps)
+        self._first_step = first_step
+        self.line = reporting.ProgressLine(first_step, experiment.config.num_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes a dispatched step's metrics and looks at those of the step before.
 
         Raises:
-          TrainingDiverged: that step's loss was not finite.
+          TrainingDiverged: that step's loss, or a parameter after it, was not finite.
         """
         self.flush()
         self._pending = (step, metrics)
@@ -160,19 +174,22 @@ class Monitor:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            raise TrainingDiverged(self._divergence(step, loss))
+        for name in ("loss", "parameter_norm"):
+            value = float(metrics[name])
+            if not math.isfinite(value):
+                raise TrainingDiverged(self._divergence(step, name, value))
+        if step == self._first_step + 1:
+            self.line.restart(step)  # the first step's time is the compiler's
         config = self._experiment.config
         if step % config.log_every == 0 or step == config.num_steps:
             self._report(step, metrics)
 
-    def _divergence(self, step: int, loss: float) -> str:
+    def _divergence(self, step: int, name: str, value: float) -> str:
         plan = self._sampler.plan(step - 1)
         videos = self._experiment.dataset.videos
         clips = [f"{videos[v].name} frame {s}" for v, s in zip(plan.video, plan.start)]
         return (
-            f"The loss is {loss} at step {step}, whose clips are {', '.join(clips)}; "
+            f"The {name.replace('_', ' ')} is {value} at step {step}, whose clips are {', '.join(clips)}; "
             "lower --config.optimizer.learning_rate, or check these clips."
         )
 
@@ -185,14 +202,19 @@ class Monitor:
         speed = self.line.update(
             step, config.batch_size, {"loss": scalars["loss"], task.headline: headline}
         )
-        values = {**scalars, task.headline: headline, "clips_per_second": speed}
+        values = {**scalars, task.headline: headline}
+        if speed is not None:
+            values["clips_per_second"] = speed
         self._log.write(step, "train", values)
 
-    def close(self, skipped: int) -> None:
-        """Says how many unreadable videos were skipped."""
-        self.flush()
-        if skipped:
-            reporting.console.print(f"{skipped} unreadable videos were skipped")
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the progress line and says how many unreadable videos were skipped."""
+        self.line.end()
+        if self._feed.skipped:
+            reporting.console.print(f"{len(self._feed.skipped)} unreadable videos were skipped")
 
 
 def report(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
@@ -209,7 +231,7 @@ def report(experiment: Experiment, step: int, values: Mapping[str, float]) -> No
 # How long it will take
 
 
-def announce(experiment: Experiment) -> None:
+def announce(experiment: Experiment, first_step: int) -> None:
     """Prints what is going to be trained on what; without an accelerator also for how long."""
     config = experiment.config
     devices = experiment.mesh.devices
@@ -218,7 +240,9 @@ def announce(experiment: Experiment) -> None:
         f"{config.num_steps} steps of {config.batch_size} clips on {devices.size} "
         f"{devices.flat[0].device_kind} device(s)"
     )
-    if jax.default_backend() == "cpu" and config.model.width > 0.25:
+    if first_step:
+        reporting.console.print(f"Resuming after step {first_step} of {config.num_steps}")
+    elif jax.default_backend() == "cpu" and config.model.width > 0.25:
         reporting.console.print("No accelerator here: measuring the speed of one training step …")
         seconds = measure_seconds_per_clip(experiment)
         hours = seconds * config.batch_size * config.num_steps / 3600

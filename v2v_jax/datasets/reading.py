@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from v2v_jax.datasets.video_dataset import VideoDataset
-from v2v_jax.errors import CorruptVideoError
+from v2v_jax.datasets.video_dataset import IGNORE_LABEL, VideoDataset
+from v2v_jax.errors import CorruptVideoError, DataError
 
 Frames = dict[str, np.ndarray]
 
@@ -43,7 +45,8 @@ def read_videos(
         read = _read_in_process if dataset.python_bound else functools.partial(_read_whole, dataset)
         waiting = iter(range(len(dataset.videos)))
         # A bounded number in flight: finished videos wait in memory until they are taken.
-        running = {pool.submit(read, v, fields): v for v, _ in zip(waiting, range(2 * workers))}
+        first = itertools.islice(waiting, 2 * workers)
+        running = {pool.submit(read, video, fields): video for video in first}
         try:
             while running:
                 done, _ = concurrent.futures.wait(
@@ -57,6 +60,23 @@ def read_videos(
         finally:
             for future in running:
                 future.cancel()
+
+
+def read_checked(
+    dataset: VideoDataset, video: int, start: int, stop: int, fields: Sequence[str]
+) -> Frames:
+    """`dataset.read`, and DataError if a label has no name: a loss would pass over it in silence."""
+    frames = dataset.read(video, start, stop, fields)
+    labels = frames.get("labels")
+    if labels is not None:
+        count = len(dataset.label_names)
+        wrong = labels[(labels >= count) & (labels != IGNORE_LABEL)]
+        if wrong.size:
+            raise DataError(
+                f"Video {dataset.videos[video].name} of {dataset.name} has the label {wrong[0]}; "
+                f"its {count} classes are 0 to {count - 1}, and {IGNORE_LABEL} is ignored."
+            )
+    return frames
 
 
 def _executor(dataset: VideoDataset, workers: int) -> concurrent.futures.Executor:
@@ -74,6 +94,7 @@ def _executor(dataset: VideoDataset, workers: int) -> concurrent.futures.Executo
 def _set_dataset(dataset: VideoDataset) -> None:
     global _dataset
     _dataset = dataset
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
 
 
 def _read_in_process(video: int, fields: Sequence[str]) -> Frames | CorruptVideoError:
@@ -84,6 +105,6 @@ def _read_whole(
     dataset: VideoDataset, video: int, fields: Sequence[str]
 ) -> Frames | CorruptVideoError:
     try:
-        return dataset.read(video, 0, dataset.videos[video].num_frames, fields)
+        return read_checked(dataset, video, 0, dataset.videos[video].num_frames, fields)
     except CorruptVideoError as error:
         return error

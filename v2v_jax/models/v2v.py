@@ -61,8 +61,9 @@ class V2V(nn.Module):
         return self._conv3d(scaled(filters, self.width), name, gain=1.0 if linear else 2.0)
 
     def _predict(self, x: jax.Array) -> jax.Array:
-        # A small start keeps the first losses near those of an untrained guess.
-        return self._conv3d(self.num_outputs, "conv_pre", gain=0.01)(x)
+        # He's recipe starts this layer at zero: with random outputs the first thing that training
+        # learns is to silence them, and for flow it then silences the features for good.
+        return self._conv3d(self.num_outputs, "conv_pre", gain=0.0)(x)
 
     def _conv3d(self, features: int, name: str, gain: float) -> Conv3D:
         return Conv3D(
