@@ -1,23 +1,28 @@
 """How hard is the dataset `scenes`? Voxel accuracy of ever stronger ways of guessing.
 
-    python -m experiments.scenes_difficulty
+    python -m experiments.scenes_difficulty                               (minutes on a CPU)
+    python -m experiments.scenes_difficulty --networks=runs/difficulty    (minutes on a GPU)
 
 Rows of the table:
   commonest class   always the class with the most training voxels
   row position      the commonest class of each image row
   colour            a 16x16x16 RGB histogram of each class: colour alone
   colour and row    the same for each sixteenth of the picture's height
+  v2v_2d, v2v       configs/seg.py with 2D-V2V, which sees single frames, and with V2V; the runs,
+                    their metrics and pictures stay in the folder that --networks names
 
-A network that sees single frames, and one that sees motion, belong above these.
+The guessers see the whole frame, the networks' accuracy is that of the centre crop.
 """
 
 from __future__ import annotations
 
 import argparse
+import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from configs import seg
 from v2v_jax.datasets.scenes import LABEL_NAMES, Scenes
 
 COLOUR_BINS = 16  # a channel
@@ -92,6 +97,26 @@ def cell_accuracies(train: Scenes, test: Scenes, every: int) -> tuple[dict[str, 
     return {name: hits / share.sum() for name, hits in right.items()}, share / share.sum()
 
 
+def network_accuracies(folder: pathlib.Path, num_steps: int | None) -> dict[str, float]:
+    """Trains and evaluates 2D-V2V and V2V as configs/seg.py has them, resuming what is there.
+
+    Returns:
+      Voxel accuracy (0..1) of the best checkpoint, by model.
+    """
+    from v2v_jax.evaluate import evaluate
+    from v2v_jax.train import train_and_evaluate
+
+    accuracies = {}
+    for model in ("v2v_2d", "v2v"):
+        config = seg.get_config(f"model={model}")
+        if num_steps is not None:
+            config.num_steps = num_steps
+            config.eval_every = max(1, num_steps // 4)
+        train_and_evaluate(config, folder / model)
+        accuracies[model] = evaluate(config, folder / model)["accuracy"]
+    return accuracies
+
+
 def main(argv: list[str] | None = None) -> None:
     """Prints the class distribution and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,10 +124,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test-videos", type=int, default=60)
     parser.add_argument("--every", type=int, default=12, help="use every n-th frame")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--networks", type=pathlib.Path, help="folder to train the networks in")
+    parser.add_argument("--num-steps", type=int, help="of their training; default: configs/seg.py's")
     args = parser.parse_args(argv)
     train = Scenes("train", seed=args.seed, num_videos=args.train_videos)
     test = Scenes("test", seed=args.seed, num_videos=args.test_videos)
     accuracies, share = cell_accuracies(train, test, args.every)
+    if args.networks is not None:
+        accuracies |= network_accuracies(args.networks, args.num_steps)
     print("class          share of test voxels, %")
     for name, value in zip(LABEL_NAMES, share, strict=True):
         print(f"{name:<15}{100 * value:6.1f}")

@@ -1,0 +1,31 @@
+# make demo: the main job, small. make test: the tests. Both set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO := --config=configs/seg.py:demo --workdir=runs/demo
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.installed
+	$(RUN) train.py $(DEMO)
+	$(RUN) eval.py $(DEMO)
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest -n 2
+
+# Also the tests marked slow.
+test-all: $(VENV)/.installed
+	$(RUN) -m pytest -m ""
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("v2v_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another with make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
