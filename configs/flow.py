@@ -1,4 +1,14 @@
-"""TODO flow"""
+"""Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels.
+
+    python train.py --config=configs/flow.py --workdir=runs/flow
+    python eval.py --config=configs/flow.py --workdir=runs/flow
+
+The default trains the full V2V from scratch on rendered scenes, whose flow is exact: 4,000 steps of
+32 clips, about 2.5 minutes on one H200 (1,115 clips/s). Halfway, at step 2,000, the end-point error
+on unseen scenes was 0.45 px, that of zero flow 1.23 px (docs/results.md).
+
+The learning rate matters: at 3e-4 and above the network fell back to zero flow for good.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,9 +18,7 @@ from v2v_jax import recipes
 def get_config(arg: str = "") -> ConfigDict:
     """See the module's docstring; `arg` is what follows the colon of --config."""
     options = recipes.parse_arg(arg)
-    config = recipes.make_config(
-        "flow", options, num_steps=4000, learning_rate=1e-4
-    )
+    config = recipes.make_config("flow", options, num_steps=4000, learning_rate=1e-4)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=240)
     return config

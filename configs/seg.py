@@ -1,4 +1,17 @@
-"""TODO segmentation"""
+"""Video semantic segmentation (paper section 4): voxel-wise softmax.
+
+    python train.py --config=configs/seg.py --workdir=runs/seg
+    python eval.py --config=configs/seg.py --workdir=runs/seg
+
+The default trains the full V2V on rendered scenes (eight classes): 3,000 steps of 32 clips, 2.6
+minutes on one H200 (1,070 clips/s), voxel accuracy about 0.91 on unseen scenes, where the commonest
+class has 0.27 (docs/results.md). On a CPU it takes days; there:
+
+    python train.py --config=configs/seg.py:demo --workdir=runs/demo      (`make demo`)
+
+Other data: seg.py:dataset=davis (foreground). The paper's schedule: seg.py:recipe=paper (100,000
+steps of one clip). 2D-V2V: seg.py:model=v2v_2d. A quarter of the filters: seg.py:size=small.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,9 +21,7 @@ from v2v_jax import recipes
 def get_config(arg: str = "") -> ConfigDict:
     """See the module's docstring; `arg` is what follows the colon of --config."""
     options = recipes.parse_arg(arg)
-    config = recipes.make_config(
-        "segmentation", options, num_steps=3000, learning_rate=2e-3
-    )
+    config = recipes.make_config("segmentation", options, num_steps=3000, learning_rate=2e-3)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=240)
     return config

@@ -125,7 +125,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=12, help="use every n-th frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", type=pathlib.Path, help="folder to train the networks in")
-    parser.add_argument("--num-steps", type=int, help="of their training; default: configs/seg.py's")
+    parser.add_argument(
+        "--num-steps", type=int, help="of their training; default: configs/seg.py's"
+    )
     args = parser.parse_args(argv)
     train = Scenes("train", seed=args.seed, num_videos=args.train_videos)
     test = Scenes("test", seed=args.seed, num_videos=args.test_videos)

@@ -1,4 +1,4 @@
-"""Slow float64 references, written straight from the definitions; every test compares with these."""
+"""Slow float64 references, written straight from the definitions, that tests compare with."""
 
 from __future__ import annotations
 

@@ -143,12 +143,12 @@ def test_evaluation_takes_the_centre_of_every_whole_window():
     plans = list(evaluation_windows(lengths, PAPER, batch_size=4))
     expected = [(0, 0), (1, 0), (1, 16), (2, 0), (2, 16), (2, 32)]
     expected += [(3, 0), (3, 16), (3, 32), (3, 48)]
-    counted = [
-        (int(v), int(s)) for p in plans for v, s, m in zip(p.video, p.start, p.mask) if m
-    ]
+    counted = [(int(v), int(s)) for p in plans for v, s, m in zip(p.video, p.start, p.mask) if m]
     assert counted == expected
     assert [plan.mask.tolist() for plan in plans] == [
-        [True] * 4, [True] * 4, [True, True, False, False]
+        [True] * 4,
+        [True] * 4,
+        [True, True, False, False],
     ]
     for plan in plans:
         assert (plan.top == 8).all() and (plan.left == 29).all() and not plan.mirror.any()
@@ -157,7 +157,8 @@ def test_evaluation_takes_the_centre_of_every_whole_window():
 @few
 @given(
     st.lists(st.integers(1, 80), min_size=1, max_size=6).filter(lambda n: max(n) >= 16),
-    st.integers(1, 7), st.integers(1, 20),
+    st.integers(1, 7),
+    st.integers(1, 20),
 )
 def test_evaluation_counts_every_window_once_and_pads_with_what_can_be_read(lengths, size, stride):
     plans = list(evaluation_windows(lengths, PAPER, batch_size=size, stride=stride))

@@ -61,15 +61,18 @@ class Memory(VideoDataset):
 
 def plans_for(dataset, steps=range(6), batch_size=4, rules=RULES):
     sampler = ClipSampler(
-        [video.num_frames for video in dataset.videos], rules,
-        batch_size=batch_size, stride=1, seed=5,
+        [video.num_frames for video in dataset.videos],
+        rules,
+        batch_size=batch_size,
+        stride=1,
+        seed=5,
     )
     return [sampler.plan(step) for step in steps]
 
 
-def batches_of(kind, dataset, plans, fields=tuple(FIELDS), rules=RULES, mesh=None):
+def batches_of(kind, dataset, plans, fields=tuple(FIELDS), rules=RULES, mesh=None, **options):
     """What the jitted step sees of each plan, and the feed."""
-    feed = make_feed(kind, dataset, fields, rules, mesh or sharding.make_mesh())
+    feed = make_feed(kind, dataset, fields, rules, mesh or sharding.make_mesh(), **options)
     prepare = jax.jit(feed.prepare)
     return [jax.tree.map(np.asarray, prepare(feed.store, b)) for b in feed.batches(plans)], feed
 
@@ -174,7 +177,10 @@ def test_an_unreadable_video_gives_way_to_the_next_and_is_counted_once(kind, bad
             Clips(
                 np.where(other, following, plan.video),
                 np.where(other, plan.start % starts, plan.start),
-                plan.top, plan.left, plan.mirror, plan.mask,
+                plan.top,
+                plan.left,
+                plan.mirror,
+                plan.mask,
             )
         )
     found, feed = batches_of(kind, dataset, plans)
@@ -183,6 +189,16 @@ def test_an_unreadable_video_gives_way_to_the_next_and_is_counted_once(kind, bad
     assert warnings == [
         f"Skipping a video that cannot be read: clip{bad}.avi cannot be decoded: bad header."
     ]
+
+
+@both
+def test_evaluation_does_not_count_what_stands_for_an_unreadable_clip(kind):
+    dataset = Memory(corrupt=[2])
+    plans = plans_for(dataset)
+    found, _ = batches_of(kind, dataset, plans, count_replacements=False)
+    assert any((plan.video == 2).any() for plan in plans)
+    for batch, plan in zip(found, plans):
+        np.testing.assert_array_equal(batch["mask"], plan.mask & (plan.video != 2))
 
 
 @both
@@ -292,7 +308,11 @@ def test_progress_sees_every_video():
 
 def run_python(code, **environment):
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
     )
     assert result.returncode == 0, result.stderr[-3000:]

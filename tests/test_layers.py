@@ -25,9 +25,7 @@ def convolutions(draw):
     """(input shape, kernel shape, padding), odd sizes and uneven padding included."""
     kernel = draw(st.tuples(*[st.integers(1, 4)] * 3))
     padding = draw(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 3))
-    size = tuple(
-        draw(st.integers(max(1, k - lo - hi), 7)) for k, (lo, hi) in zip(kernel, padding)
-    )
+    size = tuple(draw(st.integers(max(1, k - lo - hi), 7)) for k, (lo, hi) in zip(kernel, padding))
     b, cin, cout = draw(st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 5)))
     return (b, *size, cin), (*kernel, cin, cout), padding
 
@@ -49,7 +47,7 @@ def test_conv3d_equals_reference(form, shapes, seed):
 @few
 @given(convolutions(), st.integers(0, 2**31))
 def test_conv3d_gradients_equal_finite_differences(form, shapes, seed):
-    """A convolution is linear in each argument, so central differences are exact but for rounding."""
+    """Linear in each argument, so that central differences are exact but for rounding."""
     x_shape, kernel_shape, padding = shapes
     rng = np.random.default_rng(seed)
     x, kernel = random(rng, *x_shape), random(rng, *kernel_shape)
@@ -88,9 +86,9 @@ def test_conv3d_transpose_equals_reference(size, kernel_size, strides, seed):
     gradients = jax.jit(lambda x, k, dy: jax.vjp(apply, x, k)[1](dy))(x, kernel, dy)
     for i, gradient in enumerate(gradients):
         direction = rng.standard_normal(gradient.shape)
-        at = [x, kernel]
 
-        def loss(value):
+        def loss(value, i=i):
+            at = [x, kernel]
             at[i] = value
             return (reference.conv3d_transpose(*at, strides, padding) * dy).sum()
 
@@ -100,9 +98,14 @@ def test_conv3d_transpose_equals_reference(size, kernel_size, strides, seed):
         assert abs(slope - expected_slope) < 1e-5 * max(scale, 1e-6)
 
 
-@pytest.mark.parametrize("kernel,strides,padding", [((4, 4, 4), (2, 2, 2), (1, 1, 1)),
-                                                    ((4, 8, 8), (2, 4, 4), (1, 2, 2)),
-                                                    ((1, 8, 8), (1, 4, 4), (0, 2, 2))])
+@pytest.mark.parametrize(
+    "kernel,strides,padding",
+    [
+        ((4, 4, 4), (2, 2, 2), (1, 1, 1)),
+        ((4, 8, 8), (2, 4, 4), (1, 2, 2)),
+        ((1, 8, 8), (1, 4, 4), (0, 2, 2)),
+    ],
+)
 def test_v2v_deconvolutions_upsample_exactly(kernel, strides, padding):
     rng = np.random.default_rng(0)
     x, k = random(rng, 1, 3, 5, 4, 6), random(rng, *kernel, 6, 5)
@@ -118,7 +121,10 @@ def test_transposed_convolution_is_the_gradient_of_the_strided_one():
 
     def strided(y):  # reads the output's 2 channels, gives the input's 3
         return jax.lax.conv_general_dilated(
-            y, kernel.swapaxes(3, 4), (2, 2, 2), [(1, 1)] * 3,
+            y,
+            kernel.swapaxes(3, 4),
+            (2, 2, 2),
+            [(1, 1)] * 3,
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         )
 
@@ -143,8 +149,13 @@ def test_max_pool_and_its_gradient(size, window, seed):
     # Values are distinct, so the gradient goes to the one voxel that holds the maximum.
     chosen = np.zeros_like(x)
     for b, t, h, w, c in np.ndindex(*y.shape):
-        part = x[b, t * window[0] : (t + 1) * window[0], h * window[1] : (h + 1) * window[1],
-                 w * window[2] : (w + 1) * window[2], c]
+        part = x[
+            b,
+            t * window[0] : (t + 1) * window[0],
+            h * window[1] : (h + 1) * window[1],
+            w * window[2] : (w + 1) * window[2],
+            c,
+        ]
         i = np.unravel_index(part.argmax(), part.shape)
         chosen[(b, *(p * k + j for p, k, j in zip((t, h, w), window, i)), c)] = dy[b, t, h, w, c]
     np.testing.assert_allclose(dx, chosen, rtol=1e-6)

@@ -33,9 +33,7 @@ def test_confusion_matrix_equals_reference(seed):
     valid[4:] = False  # clips that only pad the batch
     found = confusion_of(labels, predictions, valid, K)
     assert found.dtype == jnp.int32 and found.shape == (K, K)
-    np.testing.assert_array_equal(
-        found, reference.confusion_matrix(labels, predictions, valid, K)
-    )
+    np.testing.assert_array_equal(found, reference.confusion_matrix(labels, predictions, valid, K))
 
 
 def test_rows_are_the_truth():
@@ -87,8 +85,13 @@ def test_iou_is_pooled_over_batches():
 
 def test_nothing_counted_is_nan_without_a_warning(recwarn):
     empty = np.zeros((K, K), np.int64)
-    for value in (metrics.accuracy(empty), metrics.mean_iou(empty), metrics.ratio(0.0, 0),
-                  metrics.majority_accuracy(empty), metrics.mean_of_known(np.full(3, np.nan))):
+    for value in (
+        metrics.accuracy(empty),
+        metrics.mean_iou(empty),
+        metrics.ratio(0.0, 0),
+        metrics.majority_accuracy(empty),
+        metrics.mean_of_known(np.full(3, np.nan)),
+    ):
         assert isinstance(value, float) and np.isnan(value)
     assert np.isnan(metrics.per_class_accuracy(empty)).all()
     assert np.isnan(metrics.intersection_over_union(empty)).all()
@@ -153,9 +156,7 @@ def test_totals_stay_exact_beyond_float32_and_int32():
     total = None
     for _ in range(5):
         total = metrics.add(total, batch)
-    np.testing.assert_array_equal(
-        total["confusion"], [[5 * (2**24 + 1), 0], [5, 5 * 2**30]]
-    )
+    np.testing.assert_array_equal(total["confusion"], [[5 * (2**24 + 1), 0], [5, 5 * 2**30]])
     assert total["confusion"].dtype == np.int64
     assert total["count"] == 5 * (3 * 2**30 + 1)
     assert total["distance"] == 5 * (2.0**24 + 1)

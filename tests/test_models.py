@@ -14,8 +14,12 @@ def parameters(model, channels=3):
 
 @pytest.mark.parametrize(
     "num_outputs,channels,temporal,expected",
-    [(8, 3, True, 33_715_784), (2, 3, True, 33_705_410), (3, 1, True, 33_703_683),
-     (8, 3, False, 10_847_432)],
+    [
+        (8, 3, True, 33_715_784),
+        (2, 3, True, 33_705_410),
+        (3, 1, True, 33_703_683),
+        (8, 3, False, 10_847_432),
+    ],
 )
 def test_parameter_counts(num_outputs, channels, temporal, expected):
     tree = parameters(V2V(num_outputs, temporal=temporal), channels)

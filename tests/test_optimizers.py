@@ -12,8 +12,16 @@ from v2v_jax.optimizers import caffe_sgd, learning_rate, make_optimizer
 
 
 def options(**changes):
-    values = dict(name="adamw", learning_rate=0.1, schedule="cosine", warmup_steps=0,
-                  decay_every=0, weight_decay=0.0, momentum=0.9, clip_norm=0.0)
+    values = dict(
+        name="adamw",
+        learning_rate=0.1,
+        schedule="cosine",
+        warmup_steps=0,
+        decay_every=0,
+        weight_decay=0.0,
+        momentum=0.9,
+        clip_norm=0.0,
+    )
     return ConfigDict({"optimizer": values | changes})
 
 

@@ -71,8 +71,12 @@ def test_normalized_gray_of_the_mean_color_is_zero_in_either_order():
 
 def test_preprocessing_survives_json():
     preprocessing = Preprocessing(
-        frame_size=(64, 86), crop_size=(48, 32), clip_length=8, color_order="bgr",
-        mean=(1.5, 2.5, 3.5), std=(1.0, 1.0, 2.0),
+        frame_size=(64, 86),
+        crop_size=(48, 32),
+        clip_length=8,
+        color_order="bgr",
+        mean=(1.5, 2.5, 3.5),
+        std=(1.0, 1.0, 2.0),
     )
     read = Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict())))
     assert read == preprocessing and hash(read) == hash(preprocessing)

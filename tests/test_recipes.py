@@ -40,7 +40,9 @@ def test_no_argument_gives_the_defaults():
         assert recipes.parse_arg(arg).to_dict() == recipes.DEFAULTS
     changed = recipes.parse_arg("recipe=paper, size=small ,demo")
     assert changed.to_dict() == recipes.DEFAULTS | {
-        "recipe": "paper", "size": "small", "demo": True
+        "recipe": "paper",
+        "size": "small",
+        "demo": True,
     }
     assert recipes.parse_arg("size=full", size="small").size == "full"
     assert recipes.parse_arg("", size="small").size == "small"

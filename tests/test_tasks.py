@@ -355,8 +355,8 @@ def test_make_task_takes_the_classes_from_the_dataset():
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("segmentation", "labels"), ("flow", "flow, flow_valid"),
-                          ("depth", "depth")]
+    ("name", "missing"),
+    [("segmentation", "labels"), ("flow", "flow, flow_valid"), ("depth", "depth")],
 )
 def test_make_task_names_what_the_dataset_lacks(name, missing):
     with pytest.raises(DataError, match=f"described has no {missing}: it delivers video"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from v2v_jax import visualize
+from v2v_jax import panels, visualize
 
 GATECH_NAMES = ("sky", "ground", "solid", "porous", "cars", "humans", "vertical mix", "main mix")
 quick = settings(max_examples=15, deadline=None)
@@ -186,7 +186,7 @@ def test_panels_show_every_voxel_of_the_chosen_frames(size, columns, scale):
     videos = {f"column {i}": np.zeros((t, h, w, 3), np.uint8) for i in range(columns)}
     for i, video in enumerate(videos.values()):
         video[..., 0], video[..., 1], video[..., 2] = 200, 10 * i, np.arange(t)[:, None, None]
-    image = visualize.panels(videos, [t - 1, 0], title="Title", scale=scale)
+    image = panels.panels(videos, [t - 1, 0], title="Title", scale=scale)
     factor = scale or -(-192 // max(h, w))
     for frame in {0, t - 1}:
         for i in range(columns):
@@ -200,7 +200,7 @@ def test_panels_show_every_voxel_of_the_chosen_frames(size, columns, scale):
 
 def test_panels_keep_the_frames_content_and_order():
     first, second = noise_video(seed=1), noise_video(seed=2)
-    image = visualize.panels({"first": first, "second": second}, [2], scale=2)
+    image = panels.panels({"first": first, "second": second}, [2], scale=2)
     wanted = first[2].repeat(2, axis=0).repeat(2, axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(image, (*wanted.shape[:2], 1))[..., 0]
     places = np.argwhere((windows == wanted.transpose(2, 0, 1)).all(axis=(2, 3, 4)))
@@ -219,8 +219,8 @@ def test_long_text_is_wrapped_and_never_cut_off(where):
     names = {"column": LONG if where == "column" else "in"}
     text = {where: LONG} if where in ("title", "caption") else {}
     rows = [LONG if where == "row" else "row"]
-    image = visualize.panels({names["column"]: video}, [0], row_names=rows, **text)
-    short = visualize.panels({"in": video}, [0], row_names=["row"])
+    image = panels.panels({names["column"]: video}, [0], row_names=rows, **text)
+    short = panels.panels({"in": video}, [0], row_names=["row"])
     dark, dark_before = (image < 128).all(axis=-1), (short < 128).all(axis=-1)
     assert dark.sum() > dark_before.sum() + 1000  # 120 letters have 10 dark pixels each at least
     border = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
@@ -236,8 +236,8 @@ def test_legends_stand_below_the_rows():
         visualize.depth_legend(0.5, 80),
         visualize.probability_legend(),
     ]
-    plain = visualize.panels({"input": video}, [0])
-    image = visualize.panels({"input": video}, [0], legends=legends)
+    plain = panels.panels({"input": video}, [0])
+    image = panels.panels({"input": video}, [0], legends=legends)
     assert image.shape[0] >= plain.shape[0] + sum(legend.shape[0] for legend in legends)
     for color in visualize.label_colors(8):
         assert (legends[0] == color).all(axis=-1).sum() >= 100  # a chip of it
@@ -253,16 +253,16 @@ def test_label_legend_of_any_number_of_classes(count):
 
 def test_animation_has_one_picture_a_frame_and_all_of_one_size():
     video = noise_video(t=11)
-    frames = visualize.animation({"input": video, "again": video}, title="Noise")
+    frames = panels.animation({"input": video, "again": video}, title="Noise")
     assert len(frames) == 11
     assert len({frame.shape for frame in frames}) == 1
-    still = visualize.panels({"input": video, "again": video}, [10], title="Noise")
+    still = panels.panels({"input": video, "again": video}, [10], title="Noise")
     assert (frames[10] == still).all()
 
 
 def test_png_comes_back_unchanged(tmp_path):
     image = noise_video(1, 33, 7)[0]
-    visualize.write_png(tmp_path / "a.png", image)
+    panels.write_png(tmp_path / "a.png", image)
     with Image.open(tmp_path / "a.png") as read:
         assert read.mode == "RGB" and (np.asarray(read) == image).all()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -280,7 +280,7 @@ def read_gif(path):
 
 @pytest.mark.parametrize(("fps", "t"), [(8, 5), (25, 16), (30, 30), (12.5, 2), (50, 4)])
 def test_gif_has_all_frames_its_duration_and_loops(tmp_path, fps, t):
-    visualize.write_gif(tmp_path / "a.gif", list(noise_video(t)), fps)
+    panels.write_gif(tmp_path / "a.gif", list(noise_video(t)), fps)
     frames, durations, loop = read_gif(tmp_path / "a.gif")
     assert len(frames) == t and loop == 0
     assert sum(durations) == pytest.approx(1000 * t / fps, abs=5)
@@ -291,7 +291,7 @@ def test_gif_has_all_frames_its_duration_and_loops(tmp_path, fps, t):
 def test_gif_of_few_colors_is_exact(tmp_path):
     labels = np.random.default_rng(0).integers(0, 8, (3, 20, 30))
     video = visualize.labels_to_color(labels, 8)
-    visualize.write_gif(tmp_path / "a.gif", video, 5)
+    panels.write_gif(tmp_path / "a.gif", video, 5)
     frames, _, _ = read_gif(tmp_path / "a.gif")
     assert (np.stack(frames) == video).all()
 
@@ -299,7 +299,7 @@ def test_gif_of_few_colors_is_exact(tmp_path):
 def test_gif_of_a_gradient_shows_no_bands(tmp_path):
     ramp = np.linspace(0, 255, 256)
     image = np.stack(np.broadcast_arrays(ramp, ramp[:, None], 128), axis=-1).astype(np.uint8)
-    visualize.write_gif(tmp_path / "a.gif", [image, image[::-1]], 5)
+    panels.write_gif(tmp_path / "a.gif", [image, image[::-1]], 5)
     for got, wanted in zip(read_gif(tmp_path / "a.gif")[0], (image, image[::-1]), strict=True):
         # Error diffusion keeps the mean of a patch; the same palette without it is 2.3 off.
         error = (got.astype(float) - wanted).reshape(32, 8, 32, 8, 3).mean(axis=(1, 3))
@@ -308,15 +308,15 @@ def test_gif_of_a_gradient_shows_no_bands(tmp_path):
 
 def test_gif_of_one_still_and_of_equal_frames(tmp_path):
     image = noise_video(1)[0]
-    visualize.write_gif(tmp_path / "one.gif", [image], 4)
+    panels.write_gif(tmp_path / "one.gif", [image], 4)
     assert len(read_gif(tmp_path / "one.gif")[0]) == 1
-    visualize.write_gif(tmp_path / "equal.gif", [image] * 6, 4)
+    panels.write_gif(tmp_path / "equal.gif", [image] * 6, 4)
     assert sum(read_gif(tmp_path / "equal.gif")[1]) == 1500
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    visualize.write_png(path, noise_video()[0])
+    panels.write_png(path, noise_video()[0])
     before = path.read_bytes()
 
     def fail(*_):
@@ -324,7 +324,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        visualize.write_png(path, noise_video()[1])
+        panels.write_png(path, noise_video()[1])
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
@@ -358,18 +358,18 @@ VIDEO = noise_video()
         (lambda: visualize.depth_to_color(np.ones((2, 2)), 5, 4), "0 < near < far; got 5, 4"),
         (lambda: visualize.depth_legend(5, 4), "0 < near < far; got 5, 4"),
         (lambda: visualize.depth_to_color(np.ones((2, 2), bool)), "real.*bool"),
-        (lambda: visualize.panels({}, [0]), "one video"),
-        (lambda: visualize.panels({"a": VIDEO}, [4]), r"0..3; got \[4\]"),
-        (lambda: visualize.panels({"a": VIDEO}, []), "frames"),
-        (lambda: visualize.panels({"a": VIDEO}, [0], scale=0), "scale"),
-        (lambda: visualize.panels({"a": VIDEO}, [0], row_names=["b", "c"]), "row_names must be 1"),
-        (lambda: visualize.panels({"a": VIDEO, "b": VIDEO[:2]}, [0]), "'b'.*alike"),
-        (lambda: visualize.panels({"a": VIDEO / 255.0}, [0]), "'a'.*uint8.*float64"),
-        (lambda: visualize.panels({"a": VIDEO}, [0], legends=[VIDEO]), "legend"),
-        (lambda: visualize.write_png("never.png", VIDEO), r"\(H,W,3\).*\(4, 16, 20, 3\)"),
-        (lambda: visualize.write_gif("never.gif", [], 5), "frames"),
-        (lambda: visualize.write_gif("never.gif", [VIDEO[0], VIDEO[0, 1:]], 5), "share one size"),
-        (lambda: visualize.write_gif("never.gif", VIDEO, 60), "fps.*60"),
+        (lambda: panels.panels({}, [0]), "one video"),
+        (lambda: panels.panels({"a": VIDEO}, [4]), r"0..3; got \[4\]"),
+        (lambda: panels.panels({"a": VIDEO}, []), "frames"),
+        (lambda: panels.panels({"a": VIDEO}, [0], scale=0), "scale"),
+        (lambda: panels.panels({"a": VIDEO}, [0], row_names=["b", "c"]), "row_names must be 1"),
+        (lambda: panels.panels({"a": VIDEO, "b": VIDEO[:2]}, [0]), "'b'.*alike"),
+        (lambda: panels.panels({"a": VIDEO / 255.0}, [0]), "'a'.*uint8.*float64"),
+        (lambda: panels.panels({"a": VIDEO}, [0], legends=[VIDEO]), "legend"),
+        (lambda: panels.write_png("never.png", VIDEO), r"\(H,W,3\).*\(4, 16, 20, 3\)"),
+        (lambda: panels.write_gif("never.gif", [], 5), "frames"),
+        (lambda: panels.write_gif("never.gif", [VIDEO[0], VIDEO[0, 1:]], 5), "share one size"),
+        (lambda: panels.write_gif("never.gif", VIDEO, 60), "fps.*60"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):

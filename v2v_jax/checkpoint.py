@@ -48,15 +48,17 @@ class Checkpoints:
             value = metrics.get(headline, math.nan)  # another task's checkpoints lack it
             return worst if math.isnan(value) else value
 
-        keep = preservation_policy.AnyPreservationPolicy([
-            preservation_policy.LatestN(1),
-            preservation_policy.BestN(
-                get_metric_fn=score,
-                reverse=better == "min",
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ])
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(
+                    get_metric_fn=score,
+                    reverse=better == "min",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, best_fn=score, best_mode=better
         )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from v2v_jax.errors import ConfigError, UserError
 
 Main = Callable[[ConfigDict, str], object]
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 _OPTIONS = """
   --config=FILE[:key=value,…]   a file of configs/, e.g. configs/seg.py or configs/seg.py:demo
@@ -26,7 +27,13 @@ _OVERRIDE = re.compile(r"--?(no)?config\.(?P<key>[^=]+)")
 
 def run(main: Main) -> None:
     """Reads the command line, calls main(config, workdir) and exits with `execute`'s status."""
-    sys.exit(execute(sys.argv, main))
+    status = execute(sys.argv, main)
+    if status == INTERRUPTED:
+        # All is closed. JAX, interrupted while compiling, would crash in Python's own clean-up.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def execute(argv: Sequence[str], main: Main) -> int:
@@ -49,7 +56,7 @@ def execute(argv: Sequence[str], main: Main) -> int:
     except UserError as error:
         return _fail(f"Error: {error}", 1)
     except KeyboardInterrupt:
-        return _fail("Interrupted.", 130)
+        return _fail("Interrupted.", INTERRUPTED)
     return 0
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2v_jax import metrics, reporting, sharding, visualize
+from v2v_jax import metrics, panels, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import Clips, evaluation_windows
 from v2v_jax.errors import CheckpointError
@@ -34,6 +34,7 @@ class Evaluator:
             experiment.preprocessing,
             mesh,
             reporting.progress,
+            count_replacements=False,
         )
         # Some multiple of the devices, whatever the configuration says, so that padding fills up.
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
@@ -112,7 +113,7 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
             f"No checkpoint in {workdir}: train first, with the same --config and --workdir."
         )
     experiment = make_experiment(config, "test")
-    step, params = _best_params(experiment, workdir)
+    step, params = best_params(experiment, workdir)
     evaluator = Evaluator(experiment)
     values = evaluator(params)
     folder = workdir / "eval"
@@ -121,15 +122,18 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
         folder / "metrics.json", json.dumps({"step": step, **_json_ready(values)}, indent=2) + "\n"
     )
     print_metrics(experiment, step, values)
-    for index, (name, clip, prediction) in enumerate(
-        evaluator.clips(params, config.num_pictures)
-    ):
+    for index, (name, clip, prediction) in enumerate(evaluator.clips(params, config.num_pictures)):
         draw(experiment, name, clip, prediction, folder / f"clip{index}")
     reporting.console.print(f"Metrics and pictures are in {folder}")
     return values
 
 
-def _best_params(experiment: Experiment, workdir: pathlib.Path) -> tuple[int, Any]:
+def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[int, Any]:
+    """(step, parameters) of a run's best checkpoint, or of its latest if none was evaluated.
+
+    Raises:
+      CheckpointError: there is no finished checkpoint, or it does not fit the configuration.
+    """
     task = experiment.task
     with Checkpoints(
         workdir, experiment.about, headline=task.headline, better=task.better
@@ -138,7 +142,9 @@ def _best_params(experiment: Experiment, workdir: pathlib.Path) -> tuple[int, An
         if step is None:
             step = checkpoints.latest_step()
         if step is None:
-            raise CheckpointError(f"No finished checkpoint in {checkpoints.directory}; train first.")
+            raise CheckpointError(
+                f"No finished checkpoint in {checkpoints.directory}: train first."
+            )
         return step, checkpoints.restore(step, experiment.init_state()).params
 
 
@@ -180,7 +186,7 @@ def draw(
     prediction: np.ndarray,
     path: pathlib.Path,
 ) -> None:
-    """Writes the pictures of one clip to path.png, path.gif and path_<what else the task draws>.png.
+    """Writes the pictures of one clip: path.png, path.gif, path_<what else the task draws>.png.
 
     Args:
       clip: field → (T,H,W,…).
@@ -190,11 +196,11 @@ def draw(
     frames = np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int)
     layout: Callable[..., dict] = lambda picture: dict(title=name, legends=picture.legends)
     picture = task.picture(clip, prediction)
-    sheet = visualize.panels(picture.columns, frames, **layout(picture))
-    visualize.write_png(path.with_suffix(".png"), sheet)
-    visualize.write_gif(
-        path.with_suffix(".gif"), visualize.animation(picture.columns, **layout(picture)), fps=8
+    sheet = panels.panels(picture.columns, frames, **layout(picture))
+    panels.write_png(path.with_suffix(".png"), sheet)
+    panels.write_gif(
+        path.with_suffix(".gif"), panels.animation(picture.columns, **layout(picture)), fps=8
     )
     for what, extra in task.more_pictures(clip, prediction).items():
-        sheet = visualize.panels(extra.columns, frames[:2], **layout(extra))
-        visualize.write_png(path.with_name(f"{path.name}_{what}.png"), sheet)
+        sheet = panels.panels(extra.columns, frames[:2], **layout(extra))
+        panels.write_png(path.with_name(f"{path.name}_{what}.png"), sheet)

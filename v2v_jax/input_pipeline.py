@@ -4,8 +4,10 @@
   accelerator memory; clips are cut out inside the jitted step. Needs no TensorFlow.
 * `TfDataFeed` (`feed=tf_data`) decodes only what a step needs, in parallel and ahead, by tf.data.
 
-Both deliver the same clips for the same plan. A clip that cannot be read is replaced by one of the
-next video, which depends on that clip alone; more than 1 % of unreadable videos ends the run.
+Both deliver the same clips for the same plan. In training a clip that cannot be read is replaced by
+one of the next video, which depends on that clip alone; in evaluation it is masked. `DeviceFeed`
+gives up a video that cannot be read to its end, `TfDataFeed` only the clips of it that cannot be
+read. More than 1 % of unreadable videos ends the run.
 """
 
 from __future__ import annotations
@@ -56,11 +58,15 @@ def make_feed(
     preprocessing: Preprocessing,
     mesh: Mesh,
     progress: Callable[[Iterable, int, str], Iterable] | None = None,
+    *,
+    count_replacements: bool = True,
 ) -> Feed:
     """The feed named `device` or `tf_data`.
 
     Args:
       fields: which of the dataset's fields to deliver.
+      count_replacements: whether a clip that stands for an unreadable one counts, as in training,
+        or is masked, as in evaluation, where it would count twice.
       progress: wraps an iterable of known length to show its progress.
 
     Raises:
@@ -69,9 +75,9 @@ def make_feed(
     """
     dataset.check_fields(fields)
     if kind == "device":
-        return DeviceFeed(dataset, fields, preprocessing, mesh, progress)
+        return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements)
     if kind == "tf_data":
-        return TfDataFeed(dataset, fields, preprocessing, mesh)
+        return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)
     raise ConfigError(f"feed is {kind!r}; known: device, tf_data.")
 
 
@@ -114,8 +120,10 @@ class DeviceFeed:
         preprocessing: Preprocessing,
         mesh: Mesh,
         progress: Callable[[Iterable, int, str], Iterable] | None = None,
+        count_replacements: bool = True,
     ):
         _check_memory(dataset, fields, mesh)
+        self._count_replacements = count_replacements
         self._mesh = mesh
         self._preprocessing = preprocessing
         self._dataset = dataset
@@ -155,7 +163,7 @@ class DeviceFeed:
             "top": plan.top,
             "left": plan.left,
             "mirror": plan.mirror,
-            "mask": plan.mask,
+            "mask": plan.mask & (self._count_replacements | (video == plan.video)),
         }
 
     def _replace_unreadable(self, plan: Clips) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +229,9 @@ class TfDataFeed:
         fields: Sequence[str],
         preprocessing: Preprocessing,
         mesh: Mesh,
+        count_replacements: bool = True,
     ):
+        self._count_replacements = count_replacements
         self._dataset = dataset
         self._fields = tuple(fields)
         self._preprocessing = preprocessing
@@ -271,36 +281,38 @@ class TfDataFeed:
         )
 
     def _tf_clip(self, tf, video, start, top, left, mirror, mask):
-        dtypes = [FIELDS[f].dtype for f in self._fields]
-        values = tf.numpy_function(
-            self._read_clip, (video, start, top, left, mirror), [tf.as_dtype(d) for d in dtypes]
+        dtypes = [tf.bool, *(tf.as_dtype(FIELDS[f].dtype) for f in self._fields)]
+        counts, *values = tf.numpy_function(
+            self._read_clip, (video, start, top, left, mirror), dtypes
         )
         size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
-        clip = {"mask": mask}
+        clip = {"mask": mask & tf.ensure_shape(counts, ())}
         for field, value in zip(self._fields, values):
             clip[field] = tf.ensure_shape(value, size + FIELDS[field].channels)
         return clip
 
     def _read_clip(self, video, start, top, left, mirror) -> list[np.ndarray]:
+        """Whether the clip counts, and its fields."""
         crop = self._preprocessing.crop_size
         try:
-            clip = self._read_or_replace(int(video), int(start))
+            clip, replaced = self._read_or_replace(int(video), int(start))
         except Exception as error:  # as in `rows`; this clip will not be seen
             self._error = error
             size = (self._preprocessing.clip_length, *crop)
-            return [np.zeros(size + FIELDS[f].channels, FIELDS[f].dtype) for f in self._fields]
+            empty = [np.zeros(size + FIELDS[f].channels, FIELDS[f].dtype) for f in self._fields]
+            return [np.False_, *empty]
         clip = crop_and_mirror(clip, int(top), int(left), bool(mirror), crop)
-        return [clip[field] for field in self._fields]
+        counts = np.bool_(self._count_replacements or not replaced)
+        return [counts, *(clip[field] for field in self._fields)]
 
-    def _read_or_replace(self, video: int, start: int) -> dict[str, np.ndarray]:
+    def _read_or_replace(self, video: int, start: int) -> tuple[dict[str, np.ndarray], bool]:
+        """The clip, or the first readable one of its replacements; and which of the two."""
         length = self._preprocessing.clip_length
         others = _replacements(self._dataset, video, start, length)
         for candidate, first in itertools.chain([(video, start)], others):
             try:
-                return read_checked(
-                    self._dataset, candidate, first, first + length, self._fields
-                )
+                clip = read_checked(self._dataset, candidate, first, first + length, self._fields)
+                return clip, candidate != video
             except CorruptVideoError as error:
                 self.skipped.add(candidate, error)
         raise _nothing_readable(self._dataset)
-

@@ -58,7 +58,9 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`; lists become tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()})
+        return cls(
+            **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
+        )
 
 
 def to_gray(video: jax.Array) -> jax.Array:

@@ -128,6 +128,7 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
     config.data.num_train_videos = 96
     config.data.num_test_videos = 12
     config.data.num_frames = 32
+    config.preprocessing.frame_size = (72, 96)
     config.preprocessing.crop_size = (64, 64)
     config.batch_size = 4
     config.num_steps = num_steps

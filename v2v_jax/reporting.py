@@ -28,7 +28,7 @@ def progress(items: Iterable, total: int, description: str) -> Iterator:
 
 
 class MetricsLog:
-    """Appends metrics to workdir/metrics.jsonl and workdir/tensorboard; only the first process writes.
+    """Appends to workdir/metrics.jsonl and workdir/tensorboard; only the first process writes.
 
     Args:
       workdir: the run's folder.
@@ -95,7 +95,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 class ProgressLine:
-    """Loss, metric, clips/s and time left: a live line in a terminal, else a line a log interval."""
+    """Loss, metric, speed and time left: a live line in a terminal, else one a log interval."""
 
     def __init__(self, first_step: int, num_steps: int):
         self._num_steps = num_steps

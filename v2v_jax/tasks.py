@@ -1,7 +1,7 @@
-"""What V2V can be trained for: input, target, loss, metrics, trivial baseline and picture of a task.
+"""What V2V can be trained for: a task's input, target, loss, metrics, trivial answer and picture.
 
-A batch is a dict of the dataset's fields (B,T,H,W,…) and `mask` (B,) bool, False for clips that only
-pad the batch. A task is one class and one entry of `TASKS`.
+A batch is a dict of the dataset's fields (B,T,H,W,…) and `mask` (B,) bool, False for clips that
+only pad the batch. A task is one class and one entry of `TASKS`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def summarize(self, sums: Arrays) -> dict[str, float]:
-        """Metrics from the sums over any number of batches; `baseline_…` is the trivial answer's."""
+        """Metrics from the sums of any number of batches; `baseline_…`: the trivial answer's."""
 
     @abc.abstractmethod
     def predict(self, outputs: jax.Array) -> jax.Array:
@@ -240,7 +240,9 @@ class Color(Task):
 
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         video = batch["video"]
-        return video.astype(jnp.float32) / 255.0, _clip_valid(jnp.ones(video.shape[:4], bool), batch)
+        return video.astype(jnp.float32) / 255.0, _clip_valid(
+            jnp.ones(video.shape[:4], bool), batch
+        )
 
     def loss(self, outputs, batch):
         return losses.half_squared(outputs, *self._target(batch))
@@ -339,7 +341,9 @@ class Depth(Task):
         near, far = visualize.depth_range(truth[known])
         columns = {
             "input": clip["video"],
-            "prediction (black: not judged)": visualize.depth_to_color(np.where(known, prediction, 0), near, far),
+            "prediction (black: not judged)": visualize.depth_to_color(
+                np.where(known, prediction, 0), near, far
+            ),
             "truth (black: none)": visualize.depth_to_color(np.where(known, truth, 0), near, far),
         }
         return Picture(columns, (visualize.depth_legend(near, far),))

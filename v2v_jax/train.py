@@ -187,9 +187,9 @@ class Monitor:
     def _divergence(self, step: int, name: str, value: float) -> str:
         plan = self._sampler.plan(step - 1)
         videos = self._experiment.dataset.videos
-        clips = [f"{videos[v].name} frame {s}" for v, s in zip(plan.video, plan.start)]
+        clips = ", ".join(f"{videos[v].name} frame {s}" for v, s in zip(plan.video, plan.start))
         return (
-            f"The {name.replace('_', ' ')} is {value} at step {step}, whose clips are {', '.join(clips)}; "
+            f"The {name.replace('_', ' ')} is {value} at step {step}, whose clips are {clips}; "
             "lower --config.optimizer.learning_rate, or check these clips."
         )
 
@@ -236,9 +236,9 @@ def announce(experiment: Experiment, first_step: int) -> None:
     config = experiment.config
     devices = experiment.mesh.devices
     reporting.console.print(
-        f"{config.task} with {config.model.name} (width {config.model.width}) on {config.data.name}: "
-        f"{config.num_steps} steps of {config.batch_size} clips on {devices.size} "
-        f"{devices.flat[0].device_kind} device(s)"
+        f"{config.task} with {config.model.name} (width {config.model.width}) "
+        f"on {config.data.name}: {config.num_steps} steps of {config.batch_size} clips "
+        f"on {devices.size} {devices.flat[0].device_kind} device(s)"
     )
     if first_step:
         reporting.console.print(f"Resuming after step {first_step} of {config.num_steps}")

@@ -1,11 +1,10 @@
-"""Pictures of videos, labels, flow and depth: colour codes, panels, PNG and GIF files.
+"""Colour codes: classes, optical flow, probabilities and depth as RGB, with their legends.
 
 Every colour code maps an array to RGB uint8 of the same leading axes, so that its result is a
-column of `panels` (a still: rows are frames) or of `animation` (one picture a frame):
+column of `panels.panels` (a still: rows are frames) or of `panels.animation`:
 
     columns = {"input": video, "V2V": flow_to_color(flow, 15), "truth": flow_to_color(truth, 15)}
     write_png("flow.png", panels(columns, frames=(0, 5, 10), legends=[flow_legend(96)]))
-    write_gif("flow.gif", animation(columns), fps=8)
 
 Wrong shapes, dtypes and values raise ValueError, which says what was expected and what came.
 """
@@ -13,39 +12,42 @@ Wrong shapes, dtypes and values raise ValueError, which says what was expected a
 from __future__ import annotations
 
 import functools
-import io
-import os
-import pathlib
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from v2v_jax.datasets.video_dataset import IGNORE_LABEL
+from v2v_jax.panels import GAP, INK, TEXT_SIZE, expect, join, text_picture
 
 # The flow wheel: its corners, and the number of hues from one to the next.
-_WHEEL_CORNERS = np.array([(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255),
-                           (255, 0, 255), (255, 0, 0)])
+_WHEEL_CORNERS = np.array(
+    [
+        (255, 0, 0),
+        (255, 255, 0),
+        (0, 255, 0),
+        (0, 255, 255),
+        (0, 0, 255),
+        (255, 0, 255),
+        (255, 0, 0),
+    ]
+)
 _WHEEL_HUES = (15, 6, 4, 11, 13, 6)
 _UNKNOWN_FLOW = 1e9  # the Middlebury files' threshold for "flow is not known here"
 # GATECH's own ground truth files: sky, ground, solid, porous, cars, humans, vertical mix, main mix.
-_GATECH_COLORS = ((255, 0, 0), (0, 130, 180), (0, 255, 0), (255, 255, 0), (120, 0, 255),
-                  (255, 0, 255), (160, 160, 160), (64, 64, 64))
+_GATECH_COLORS = (
+    (255, 0, 0),
+    (0, 130, 180),
+    (0, 255, 0),
+    (255, 255, 0),
+    (120, 0, 255),
+    (255, 0, 255),
+    (160, 160, 160),
+    (64, 64, 64),
+)
 _OBJECT_COLORS = ((0, 0, 0), (255, 210, 0))  # background, object
 _IGNORED_GREYS = (96, 192)  # in stripes: no class looks like that
 _HEAT_MAP, _DEPTH_MAP = "inferno", "plasma"  # plasma has no black: that means "no depth"
-
-_INK = 24  # grey level of text, on white
-_GAP = 6  # px between cells
-_TEXT, _HEADING = 16, 21  # font sizes, px
-_LEAST_CELL, _LEAST_COLUMN, _WIDEST_NAME = 192, 112, 160  # px
-
-
-def _expect(ok: bool, name: str, array: np.ndarray, wanted: str) -> None:
-    if not ok:
-        raise ValueError(f"{name} must be {wanted}; got {array.dtype} of shape {array.shape}.")
 
 
 def _is_real(array: np.ndarray) -> bool:
@@ -72,14 +74,22 @@ def flow_to_color(
       (…,H,W,3) uint8 RGB, black where invalid.
     """
     flow = np.asarray(flow)
-    _expect(flow.ndim >= 3 and flow.shape[-1] == 2 and _is_real(flow),
-            "flow", flow, "a real array (…,H,W,2)")
+    expect(
+        flow.ndim >= 3 and flow.shape[-1] == 2 and _is_real(flow),
+        "flow",
+        flow,
+        "a real array (…,H,W,2)",
+    )
     flow = flow.astype(np.float32)
     known = np.all(np.abs(flow) <= _UNKNOWN_FLOW, axis=-1)  # false for NaN, too
     if valid is not None:
         valid = np.asarray(valid)
-        _expect(valid.shape == known.shape and valid.dtype == np.bool_,
-                "valid", valid, f"a bool array {known.shape}, like the flow")
+        expect(
+            valid.shape == known.shape and valid.dtype == np.bool_,
+            "valid",
+            valid,
+            f"a bool array {known.shape}, like the flow",
+        )
         known &= valid
     flow = np.where(known[..., None], flow, 0.0) + 0.0  # -0.0 would flip the angle of pure u
     speed = np.hypot(flow[..., 0], flow[..., 1])
@@ -164,8 +174,12 @@ def labels_to_color(labels: np.ndarray, num_classes: int) -> np.ndarray:
       (…,H,W,3) uint8 RGB. A label out of range raises ValueError.
     """
     labels, table = np.asarray(labels), label_colors(num_classes)
-    _expect(labels.ndim >= 2 and np.issubdtype(labels.dtype, np.integer),
-            "labels", labels, "an integer array (…,H,W)")
+    expect(
+        labels.ndim >= 2 and np.issubdtype(labels.dtype, np.integer),
+        "labels",
+        labels,
+        "an integer array (…,H,W)",
+    )
     ignored = labels == IGNORE_LABEL
     wrong = labels[((labels < 0) | (labels >= num_classes)) & ~ignored]
     if wrong.size:
@@ -184,8 +198,12 @@ def overlay(
     of the class colours, 0 (video only) to 1 (colours only). Returns (…,H,W,3) uint8 RGB.
     """
     video, color = np.asarray(video), labels_to_color(labels, num_classes)
-    _expect(video.dtype == np.uint8 and video.shape == color.shape,
-            "video", video, f"uint8 {color.shape}, like the labels")
+    expect(
+        video.dtype == np.uint8 and video.shape == color.shape,
+        "video",
+        video,
+        f"uint8 {color.shape}, like the labels",
+    )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1; got {alpha}.")
     weight = np.where(np.asarray(labels) == IGNORE_LABEL, 0.0, alpha)[..., None]
@@ -198,15 +216,15 @@ def label_legend(label_names: Sequence[str], per_line: int = 5) -> np.ndarray:
     `label_names` are K names, index = label. Returns (H,W,3) uint8 RGB on white.
     """
     names = [*label_names, "ignored"]
-    width = max(_text(name).shape[1] for name in names)
+    width = max(text_picture(name).shape[1] for name in names)
     entries = []
     for label, name in zip([*range(len(label_names)), IGNORE_LABEL], names, strict=True):
-        chip = labels_to_color(np.full((_TEXT, _TEXT), label), len(label_names))
-        chip = np.pad(chip, ((1, 1), (1, 1), (0, 0)), constant_values=_INK)
-        entries.append(_join([chip, _text(name, width, left=True)], axis=1))
+        chip = labels_to_color(np.full((TEXT_SIZE, TEXT_SIZE), label), len(label_names))
+        chip = np.pad(chip, ((1, 1), (1, 1), (0, 0)), constant_values=INK)
+        entries.append(join([chip, text_picture(name, width, left=True)], axis=1))
     entries += [np.full_like(entries[0], 255)] * (-len(entries) % min(per_line, len(entries)))
-    lines = [entries[i:i + per_line] for i in range(0, len(entries), per_line)]
-    return _join([_join(line, axis=1) for line in lines], axis=0)
+    lines = [entries[i : i + per_line] for i in range(0, len(entries), per_line)]
+    return join([join(line, axis=1) for line in lines], axis=0)
 
 
 @functools.lru_cache(maxsize=2)
@@ -228,8 +246,12 @@ def class_heat_maps(probabilities: np.ndarray, label_names: Sequence[str]) -> di
       Class name -> (T,H,W,3) uint8 RGB, in the order of the names.
     """
     p, names = np.asarray(probabilities), list(label_names)
-    _expect(p.ndim == 4 and p.shape[-1] == len(set(names)) == len(names) and _is_real(p),
-            "probabilities", p, f"real (T,H,W,K), K = {len(names)} different names")
+    expect(
+        p.ndim == 4 and p.shape[-1] == len(set(names)) == len(names) and _is_real(p),
+        "probabilities",
+        p,
+        f"real (T,H,W,K), K = {len(names)} different names",
+    )
     p = p.astype(np.float32)
     if not np.all((p >= -0.01) & (p <= 1.01)):  # a low precision may round beyond 1
         raise ValueError("probabilities must be in 0..1: apply the softmax to the logits first.")
@@ -244,7 +266,7 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
     metres, 0 < near < far; (1, 2) where there is no depth at all.
     """
     depth = np.asarray(depth)
-    _expect(_is_real(depth), "depth", depth, "a real array")
+    expect(_is_real(depth), "depth", depth, "a real array")
     depth = depth[np.isfinite(depth) & (depth > 0)].astype(np.float64)
     near, far = np.percentile(depth, (1, 99)) if depth.size else (1.0, 2.0)
     return float(near), float(max(far, near * 1.001))
@@ -264,7 +286,7 @@ def depth_to_color(
       (…,H,W,3) uint8 RGB.
     """
     depth = np.asarray(depth)
-    _expect(depth.ndim >= 2 and _is_real(depth), "depth", depth, "a real array (…,H,W)")
+    expect(depth.ndim >= 2 and _is_real(depth), "depth", depth, "a real array (…,H,W)")
     measured = depth_range(depth)
     near, far = measured[0] if near is None else near, measured[1] if far is None else far
     if not 0 < near < far < np.inf:
@@ -288,162 +310,7 @@ def probability_legend() -> np.ndarray:
 
 def _color_bar(table: np.ndarray, ticks: Sequence[str]) -> np.ndarray:
     """A bar of (256,3) colours with evenly spaced numbers below its ends and between."""
-    numbers = [_text(tick, 80) for tick in ticks]
-    length = (80 + _GAP) * (len(ticks) - 1)  # from the middle of the first number to the last's
-    bar = np.repeat(table[np.arange(length) * len(table) // length][None], _TEXT, axis=0)
-    return _join([bar, _join(numbers, axis=1)], axis=0)
-
-
-def panels(
-    columns: Mapping[str, np.ndarray], frames: Sequence[int], *,
-    title: str = "", caption: str = "", row_names: Sequence[str] | None = None,
-    legends: Sequence[np.ndarray] = (), scale: int | None = None,
-) -> np.ndarray:
-    """Lays videos side by side: one column a video, one row a chosen frame.
-
-    Args:
-      columns: column title -> (T,H,W,3) uint8 RGB, all of one shape.
-      frames: the frames to show, 0..T-1, top to bottom.
-      title, caption: text above and below everything.
-      row_names: text at the rows instead of "frame N", one for each of `frames`.
-      legends: (h,w,3) uint8 pictures to put below the rows, such as `flow_legend(96)`.
-      scale: integer enlargement of the frames (nearest neighbour, so that voxels stay visible);
-        None makes the longer side at least 192 pixels.
-
-    Returns:
-      (H',W',3) uint8 RGB on white.
-    """
-    t, h, w = _check_columns(columns)
-    if not len(frames) or not all(0 <= frame < t for frame in frames):
-        raise ValueError(f"frames must be some of 0..{t - 1}; got {list(frames)}.")
-    names = [f"frame {frame}" for frame in frames] if row_names is None else list(row_names)
-    if len(names) != len(frames):
-        raise ValueError(f"row_names must be {len(frames)}, one a row; got {names}.")
-    legends = [_check_picture(legend, "legend") for legend in legends]
-    scale = -(-_LEAST_CELL // max(h, w)) if scale is None else scale
-    if scale < 1:
-        raise ValueError(f"scale must be at least 1; got {scale}.")
-    # The last frame's number is the widest: an animation's rows all get the same margin.
-    margin = max(min(_text(name).shape[1], _WIDEST_NAME) for name in [*names, f"frame {t - 1}"])
-    column = max(w * scale, _LEAST_COLUMN)
-    header = [_text(name, column, bold=True) for name in columns]
-    grid = [_join([_text("", margin), *header], axis=1)]
-    for frame, name in zip(frames, names, strict=True):
-        cells = [video[frame].repeat(scale, axis=0).repeat(scale, axis=1)
-                 for video in map(np.asarray, columns.values())]
-        cells = [_center(cell, h * scale, column) for cell in cells]
-        grid.append(_join([_text(name, margin), *cells], axis=1))
-    width = max(picture.shape[1] for picture in [*grid, *legends])
-    head = [_text(title, width, _HEADING, bold=True)] if title else []
-    foot = [_text(caption, width)] if caption else []
-    image = _join([*head, *grid, *legends, *foot], axis=0)
-    return _center(image, image.shape[0] + 2 * _GAP, image.shape[1] + 2 * _GAP)
-
-
-def _check_columns(columns: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-    """Returns the T, H, W that all columns share."""
-    shape = np.shape(next(iter(columns.values()), None))
-    if len(shape) != 4:
-        raise ValueError(f"columns must be one video (T,H,W,3) or more; the first is {shape}.")
-    for name, video in columns.items():
-        video = np.asarray(video)
-        _expect(video.shape == (*shape[:3], 3) and video.size > 0 and video.dtype == np.uint8,
-                f"column {name!r}", video, f"uint8 {(*shape[:3], 3)}, not empty, all columns alike")
-    return shape[:3]
-
-
-def animation(columns: Mapping[str, np.ndarray], **layout: object) -> list[np.ndarray]:
-    """One picture of `panels` a frame, for `write_gif`.
-
-    Takes `columns` and all options of `panels` but `frames`; returns T pictures (H',W',3) uint8
-    RGB of one size.
-    """
-    t, _, _ = _check_columns(columns)
-    return [panels(columns, (frame,), **layout) for frame in range(t)]
-
-
-@functools.lru_cache(maxsize=4)
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    # By path: matplotlib's font manager would search the whole machine's fonts first.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-def _text(
-    text: str, width: int | None = None, size: int = _TEXT, bold: bool = False, left: bool = False
-) -> np.ndarray:
-    """Text on white, broken into lines that fit the width; (H,W,3) uint8. None: one line."""
-    font, text = _font(size, bold), " ".join(text.split())
-    lines, longest = [text], len(text)
-    while width is not None and longest > 1 and max(map(font.getlength, lines)) > width:
-        longest -= 1
-        lines = textwrap.wrap(text, longest)
-    width = int(font.getlength(text)) + 2 if width is None else width
-    image = Image.new("RGB", (width, (size * 5 // 4) * len(lines)), (255,) * 3)
-    for i, line in enumerate(lines):
-        start = (0 if left else (width - font.getlength(line)) / 2, (i + 0.5) * (size * 5 // 4))
-        ImageDraw.Draw(image).text(start, line, (_INK,) * 3, font, anchor="lm")
-    return np.asarray(image)
-
-
-def _center(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-    bottom, right = height - image.shape[0] - top, width - image.shape[1] - left
-    return np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=255)
-
-
-def _join(images: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Puts pictures below (axis 0) or beside (axis 1) each other, centred, with gaps."""
-    height, width = np.max([image.shape[:2] for image in images], axis=0)
-    cells = [(h + _GAP, width) if axis == 0 else (height, w + _GAP)
-             for h, w, _ in (image.shape for image in images)]
-    return np.concatenate([_center(i, *cell) for i, cell in zip(images, cells, strict=True)], axis)
-
-
-def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes an (H,W,3) uint8 RGB picture; `path` holds the whole file or is left as it was."""
-    file = io.BytesIO()
-    Image.fromarray(_check_picture(image)).save(file, format="PNG")
-    _replace(path, file.getvalue())
-
-
-def write_gif(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: float) -> None:
-    """Writes an animation that loops for ever; `path` holds the whole file or is left as it was.
-
-    Every frame gets its own 256 colours and error diffusion, so that gradients show no bands.
-    Equal frames in a row are stored once and shown longer. `frames` are one or more
-    (H,W,3) uint8 RGB pictures of one size; `fps` is 0.01 to 50 (viewers slow down what is faster).
-    """
-    if not 0.01 <= fps <= 50:
-        raise ValueError(f"fps must be in 0.01..50; got {fps}.")
-    pictures = [Image.fromarray(_check_picture(frame, "frame")) for frame in frames]
-    if len({picture.size for picture in pictures}) != 1:
-        raise ValueError(f"frames must share one size; got {[p.size for p in pictures]} (W,H).")
-    for i, picture in enumerate(pictures):
-        step = 1 + max(picture.size) // 400  # a sample of the pixels is enough, and 5 times faster
-        sample = Image.fromarray(np.asarray(picture)[::step, ::step])
-        palette = sample.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
-        pictures[i] = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    # The format counts hundredths of a second: round the times, so that errors do not add up.
-    times = 10 * np.rint(np.arange(len(pictures) + 1) * 100 / fps).astype(int)
-    file, durations = io.BytesIO(), np.diff(times).tolist()
-    more = {"append_images": pictures[1:], "duration": durations, "loop": 0}
-    pictures[0].save(file, "GIF", save_all=True, **more)
-    _replace(path, file.getvalue())
-
-
-def _check_picture(image: np.ndarray, name: str = "image") -> np.ndarray:
-    image = np.asarray(image)
-    _expect(image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8 and image.size > 0,
-            name, image, "uint8 (H,W,3), not empty")
-    return image
-
-
-def _replace(path: str | os.PathLike[str], data: bytes) -> None:
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    numbers = [text_picture(tick, 80) for tick in ticks]
+    length = (80 + GAP) * (len(ticks) - 1)  # from the middle of the first number to the last's
+    bar = np.repeat(table[np.arange(length) * len(table) // length][None], TEXT_SIZE, axis=0)
+    return join([bar, join(numbers, axis=1)], axis=0)

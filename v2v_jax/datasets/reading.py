@@ -65,7 +65,7 @@ def read_videos(
 def read_checked(
     dataset: VideoDataset, video: int, start: int, stop: int, fields: Sequence[str]
 ) -> Frames:
-    """`dataset.read`, and DataError if a label has no name: a loss would pass over it in silence."""
+    """`dataset.read`; DataError if a label has no name, which a loss would pass over in silence."""
     frames = dataset.read(video, start, stop, fields)
     labels = frames.get("labels")
     if labels is not None:

@@ -74,7 +74,7 @@ class VideoDataset(abc.ABC):
 
         Raises:
           CorruptVideoError: the video's file cannot be decoded.
-          DataError: anything else is wrong with the data (mask of another size, label out of range).
+          DataError: anything else is wrong with the data, such as a mask of another size.
         """
 
     def check_fields(self, fields: Sequence[str]) -> None:

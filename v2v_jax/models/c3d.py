@@ -25,7 +25,9 @@ def scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
-def trunk(x: jax.Array, conv: Callable[[int, str], nn.Module], *, temporal: bool) -> list[jax.Array]:
+def trunk(
+    x: jax.Array, conv: Callable[[int, str], nn.Module], *, temporal: bool
+) -> list[jax.Array]:
     """Runs conv1a … conv5b with ReLU and the pools between the stages.
 
     Called inside a module's compact method, so that the layers' parameters become that module's.

@@ -5,8 +5,8 @@ is written here as 2D convolutions over the frames, in one of several *forms* th
 the kernel's temporal taps go:
 
 * ``taps_in_input``: the T-shifted inputs are stacked into the input channels; one 2D convolution.
-* ``taps_in_output``: one 2D convolution to kt·out channels, then kt shifted adds. Better where there
-  are far fewer output than input channels.
+* ``taps_in_output``: one 2D convolution to kt·out channels, then kt shifted adds. Better where
+  there are far fewer output than input channels.
 * ``per_tap``: one 2D convolution a temporal tap over the frames that it touches, summed.
 
 All forms compute the same function. The gradient with respect to the input is again a stride-1
@@ -38,7 +38,9 @@ Initializer = Callable[..., jax.Array]
 # The convolution and its gradient
 
 
-def conv3d(x: jax.Array, kernel: jax.Array, padding: Padding, form: Form | None = None) -> jax.Array:
+def conv3d(
+    x: jax.Array, kernel: jax.Array, padding: Padding, form: Form | None = None
+) -> jax.Array:
     """Stride-1 3D convolution (cross-correlation).
 
     Args:
@@ -97,7 +99,7 @@ def _by_platform(compute, padding, form, a, b):
 
 
 def _accelerator_form(compute, a, b) -> Form:
-    """Stacks the taps on the side with fewer channels: measured on an H200 (docs/performance.md)."""
+    """Stacks the taps on the side that has far fewer channels: they are copied kt times there."""
     cin, cout = a.shape[-1], b.shape[-1]
     return "taps_in_output" if 4 * cout <= cin else "taps_in_input"
 
@@ -110,7 +112,9 @@ def _forward(padding: Padding, form: Form, x: jax.Array, kernel: jax.Array) -> j
         return _conv2d(x, kernel[0], pad2d)
     if form == "taps_in_input":
         stacked = _stack_taps(x, kt, padding[0])
-        return _conv2d(stacked, kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * cin, cout), pad2d)
+        return _conv2d(
+            stacked, kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * cin, cout), pad2d
+        )
     if form == "taps_in_output":
         y = _conv2d(x, kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, cin, kt * cout), pad2d)
         taps = jnp.split(y, kt, axis=-1)
@@ -130,7 +134,9 @@ def _sum_per_tap(x: jax.Array, kernel: jax.Array, padding: Padding, t_out: int) 
         y = _shift(_conv2d(x[:, start:stop], kernel[k], pad2d), start + before - k, t_out)
         total = y if total is None else total + y
     if total is None:  # every tap reads padding only
-        h_out, w_out = (n + sum(p) - k + 1 for n, p, k in zip(x.shape[2:4], pad2d, kernel.shape[1:3]))
+        h_out, w_out = (
+            n + sum(p) - k + 1 for n, p, k in zip(x.shape[2:4], pad2d, kernel.shape[1:3])
+        )
         total = jnp.zeros((x.shape[0], t_out, h_out, w_out, kernel.shape[-1]), x.dtype)
     return total
 
@@ -295,7 +301,9 @@ class Conv3D(nn.Module):
         kernel = self.param("kernel", self.kernel_init or fan_in_normal(), shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         padding = tuple((k // 2, k // 2) for k in self.kernel_size)
-        return conv3d(x.astype(self.dtype), kernel.astype(self.dtype), padding) + bias.astype(self.dtype)
+        return conv3d(x.astype(self.dtype), kernel.astype(self.dtype), padding) + bias.astype(
+            self.dtype
+        )
 
 
 class ConvTranspose3D(nn.Module):
@@ -331,7 +339,7 @@ class ConvTranspose3D(nn.Module):
 
 
 def normal(stddev: float) -> Initializer:
-    """Gaussian with mean 0, drawn flat: XLA's CPU compiler takes five times longer for 5-D draws."""
+    """Gaussian with mean 0, drawn flat: XLA's CPU compiler takes five times longer in 5-D."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return stddev * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)

@@ -20,8 +20,8 @@ class V2V(nn.Module):
       width: multiplies every layer's number of filters (1.0 is the paper's network).
       temporal: False is 2D-V2V, where each frame is seen alone (paper section 4, Baselines).
       dtype: of the computation; parameters are float32.
-      initialization: "he" (He et al. 2015, zero biases) or "release" (Gaussian with standard deviation 0.01;
-        biases 1, conv1a's 0), as the authors' Caffe files have it.
+      initialization: "he" (He et al. 2015, zero biases, conv_pre all zero) or "release" (Gaussian
+        with standard deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
     """
 
     num_outputs: int
@@ -91,6 +91,4 @@ class V2V(nn.Module):
         if self.initialization == "he":
             return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
         bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
-        return dict(
-            kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias)
-        )
+        return dict(kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias))

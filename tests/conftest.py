@@ -1,0 +1,56 @@
+"""What several test modules share: a cache of compiled programs, and trained tiny runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory):
+    """What was compiled once is found again, by subprocesses too: compiling dominates."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    settings = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished tiny training run and what `train_and_evaluate` returned."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    values: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, compilation_cache):
+    """name of a configuration → its tiny run, trained on first use."""
+    from v2v_jax.train import train_and_evaluate
+
+    runs: dict[str, Run] = {}
+
+    def get(name: str) -> Run:
+        if name not in runs:
+            # Of the four, one with the schedule that the configurations have.
+            schedule = "cosine" if name == "depth" else "step"
+            config = tiny_config(name, num_steps=60, eval_every=20, optimizer__schedule=schedule)
+            workdir = tmp_path_factory.mktemp(name)
+            runs[name] = Run(config, workdir, train_and_evaluate(config, workdir))
+        return runs[name]
+
+    return get
