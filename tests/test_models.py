@@ -12,6 +12,15 @@ def parameters(model, channels=3):
     return jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
 
 
+def random_variables(model, x):
+    """Initial parameters, but with a prediction layer that is not zero and so shows the rest."""
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    head = variables["params"]["conv_pre"]
+    rng = np.random.default_rng(0)
+    head["kernel"] = (0.1 * rng.standard_normal(head["kernel"].shape)).astype(np.float32)
+    return variables
+
+
 @pytest.mark.parametrize(
     "num_outputs,channels,temporal,expected",
     [
@@ -88,7 +97,7 @@ def test_whole_network_equals_reference():
 def test_2d_network_sees_each_frame_alone():
     model = V2V(2, width=0.05, temporal=False)
     x = np.random.default_rng(0).standard_normal((1, 5, 16, 16, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = random_variables(model, x)
     apply = jax.jit(model.apply)
     together = apply(variables, x)
     assert together.shape == (1, 5, 16, 16, 2)
@@ -100,12 +109,18 @@ def test_2d_network_sees_each_frame_alone():
 def test_output_depends_on_other_frames():
     model = V2V(2, width=0.05)
     x = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = random_variables(model, x)
     changed = x.copy()
     changed[:, 7] += 1
     apply = jax.jit(model.apply)
     difference = apply(variables, changed) - apply(variables, x)
     assert np.abs(difference[:, 3]).max() > 0
+
+
+def test_he_initialization_starts_at_zero_outputs():
+    model = V2V(4, width=0.05)
+    x = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(model.init_with_output)(jax.random.key(0), x)[0], 0.0)
 
 
 def test_release_initialization():
@@ -120,7 +135,7 @@ def test_release_initialization():
 def test_activations_keep_their_scale_with_he_initialization():
     model = V2V(4, width=0.25)
     x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = random_variables(model, x)
     _, seen = jax.jit(lambda v, x: model.apply(v, x, capture_intermediates=True))(variables, x)
     for name, layer in seen["intermediates"].items():
         if name not in ("__call__", "conv_pre"):
@@ -129,7 +144,7 @@ def test_activations_keep_their_scale_with_he_initialization():
 
 def test_bfloat16_output_is_float32_and_close():
     x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
-    variables = jax.jit(V2V(4, width=0.25).init)(jax.random.key(0), x)
+    variables = random_variables(V2V(4, width=0.25), x)
     exact = jax.jit(V2V(4, width=0.25).apply)(variables, x)
     half = jax.jit(V2V(4, width=0.25, dtype=jnp.bfloat16).apply)(variables, x)
     assert half.dtype == jnp.float32
