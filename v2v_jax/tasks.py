@@ -278,7 +278,7 @@ class Color(Task):
 
 
 class Depth(Task):
-    """Depth: Huber loss on log depth; voxels without depth (sky) or beyond 200 m are ignored.
+    """Depth: Huber loss on log depth, from 0.1 to 200 m; other voxels (sky) are ignored.
 
     The paper names depth estimation as an application (figure 1) without doing it; the loss on log
     depth and the metrics are those of Eigen et al. (NIPS 2014).
@@ -290,11 +290,12 @@ class Depth(Task):
     baseline = "the best constant depth"
     num_outputs = 1
     reference = 10.0  # metres that an output of 0 stands for
+    min_depth = 0.1  # metres
     max_depth = 200.0  # metres; the horizon is kilometres away, where log depth means little
 
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         depth = batch["depth"].astype(jnp.float32)
-        valid = (depth > 0) & (depth <= self.max_depth)
+        valid = (depth >= self.min_depth) & (depth <= self.max_depth)
         log_depth = jnp.log(jnp.where(valid, depth, self.reference) / self.reference)
         return log_depth[..., None], _clip_valid(valid, batch)
 
@@ -331,13 +332,13 @@ class Depth(Task):
 
     def predict(self, outputs):
         """(…) depth in metres: the channel axis, of length 1, goes."""
-        limit = jnp.log(self.max_depth / self.reference)
-        return self.reference * jnp.exp(jnp.clip(outputs[..., 0], -limit, limit))
+        least, most = (np.log(d / self.reference) for d in (self.min_depth, self.max_depth))
+        return self.reference * jnp.exp(jnp.clip(outputs[..., 0], least, most))
 
     def picture(self, clip, prediction):
         # Where there is no truth (sky) nothing was learned either: the answer means nothing there.
         truth = clip["depth"].astype(np.float32)
-        known = (truth > 0) & (truth <= self.max_depth)
+        known = (truth >= self.min_depth) & (truth <= self.max_depth)
         near, far = visualize.depth_range(truth[known])
         columns = {
             "input": clip["video"],

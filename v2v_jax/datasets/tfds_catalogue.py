@@ -193,7 +193,10 @@ def _open_records(label: str, data_dir: str, split: str) -> tuple[Sequence[Any],
     import tensorflow_datasets as tfds
 
     tf.config.set_visible_devices([], "GPU")
-    remedy = f"tfds build {label} --data_dir={data_dir} --file_format=array_record"
+    remedy = (  # not `tfds build`, which needs Apache Beam
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{label}', "
+        f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
+    )
     builder = tfds.builder(label, data_dir=data_dir)
     if split not in builder.info.splits:
         raise DataError(f"{label} is not prepared in {data_dir}; prepare it: {remedy}")
