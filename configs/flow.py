@@ -20,5 +20,5 @@ def get_config(arg: str = "") -> ConfigDict:
     options = recipes.parse_arg(arg)
     config = recipes.make_config("flow", options, num_steps=4000, learning_rate=1e-4)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=360)
+        recipes.shrink_to_demo(config, num_steps=300)
     return config
