@@ -150,7 +150,9 @@ def test_frame_counts_that_cannot_be_kept(tmp_path):
 
 
 def test_not_prepared(tmp_path):
-    with pytest.raises(DataError, match="davis/480p is not prepared in .*: python -c .*'davis/480p', "):
+    with pytest.raises(
+        DataError, match="davis/480p is not prepared in .*: python -c .*'davis/480p', "
+    ):
         TfdsDavis(tmp_path / "none", "train")
     with pytest.raises(DataError, match="no configuration 'ucf101_9'.*choose one of ucf101_1,"):
         TfdsUcf101(tmp_path, "train", config="ucf101_9")

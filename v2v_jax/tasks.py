@@ -206,9 +206,7 @@ class Flow(Task):
         columns = {
             "input": clip["video"],
             "prediction": visualize.flow_to_color(prediction, scale),
-            "truth (black: not visible in the next frame)": visualize.flow_to_color(
-                clip["flow"], scale, valid
-            ),
+            "truth (black: not valid)": visualize.flow_to_color(clip["flow"], scale, valid),
         }
         return Picture(columns, (visualize.flow_legend(96),))
 
