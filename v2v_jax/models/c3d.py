@@ -26,27 +26,30 @@ def scaled(filters: int, width: float) -> int:
 
 
 def trunk(
-    x: jax.Array, conv: Callable[[int, str], nn.Module], *, temporal: bool
-) -> list[jax.Array]:
+    x: jax.Array, conv: Callable[..., nn.Module], *, temporal: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Runs conv1a … conv5b with ReLU and the pools between the stages.
 
     Called inside a module's compact method, so that the layers' parameters become that module's.
 
     Args:
       x: (B,T,H,W,C).
-      conv: makes the convolution for (filters, name).
+      conv: makes the convolution for (filters, name, pool=window or None), with its ReLU and pool.
       temporal: False pools in H and W only (2D-V2V).
 
     Returns:
-      The output of each of the five stages before its pooling: (B,T,H,W,64), (B,T,H/2,W/2,128),
-      (B,T/2,H/4,W/4,256), (B,T/4,H/8,W/8,512), (B,T/8,H/16,W/16,512).
+      conv3b (B,T/2,H/4,W/4,256), conv4b (B,T/4,H/8,W/8,512) and conv5b (B,T/8,H/16,W/16,512),
+      before any pooling.
     """
+    window = (2 if temporal else 1, 2, 2)
+    # Nobody else reads these two, so that pooling can be one with them. pool1 keeps every frame.
+    for ((name, filters),), pool in zip(TRUNK[:2], ((1, 2, 2), window)):
+        x = conv(filters, name, pool=pool)(x)
     stages = []
-    for index, stage in enumerate(TRUNK):
+    for index, stage in enumerate(TRUNK[2:]):
         if index > 0:
-            window = (2 if temporal and index > 1 else 1, 2, 2)  # pool1 keeps every frame
             x = max_pool3d(x, window)
         for name, filters in stage:
-            x = nn.relu(conv(filters, name)(x))
+            x = conv(filters, name)(x)
         stages.append(x)
-    return stages
+    return tuple(stages)

@@ -1,37 +1,107 @@
-"""Conv3D, ConvTranspose3D and max pooling; the only file that knows how a convolution is lowered.
+"""Conv3D, ConvTranspose3D and max pooling; the only file that decides how they are lowered.
 
-XLA's own 5-D convolutions are 10 to 70 times slower than needed on CPU and GPU, so a 3D convolution
-is written here as 2D convolutions over the frames, in one of several *forms* that differ in where
-the kernel's temporal taps go:
+What is computed never depends on the platform, how it is does:
 
-* ``taps_in_input``: the T-shifted inputs are stacked into the input channels; one 2D convolution.
-* ``taps_in_output``: one 2D convolution to kt·out channels, then kt shifted adds. Better where
-  there are far fewer output than input channels.
-* ``per_tap``: one 2D convolution a temporal tap over the frames that it touches, summed.
+* CPU: `convolution_forms`, one 2D convolution or matrix product a kernel tap.
+* NVIDIA GPU: the form that copies fewer channels; in bfloat16 the network's first and last
+  convolution are kernels of their own (`gpu_kernels`).
+* elsewhere: the GPU's forms.
 
-All forms compute the same function. The gradient with respect to the input is again a stride-1
-convolution, with the flipped kernel, and picks its own form. A transposed convolution is a stride-1
-convolution to stride³·C channels followed by a depth-to-space, for any kernel, stride and padding.
+The gradient with respect to a convolution's input is again a stride-1 convolution, with the flipped
+kernel, and picks its own form. A transposed convolution is a stride-1 convolution to blocks of
+stride³·C channels followed by a depth-to-space, for any kernel, stride and padding. Pooling keeps
+for its gradient only which voxel won, one byte a window.
 
 Arrays are (B,T,H,W,C), kernels (T,H,W,in,out). Convolution means cross-correlation, as in Caffe.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-Form = Literal["taps_in_input", "taps_in_output", "per_tap"]
-FORMS: tuple[Form, ...] = ("taps_in_input", "taps_in_output", "per_tap")
-Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+from v2v_jax.models import gpu_kernels
+from v2v_jax.models.convolution_forms import (
+    FORMS,
+    Form,
+    Padding,
+    block_kernel,
+    convolve,
+    depth_to_space,
+    space_to_depth,
+    weight_gradient,
+    weight_gradient_of_taps,
+)
+from v2v_jax.models.gpu_kernels import NO_WINNER, BlockLayout, per_device
+
+__all__ = ["FORMS", "Form", "Padding"]
 Initializer = Callable[..., jax.Array]
+
+
+# ------------------------------------------------------------------------------------------------
+# The choice
+
+
+def _forward(padding: Padding, form: Form | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if form is not None:
+        return convolve(padding, form, x, kernel)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(convolve, padding, "per_tap"),
+        default=functools.partial(convolve, padding, _by_channels(*kernel.shape[3:])),
+    )
+
+
+def _weight_gradient(
+    padding: Padding, form: Form | None, x: jax.Array, dy: jax.Array, kernel_size: Sequence[int]
+) -> jax.Array:
+    if form is not None:
+        return weight_gradient(padding, form, x, dy)
+    accelerator = _by_channels(x.shape[-1], dy.shape[-1])
+    if math.prod(kernel_size) <= 8:
+        # A transposed convolution's: cuDNN has no quick one for kernels of two taps.
+        accelerator = "gathered"
+    on = dict(
+        cpu=functools.partial(weight_gradient, padding, "per_tap"),
+        default=functools.partial(weight_gradient, padding, accelerator),
+    )
+    if accelerator == "gathered" and gpu_kernels.can_gather(x.shape):
+
+        def by_kernel(x, dy):
+            gather = functools.partial(
+                gpu_kernels.gather_taps, kernel_size=tuple(kernel_size), padding=padding
+            )
+            return weight_gradient_of_taps(per_device(gather, x), dy, kernel_size)
+
+        on["cuda"] = by_kernel
+    return lax.platform_dependent(x, dy, **on)
+
+
+def _by_channels(cin: int, cout: int) -> Form:
+    """Stacks the taps on the side with fewer channels, since they are copied kt times there."""
+    return "taps_in_output" if 2 * cout <= cin else "taps_in_input"
+
+
+def _input_gradient(
+    padding: Padding, form: Form | None, dy: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    flipped = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
+    full = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(kernel.shape[:3], padding))
+    # An input padded by more than its kernel has a gradient of which the padding's part is cropped.
+    at_least_zero = tuple((max(lo, 0), max(hi, 0)) for lo, hi in full)
+    cut = [(min(lo, 0), min(hi, 0), 0) for lo, hi in full]
+    dx = _forward(at_least_zero, form, dy, flipped)
+    return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -57,142 +127,166 @@ def conv3d(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv3d(padding: Padding, form: Form | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _by_platform(_forward, padding, form, x, kernel)
+    return _forward(padding, form, x, kernel)
 
 
 def _conv3d_forward(padding, form, x, kernel):
-    return _conv3d(padding, form, x, kernel), (x, kernel)
+    return _forward(padding, form, x, kernel), (x, kernel)
 
 
 def _conv3d_backward(padding, form, residuals, dy):
     x, kernel = residuals
-    flipped = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
-    full = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(kernel.shape[:3], padding))
-    dx = _crop_padding(_conv3d(_at_least_zero(full), form, dy, flipped), full)
-    return dx, _by_platform(_weight_gradient, padding, form, x, dy)
+    dx = _input_gradient(padding, form, dy, kernel)
+    return dx, _weight_gradient(padding, form, x, dy, kernel.shape[:3])
 
 
 _conv3d.defvjp(_conv3d_forward, _conv3d_backward)
 
 
-def _at_least_zero(padding: Padding) -> Padding:
-    # An input padded by more than its kernel has a gradient of which the padding's part is cropped.
-    return tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding)
+# ------------------------------------------------------------------------------------------------
+# Max pooling, alone and after convolution, bias and ReLU
 
 
-def _crop_padding(x: jax.Array, padding: Padding) -> jax.Array:
-    """Removes what negative padding stands for from T, H and W."""
-    cut = [(min(lo, 0), min(hi, 0), 0) for lo, hi in padding]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
+    """Max pooling with stride = window; a remainder that fills no window is left out.
+
+    Where several voxels of a window are the largest, the first gets the gradient (as in Caffe).
+
+    Args:
+      x: (B,T,H,W,C).
+      window: sizes in T, H, W.
+
+    Returns:
+      (B,T//wt,H//wh,W//ww,C).
+    """
+    return _max_pool3d(tuple(window), x.shape[1:4], x)
 
 
-def _by_platform(compute, padding, form, a, b):
-    """Runs `compute` in the given form, or in the best one of the platform it is compiled for."""
-    if form is not None:
-        return compute(padding, form, a, b)
-    return lax.platform_dependent(
-        a,
-        b,
-        cpu=functools.partial(compute, padding, "per_tap"),
-        default=lambda a, b: compute(padding, _accelerator_form(compute, a, b), a, b),
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _max_pool3d(window, size, x):
+    return _pool_with_winner(x, window)[0]
 
 
-def _accelerator_form(compute, a, b) -> Form:
-    """Stacks the taps on the side that has far fewer channels: they are copied kt times there."""
-    cin, cout = a.shape[-1], b.shape[-1]
-    return "taps_in_output" if 4 * cout <= cin else "taps_in_input"
+def _max_pool3d_forward(window, size, x):
+    return _pool_with_winner(x, window)
 
 
-def _forward(padding: Padding, form: Form, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    kt, kh, kw, cin, cout = kernel.shape
-    (before, after), *pad2d = padding
-    t_out = x.shape[1] + before + after - kt + 1
-    if kt == 1 and (before, after) == (0, 0):
-        return _conv2d(x, kernel[0], pad2d)
-    if form == "taps_in_input":
-        stacked = _stack_taps(x, kt, padding[0])
-        return _conv2d(
-            stacked, kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * cin, cout), pad2d
-        )
-    if form == "taps_in_output":
-        y = _conv2d(x, kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, cin, kt * cout), pad2d)
-        taps = jnp.split(y, kt, axis=-1)
-        return sum(_shift(tap, before - k, t_out) for k, tap in enumerate(taps))
-    if form == "per_tap":
-        return _sum_per_tap(x, kernel, padding, t_out)
-    raise ValueError(f"Unknown form {form!r}; expected one of {', '.join(FORMS)}.")
+def _max_pool3d_backward(window, size, winner, dy):
+    return (_unpool(dy, winner, window, size),)
 
 
-def _sum_per_tap(x: jax.Array, kernel: jax.Array, padding: Padding, t_out: int) -> jax.Array:
-    (before, _), *pad2d = padding
-    total = None
-    for k in range(kernel.shape[0]):
-        start, stop = max(k - before, 0), min(t_out + k - before, x.shape[1])  # frames it touches
-        if stop <= start:
-            continue
-        y = _shift(_conv2d(x[:, start:stop], kernel[k], pad2d), start + before - k, t_out)
-        total = y if total is None else total + y
-    if total is None:  # every tap reads padding only
-        h_out, w_out = (
-            n + sum(p) - k + 1 for n, p, k in zip(x.shape[2:4], pad2d, kernel.shape[1:3])
-        )
-        total = jnp.zeros((x.shape[0], t_out, h_out, w_out, kernel.shape[-1]), x.dtype)
-    return total
+_max_pool3d.defvjp(_max_pool3d_forward, _max_pool3d_backward)
 
 
-def _weight_gradient(padding: Padding, form: Form, x: jax.Array, dy: jax.Array) -> jax.Array:
-    """(kt,kh,kw,Cin,Cout) from the input x (B,T,H,W,Cin) and the output's gradient dy."""
-    k = tuple(n + lo + hi - m + 1 for n, m, (lo, hi) in zip(x.shape[1:4], dy.shape[1:4], padding))
-    if form == "per_tap":
-        return _weight_gradient_by_products(padding, k, x, dy)
-    kernel = jax.ShapeDtypeStruct((*k, x.shape[-1], dy.shape[-1]), x.dtype)
-    transpose = jax.linear_transpose(lambda kernel: _forward(padding, form, x, kernel), kernel)
-    return transpose(dy)[0]
+def conv_relu_pool(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding, window: Sequence[int]
+) -> jax.Array:
+    """max_pool3d(relu(conv3d(x, kernel, padding) + bias), window).
+
+    Apart from the shorter way that some platforms have, the gradient needs less memory: nothing of
+    the size before pooling is kept for it.
+
+    Args:
+      x: (B,T,H,W,Cin), floating point.
+      kernel: (kt,kh,kw,Cin,Cout), the same dtype.
+      bias: (Cout,) float32.
+      padding, window: see `conv3d` and `max_pool3d`.
+
+    Returns:
+      (B,T'//wt,H'//wh,W'//ww,Cout) in x's dtype.
+    """
+    return _conv_relu_pool(padding, tuple(window), x, kernel, bias)
 
 
-def _weight_gradient_by_products(padding, k, x, dy):
-    """One matrix product a kernel tap: XLA's own CPU weight gradient takes ten times longer."""
-    b, t, h, w, cout = dy.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    dy = dy.reshape(-1, cout)
-
-    def tap(i, j, l):
-        window = padded[:, i : i + t, j : j + h, l : l + w].reshape(b * t * h * w, -1)
-        return lax.dot_general(window, dy, (((0,), (0,)), ((), ())))
-
-    taps = [tap(i, j, l) for i in range(k[0]) for j in range(k[1]) for l in range(k[2])]
-    return jnp.stack(taps).reshape(*k, x.shape[-1], cout)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv_relu_pool(padding, window, x, kernel, bias):
+    return _compute_conv_relu_pool(padding, window, False, x, kernel, bias)[0]
 
 
-def _conv2d(x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
-    """(B,T,H,W,Cin) * (kh,kw,Cin,Cout): a 2D convolution of every frame."""
-    b, t = x.shape[:2]
-    y = lax.conv_general_dilated(
-        x.reshape(b * t, *x.shape[2:]),
-        kernel,
-        window_strides=(1, 1),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y.reshape(b, t, *y.shape[1:])
+def _conv_relu_pool_forward(padding, window, x, kernel, bias):
+    pooled, winner = _compute_conv_relu_pool(padding, window, True, x, kernel, bias)
+    return pooled, (x, kernel, winner)
 
 
-def _stack_taps(x: jax.Array, kt: int, padding: tuple[int, int]) -> jax.Array:
-    """(B,T,H,W,C) → (B,T',H,W,kt·C): frame t beside t+1 … t+kt-1, after padding T."""
-    padded = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
-    t_out = padded.shape[1] - kt + 1
-    return jnp.concatenate([padded[:, k : k + t_out] for k in range(kt)], axis=-1)
+def _compute_conv_relu_pool(padding, window, with_winner, x, kernel, bias):
+    """[pooled, winner] or [pooled]."""
+
+    def by_forms(x, kernel, bias):
+        y = _forward(padding, None, x, kernel) + bias.astype(x.dtype)
+        return _pool_with_winner(y, window, relu=True)[: 1 + with_winner]
+
+    def by_kernel(x, kernel, bias):
+        convolution = functools.partial(gpu_kernels.conv_relu_pool, with_winner=with_winner)
+        return per_device(convolution, x, whole=(kernel, bias))
+
+    if gpu_kernels.can_pool(x.shape, kernel.shape, window, padding, x.dtype):
+        return lax.platform_dependent(x, kernel, bias, cuda=by_kernel, default=by_forms)
+    return by_forms(x, kernel, bias)
 
 
-def _shift(x: jax.Array, offset: int, length: int) -> jax.Array:
-    """Places x's frames at `offset` in `length` frames; zeros elsewhere, what sticks out is cut."""
-    pad = (offset, length - offset - x.shape[1], 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), pad, (0, 0, 0), (0, 0, 0), (0, 0, 0)])
+def _conv_relu_pool_backward(padding, window, residuals, dy):
+    x, kernel, winner = residuals
+    size = [n + lo + hi - k + 1 for n, k, (lo, hi) in zip(x.shape[1:4], kernel.shape, padding)]
+    dz = _unpool(dy, winner, window, size)
+    dbias = jnp.where(winner == NO_WINNER, 0, dy).sum((0, 1, 2, 3), dtype=jnp.float32)
+    dx = _input_gradient(padding, None, dz, kernel)
+
+    def by_forms(x, dy, winner, dz):
+        return _weight_gradient(padding, None, x, dz, kernel.shape[:3])
+
+    def by_kernel(x, dy, winner, dz):
+        gradient = functools.partial(gpu_kernels.conv_relu_pool_weight_gradient, kt=kernel.shape[0])
+        return per_device(gradient, x, dy, winner, summed=True).astype(kernel.dtype)
+
+    if gpu_kernels.can_pool(x.shape, kernel.shape, window, padding, x.dtype):
+        dkernel = lax.platform_dependent(x, dy, winner, dz, cuda=by_kernel, default=by_forms)
+    else:
+        dkernel = by_forms(x, dy, winner, dz)
+    return dx, dkernel, dbias
+
+
+_conv_relu_pool.defvjp(_conv_relu_pool_forward, _conv_relu_pool_backward)
+
+
+def _pool_with_winner(
+    x: jax.Array, window: Sequence[int], relu: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """The maximum of every window, after ReLU if wanted, and which voxel it was (uint8)."""
+    b, t, h, w, c = x.shape
+    wt, wh, ww = window
+    t, h, w = t // wt, h // wh, w // ww
+    x = x[:, : t * wt, : h * wh, : w * ww].reshape(b, t, wt, h, wh, w, ww, c)
+    places = itertools.product(range(wt), range(wh), range(ww))
+    largest = winner = None
+    for index, (i, j, l) in enumerate(places):
+        candidate = x[:, :, i, :, j, :, l]
+        if largest is None:
+            largest, winner = candidate, jnp.zeros(candidate.shape, jnp.uint8)
+        else:
+            winner = jnp.where(candidate > largest, jnp.uint8(index), winner)
+            largest = jnp.maximum(largest, candidate)
+    if relu:
+        winner = jnp.where(largest > 0, winner, jnp.uint8(NO_WINNER))
+        largest = jnp.maximum(largest, 0)
+    return largest, winner
+
+
+def _unpool(
+    dy: jax.Array, winner: jax.Array, window: Sequence[int], size: Sequence[int]
+) -> jax.Array:
+    """Gradients (B,T,H,W,C) of pooled voxels, put where the winner was in an input of `size`."""
+    b, t, h, w, c = dy.shape
+    wt, wh, ww = window
+    place = jnp.arange(wt * wh * ww, dtype=jnp.uint8).reshape(1, 1, wt, 1, wh, 1, ww, 1)
+    spread = lambda x: x[:, :, None, :, None, :, None]
+    dx = jnp.where(spread(winner) == place, spread(dy), jnp.zeros((), dy.dtype))
+    dx = dx.reshape(b, t * wt, h * wh, w * ww, c)
+    rest = [(0, n - m) for n, m in zip(size, dx.shape[1:4])]
+    return jnp.pad(dx, ((0, 0), *rest, (0, 0))) if any(map(any, rest)) else dx
 
 
 # ------------------------------------------------------------------------------------------------
-# Transposed convolution and pooling
+# Transposed convolution
 
 
 def conv3d_transpose(
@@ -217,58 +311,128 @@ def conv3d_transpose(
     Returns:
       (B,T',H',W',Cout) with T' = (T-1)·stride + kt - 2·padding, likewise H', W'.
     """
-    cin, cout = kernel.shape[3:]
+    return _voxels(*_transpose_to_blocks(x, kernel, strides, padding, form))
+
+
+def _transpose_to_blocks(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    form: Form | None = None,
+) -> tuple[jax.Array, BlockLayout]:
+    """`conv3d_transpose` before depth-to-space and crop: (B,T*,H*,W*,st·sh·sw·C) and its layout."""
     taps = [-(-k // s) for k, s in zip(kernel.shape[:3], strides)]  # input voxels a output one sees
     blocks = conv3d(
-        x,
-        _block_kernel(kernel, strides, taps),
-        tuple((m - 1, m - 1) for m in taps),
-        form,
+        x, block_kernel(kernel, strides, taps), tuple((m - 1, m - 1) for m in taps), form
     )
-    y = _depth_to_space(blocks, strides, cout)
-    for axis, (n, k, s, p) in enumerate(zip(x.shape[1:4], kernel.shape[:3], strides, padding), 1):
-        y = lax.slice_in_dim(y, p, (n - 1) * s + k - p, axis=axis)
+    layout = BlockLayout(
+        blocks=blocks.shape[1:4],
+        strides=tuple(strides),
+        crop=tuple(padding),
+        size=tuple(
+            (n - 1) * s + k - 2 * p
+            for n, k, s, p in zip(x.shape[1:4], kernel.shape[:3], strides, padding)
+        ),
+        channels=kernel.shape[-1],
+    )
+    return blocks, layout
+
+
+def _voxels(blocks: jax.Array, layout: BlockLayout) -> jax.Array:
+    """Blocks → (B,T,H,W,C)."""
+    y = depth_to_space(blocks, layout.strides)
+    for axis, (start, length) in enumerate(zip(layout.crop, layout.size), 1):
+        y = lax.slice_in_dim(y, start, start + length, axis=axis)
     return y
 
 
-def _block_kernel(kernel: jax.Array, strides: Sequence[int], taps: Sequence[int]) -> jax.Array:
-    """(kt,kh,kw,Cin,Cout) → (taps…,Cin,st·sh·sw·Cout): the kernel that computes whole blocks."""
-    (mt, mh, mw), (st, sh, sw) = taps, strides
-    kt, kh, kw, cin, cout = kernel.shape
-    kernel = jnp.pad(
-        kernel, ((0, mt * st - kt), (0, mh * sh - kh), (0, mw * sw - kw), (0, 0), (0, 0))
-    )
-    kernel = kernel.reshape(mt, st, mh, sh, mw, sw, cin, cout)
-    kernel = jnp.flip(kernel, (0, 2, 4)).transpose(0, 2, 4, 6, 1, 3, 5, 7)
-    return kernel.reshape(mt, mh, mw, cin, st * sh * sw * cout)
+def _blocks(voxels: jax.Array, layout: BlockLayout) -> jax.Array:
+    """(B,T,H,W,C) → blocks with zeros in the margins; the transpose of `_voxels`."""
+    sizes = zip(layout.crop, layout.size, layout.padded)
+    margins = [(start, whole - start - length) for start, length, whole in sizes]
+    return space_to_depth(jnp.pad(voxels, ((0, 0), *margins, (0, 0))), layout.strides)
 
 
-def _depth_to_space(x: jax.Array, strides: Sequence[int], channels: int) -> jax.Array:
-    """(B,T,H,W,st·sh·sw·C) → (B,T·st,H·sh,W·sw,C)."""
-    b, t, h, w, _ = x.shape
-    st, sh, sw = strides
-    x = x.reshape(b, t, h, w, st, sh, sw, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, t * st, h * sh, w * sw, channels)
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["blocks", "bias"], meta_fields=["layout"]
+)
+@dataclasses.dataclass(frozen=True)
+class ReluOfBlocks:
+    """relu(blocks + bias) of a transposed convolution, for the Conv3D that alone reads it.
+
+    Attributes:
+      blocks: (B,T*,H*,W*,st·sh·sw·C).
+      bias: (C,) float32.
+      layout: where the voxels lie.
+    """
+
+    blocks: jax.Array
+    bias: jax.Array
+    layout: BlockLayout
 
 
-def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """Max pooling with stride = window; a remainder that fills no window is left out.
-
-    Written as reshape and max: `reduce_window`'s gradient is slow on GPUs. Where several voxels of
-    a window are the largest, each gets an equal share of the gradient.
+def conv_of_relu(x: ReluOfBlocks, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """conv3d of what `x` stands for, without putting it in voxel order where it can be helped.
 
     Args:
-      x: (B,T,H,W,C).
-      window: sizes in T, H, W.
+      kernel: (kt,kh,kw,C,Cout), the blocks' dtype.
+      padding: see `conv3d`.
 
     Returns:
-      (B,T//wt,H//wh,W//ww,C).
+      (B,T',H',W',Cout) float32.
     """
-    b, t, h, w, c = x.shape
-    wt, wh, ww = window
-    t, h, w = t // wt, h // wh, w // ww
-    x = x[:, : t * wt, : h * wh, : w * ww].reshape(b, t, wt, h, wh, w, ww, c)
-    return x.max(axis=(2, 4, 6))
+    return _conv_of_relu(x.layout, padding, x.blocks, x.bias, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv_of_relu(layout, padding, blocks, bias, kernel):
+    return _conv_of_relu_forward(layout, padding, blocks, bias, kernel)[0]
+
+
+def _conv_of_relu_forward(layout, padding, blocks, bias, kernel):
+    y = nn.relu(blocks + jnp.tile(bias.astype(blocks.dtype), math.prod(layout.strides)))
+
+    def by_forms(y, kernel):
+        return _forward(padding, None, _voxels(y, layout), kernel).astype(jnp.float32)
+
+    def by_kernel(y, kernel):
+        convolution = functools.partial(gpu_kernels.conv_of_blocks, layout=layout)
+        return per_device(convolution, y, whole=(kernel,))
+
+    if gpu_kernels.can_read_blocks(layout, kernel.shape, padding, y.dtype):
+        out = lax.platform_dependent(y, kernel, cuda=by_kernel, default=by_forms)
+    else:
+        out = by_forms(y, kernel)
+    return out, (y, kernel)
+
+
+def _conv_of_relu_backward(layout, padding, residuals, dy):
+    y, kernel = residuals
+    dy = dy.astype(y.dtype)
+
+    def by_forms(dy, y, kernel):
+        dx = _blocks(_input_gradient(padding, None, dy, kernel), layout)
+        dx = jnp.where(y > 0, dx, jnp.zeros((), dx.dtype))
+        dbias = dx.sum((0, 1, 2, 3), dtype=jnp.float32).reshape(-1, layout.channels).sum(0)
+        dkernel = _weight_gradient(padding, None, _voxels(y, layout), dy, kernel.shape[:3])
+        return dx, dbias, dkernel
+
+    def by_kernel(dy, y, kernel):
+        to_input = functools.partial(gpu_kernels.conv_of_blocks_input_gradient, layout=layout)
+        to_kernel = functools.partial(
+            gpu_kernels.conv_of_blocks_weight_gradient, kt=kernel.shape[0], layout=layout
+        )
+        dx, dbias = per_device(to_input, dy, y, whole=(kernel,), summed=(False, True))
+        dkernel = per_device(to_kernel, dy, y, summed=True)
+        return dx, dbias, dkernel.astype(kernel.dtype)
+
+    if gpu_kernels.can_read_blocks(layout, kernel.shape, padding, y.dtype):
+        return lax.platform_dependent(dy, y, kernel, cuda=by_kernel, default=by_forms)
+    return by_forms(dy, y, kernel)
+
+
+_conv_of_relu.defvjp(_conv_of_relu_forward, _conv_of_relu_backward)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -276,11 +440,13 @@ def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 
 class Conv3D(nn.Module):
-    """A stride-1 3D convolution with bias.
+    """A stride-1 3D convolution with bias, and what follows it.
 
     Attributes:
       features: output channels.
       kernel_size: (T,H,W); "same" zero padding of k//2 on both sides, so sizes must be odd.
+      relu: whether a ReLU follows.
+      pool: window of the max pooling that follows the ReLU; None for none.
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
@@ -288,30 +454,43 @@ class Conv3D(nn.Module):
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
+    relu: bool = False
+    pool: tuple[int, int, int] | None = None
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B,T,H,W,in) → (B,T,H,W,features)."""
+    def __call__(self, x: jax.Array | ReluOfBlocks) -> jax.Array:
+        """(B,T,H,W,in) → (B,T,H,W,features), or the pooled size; float32 of ReluOfBlocks."""
         if any(k % 2 == 0 for k in self.kernel_size):
             raise ValueError(f"Conv3D {self.name}: kernel size {self.kernel_size} must be odd.")
-        shape = (*self.kernel_size, x.shape[-1], self.features)
+        if self.pool is not None and not self.relu:
+            raise ValueError(f"Conv3D {self.name}: pool without relu is not supported.")
+        channels = x.layout.channels if isinstance(x, ReluOfBlocks) else x.shape[-1]
+        shape = (*self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or fan_in_normal(), shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = kernel.astype(self.dtype)
         padding = tuple((k // 2, k // 2) for k in self.kernel_size)
-        return conv3d(x.astype(self.dtype), kernel.astype(self.dtype), padding) + bias.astype(
-            self.dtype
-        )
+        if isinstance(x, ReluOfBlocks):
+            y = conv_of_relu(x, kernel, padding) + bias
+        elif self.pool is not None:
+            return conv_relu_pool(x.astype(self.dtype), kernel, bias, padding, self.pool)
+        else:
+            y = conv3d(x.astype(self.dtype), kernel, padding) + bias.astype(self.dtype)
+        return nn.relu(y) if self.relu else y
 
 
 class ConvTranspose3D(nn.Module):
-    """A transposed 3D convolution with bias; see `conv3d_transpose` for its exact meaning.
+    """A transposed 3D convolution with bias and ReLU; see `conv3d_transpose` for its exact meaning.
 
     Attributes:
       features: output channels.
       kernel_size, strides, padding: for (T,H,W).
+      relu: whether a ReLU follows.
+      for_conv: whether a single Conv3D is all that reads the output, which then comes as the
+        ReluOfBlocks that this Conv3D takes; only with relu.
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
@@ -321,21 +500,27 @@ class ConvTranspose3D(nn.Module):
     kernel_size: tuple[int, int, int]
     strides: tuple[int, int, int]
     padding: tuple[int, int, int]
+    relu: bool = False
+    for_conv: bool = False
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array | ReluOfBlocks:
         """(B,T,H,W,in) → (B,T',H',W',features), T' = (T-1)·stride + kernel - 2·padding."""
+        if self.for_conv and not self.relu:
+            raise ValueError(f"ConvTranspose3D {self.name}: for_conv needs relu.")
         shape = (*self.kernel_size, x.shape[-1], self.features)
         init = self.kernel_init or fan_in_normal(strides=self.strides)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        y = conv3d_transpose(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding
-        )
-        return y + bias.astype(self.dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.for_conv:
+            blocks, layout = _transpose_to_blocks(x, kernel, self.strides, self.padding)
+            return ReluOfBlocks(blocks, bias, layout)
+        y = conv3d_transpose(x, kernel, self.strides, self.padding) + bias.astype(self.dtype)
+        return nn.relu(y) if self.relu else y
 
 
 def normal(stddev: float) -> Initializer:

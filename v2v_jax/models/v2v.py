@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from v2v_jax.models.c3d import TRUNK_LAYERS, scaled, trunk
-from v2v_jax.models.layers import Conv3D, ConvTranspose3D, fan_in_normal, normal
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfBlocks, fan_in_normal, normal
 
 
 class V2V(nn.Module):
@@ -41,12 +41,12 @@ class V2V(nn.Module):
         """
         self._check_size(x)
         x = x.astype(self.dtype)
-        _, _, conv3b, conv4b, conv5b = trunk(x, self._conv, temporal=self.temporal)
-        x = nn.relu(self._deconv(2, 2, "deconv5")(conv5b))
-        x = jnp.concatenate([x, self._conv(64, "conv4c", linear=True)(conv4b)], axis=-1)
-        x = nn.relu(self._deconv(2, 2, "deconv4")(x))
-        x = jnp.concatenate([x, self._conv(64, "conv3c", linear=True)(conv3b)], axis=-1)
-        x = nn.relu(self._deconv(2, 4, "deconv3")(x))
+        conv3b, conv4b, conv5b = trunk(x, self._conv, temporal=self.temporal)
+        x = self._deconv(2, 2, "deconv5")(conv5b)
+        x = jnp.concatenate([x, self._conv(64, "conv4c", relu=False)(conv4b)], axis=-1)
+        x = self._deconv(2, 2, "deconv4")(x)
+        x = jnp.concatenate([x, self._conv(64, "conv3c", relu=False)(conv3b)], axis=-1)
+        x = self._deconv(2, 4, "deconv3", for_conv=True)(x)
         return self._predict(x).astype(jnp.float32)
 
     def _check_size(self, x: jax.Array) -> None:
@@ -57,31 +57,43 @@ class V2V(nn.Module):
                 f"{8 if self.temporal else 1}, H and W of 16."
             )
 
-    def _conv(self, filters: int, name: str, linear: bool = False) -> Conv3D:
-        return self._conv3d(scaled(filters, self.width), name, gain=1.0 if linear else 2.0)
+    def _conv(
+        self,
+        filters: int,
+        name: str,
+        relu: bool = True,
+        pool: tuple[int, int, int] | None = None,
+    ) -> Conv3D:
+        gain = 2.0 if relu else 1.0
+        return self._conv3d(scaled(filters, self.width), name, gain, relu=relu, pool=pool)
 
-    def _predict(self, x: jax.Array) -> jax.Array:
+    def _predict(self, x: ReluOfBlocks) -> jax.Array:
         # He's recipe starts this layer at zero: with random outputs the first thing that training
         # learns is to silence them, and for flow it then silences the features for good.
         return self._conv3d(self.num_outputs, "conv_pre", gain=0.0)(x)
 
-    def _conv3d(self, features: int, name: str, gain: float) -> Conv3D:
+    def _conv3d(self, features: int, name: str, gain: float, **then: Any) -> Conv3D:
         return Conv3D(
             features,
             (3 if self.temporal else 1, 3, 3),
             dtype=self.dtype,
             name=name,
+            **then,
             **self._initializers(name, fan_in_normal(gain)),
         )
 
-    def _deconv(self, t_stride: int, stride: int, name: str) -> ConvTranspose3D:
-        """Kernel 2·stride and padding stride/2, which upsample by exactly the stride."""
+    def _deconv(
+        self, t_stride: int, stride: int, name: str, for_conv: bool = False
+    ) -> ConvTranspose3D:
+        """Kernel 2·stride and padding stride/2, which upsample by exactly the stride; ReLU."""
         strides = (t_stride if self.temporal else 1, stride, stride)
         return ConvTranspose3D(
             scaled(64, self.width),
             kernel_size=tuple(2 * s if s > 1 else 1 for s in strides),
             strides=strides,
             padding=tuple(s // 2 for s in strides),
+            relu=True,
+            for_conv=for_conv,
             dtype=self.dtype,
             name=name,
             **self._initializers(name, None),
