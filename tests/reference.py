@@ -1,9 +1,9 @@
-"""Slow float64 references, written straight from the definitions, that tests compare with."""
+"""Slow references (float64, NumPy), straight from the definitions, that tests compare with."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -93,3 +93,19 @@ def mean_distance(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray)
     """Mean Euclidean distance over the valid voxels of all clips (EPE, ADE)."""
     pairs = zip(prediction[valid].astype(np.float64), target[valid].astype(np.float64), strict=True)
     return float(np.mean([np.linalg.norm(a - b) for a, b in pairs]))
+
+
+def crop_and_mirror(
+    clip: Mapping[str, np.ndarray], top: int, left: int, mirror: bool, crop_size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Crops a clip's fields (T,H,W,…) and mirrors them left to right; u then changes its sign."""
+    h, w = crop_size
+    result = {}
+    for name, value in clip.items():
+        value = value[:, top : top + h, left : left + w]
+        if mirror:
+            value = value[:, :, ::-1]
+            if name == "flow":
+                value = value * np.array([-1, 1], value.dtype)
+        result[name] = np.ascontiguousarray(value)
+    return result

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from absl import logging
 
+from tests.reference import crop_and_mirror
 from v2v_jax import sharding
 from v2v_jax.clips import Clips, ClipSampler, evaluation_windows
 from v2v_jax.datasets import Scenes
 from v2v_jax.datasets.video_dataset import FIELDS, VideoDataset, VideoInfo
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
-from v2v_jax.input_pipeline import CorruptVideos, _check_memory, make_feed
-from v2v_jax.preprocess import Preprocessing, crop_and_mirror
+from v2v_jax.input_pipeline import CorruptVideos, _BatchMemory, _check_memory, make_feed
+from v2v_jax.preprocess import Preprocessing
 
 ROOT = pathlib.Path(__file__).parents[1]
 RULES = Preprocessing(frame_size=(6, 8), crop_size=(4, 5), clip_length=3)
@@ -118,6 +119,38 @@ def test_both_feeds_render_the_same_scenes():
     )
     assert_same(streamed, stored)
     assert stored[0]["video"].shape == (3, 4, 16, 32, 3)
+
+
+@both
+def test_clips_one_at_a_time_come_in_order(kind):
+    """Batches smaller than the number of threads: more of them are read at once."""
+    dataset = Memory()
+    plans = plans_for(dataset, range(40), batch_size=1)
+    assert_same(batches_of(kind, dataset, plans)[0], cut_by_hand(dataset, plans))
+
+
+def test_batches_that_are_kept_stay_as_they_are():
+    """Their memory is used again, but only when nothing refers to them."""
+    dataset = Memory()
+    plans = plans_for(dataset, range(12))
+    feed = make_feed("tf_data", dataset, tuple(FIELDS), RULES, sharding.make_mesh())
+    batches = list(feed.batches(plans))
+    prepare = jax.jit(feed.prepare)
+    found = [jax.tree.map(np.asarray, prepare((), batch)) for batch in batches]
+    assert_same(found, cut_by_hand(dataset, plans))
+
+
+def test_memory_is_used_again_when_no_view_of_it_is_left():
+    memory, size = _BatchMemory(), ((4, 1000), np.dtype(np.float16))
+    first = memory.empty(*size)
+    address, view = first.ctypes.data, first[1:, ::2]
+    assert first.shape == (4, 1000) and first.dtype == np.float16 and address % 64 == 0
+    del first
+    assert memory.empty(*size).ctypes.data != address
+    del view
+    kept = [memory.empty(*size) for _ in range(2)]
+    assert address in [array.ctypes.data for array in kept]
+    assert memory.empty((0, 5), np.dtype(bool)).shape == (0, 5)
 
 
 @both

@@ -1,4 +1,4 @@
-"""The network's input, and that host and accelerator cut the same clips."""
+"""The network's input, and that clips are cut and mirrored where the plan says."""
 
 import json
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.reference import crop_and_mirror
 from v2v_jax.datasets.video_dataset import FIELDS
-from v2v_jax.preprocess import Preprocessing, crop_and_mirror, gather_clips, to_gray
+from v2v_jax.preprocess import Preprocessing, gather_clips, mirror_clips, to_gray
 
 SMALL = Preprocessing(frame_size=(7, 9), crop_size=(4, 5), clip_length=3)
 FRAMES = 10
@@ -97,7 +98,7 @@ def clips(draw):
 
 @few
 @given(clips())
-def test_the_accelerator_cuts_the_same_clips_as_the_host(places):
+def test_the_accelerator_cuts_the_same_clips_as_the_reference(places):
     found = gather(places)
     for i in range(3):
         first = places["frame"][i]
@@ -125,8 +126,11 @@ def test_crop_and_mirror_place_every_voxel_and_turn_u(mirror):
         np.testing.assert_array_equal(found["flow"][t, h, w], [-u if mirror else u, v])
 
 
-def test_the_stored_frames_are_not_changed():
-    before = store()
-    crop_and_mirror(STORE, 0, 0, True, SMALL.crop_size)
-    for name, value in before.items():
-        np.testing.assert_array_equal(STORE[name], value)
+def test_only_the_clips_named_are_mirrored():
+    clips = {name: np.stack([value[:3], value[3:6]]) for name, value in STORE.items()}
+    found = jax.jit(mirror_clips)(clips, np.array([False, True]))
+    for row, mirror in enumerate((False, True)):
+        clip = {name: value[row] for name, value in clips.items()}
+        for name, value in crop_and_mirror(clip, 0, 0, mirror, SMALL.frame_size).items():
+            assert found[name].dtype == value.dtype
+            np.testing.assert_array_equal(found[name][row], value, err_msg=name)

@@ -74,7 +74,7 @@ def test_every_combination_is_valid_and_can_be_overridden(name):
         assert config.task == TASK_OF[name] and config.model.name == model
         assert config.data.name == dataset
         assert set(config.data) == {"name", *DATASETS[dataset].options}
-        assert config.feed == DATASETS[dataset].feed
+        assert config.feed == DATASETS[dataset].feed and config.data.cache == ""
         assert config.model.width == (1.0 if size == "full" else 0.25)
         assert config.model.initialization == ("he" if recipe == "modern" else "release")
         assert 1 <= config.log_every <= config.eval_every <= config.num_steps

@@ -81,6 +81,17 @@ def by_frames(dataset) -> dict[int, int]:
     return {info.num_frames: index for index, info in enumerate(dataset.videos)}
 
 
+def test_identities_tell_records_apart(prepared):
+    identities = [
+        dataset.identity()
+        for dataset in (TfdsUcf101(prepared, "train"), TfdsUcf101(prepared, "test"))
+    ]
+    assert identities[0] != identities[1]
+    for identity in identities:
+        ((name, size, time),) = identity["files"]
+        assert name.startswith("ucf101-t") and size > 0 and time > 0
+
+
 def test_ucf101(prepared):
     train = TfdsUcf101(prepared, "train", frame_size=SIZE)
     assert set(by_frames(train)) == {16, 20} and train.fields == ("video",)

@@ -2,7 +2,8 @@
 
 * `DeviceFeed` (`feed=device`) decodes the whole set once and keeps it, uint8 frames and targets, in
   accelerator memory; clips are cut out inside the jitted step. Needs no TensorFlow.
-* `TfDataFeed` (`feed=tf_data`) decodes only what a step needs, in parallel and ahead, by tf.data.
+* `TfDataFeed` (`feed=tf_data`) decodes only what a step needs, in parallel and ahead, by tf.data;
+  clips are mirrored and normalised inside the jitted step.
 
 Both deliver the same clips for the same plan. In training a clip that cannot be read is replaced by
 one of the next video, which depends on that clip alone; in evaluation it is masked. `DeviceFeed`
@@ -12,8 +13,15 @@ read. More than 1 % of unreadable videos ends the run.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import functools
 import itertools
+import math
+import mmap
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -27,9 +35,10 @@ from v2v_jax.clips import Clips
 from v2v_jax.datasets.reading import read_checked, read_videos
 from v2v_jax.datasets.video_dataset import FIELDS, VideoDataset
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
-from v2v_jax.preprocess import Preprocessing, crop_and_mirror, gather_clips
+from v2v_jax.preprocess import Preprocessing, gather_clips, mirror_clips
 
 Batch = dict[str, jax.Array]
+FEEDS = ("device", "tf_data")
 MAX_CORRUPT_SHARE = 0.01
 
 
@@ -73,12 +82,12 @@ def make_feed(
       ConfigError: unknown kind, or the set does not fit the accelerators' memory.
       DataError: the dataset lacks a field, or too many of its videos are unreadable.
     """
-    dataset.check_fields(fields)
+    if kind not in FEEDS:
+        raise ConfigError(f"feed is {kind!r}; known: {', '.join(FEEDS)}.")
+    dataset.prepare_fields(fields, progress)
     if kind == "device":
         return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements)
-    if kind == "tf_data":
-        return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)
-    raise ConfigError(f"feed is {kind!r}; known: device, tf_data.")
+    return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)
 
 
 class CorruptVideos:
@@ -219,7 +228,12 @@ def _nothing_readable(dataset: VideoDataset) -> DataError:
 
 
 class TfDataFeed:
-    """Streams clips through tf.data; see the module's docstring."""
+    """Streams clips through tf.data; see the module's docstring.
+
+    One element of the pipeline is a whole batch: its clips are read by threads of their own, each
+    straight into its place. An element a clip would cost more than copying the clip, and every
+    batch would be copied once more.
+    """
 
     store: Any = ()
 
@@ -237,73 +251,95 @@ class TfDataFeed:
         self._preprocessing = preprocessing
         self._mesh = mesh
         self.skipped = CorruptVideos(dataset)
-        self._error: Exception | None = None
+        self._threads = os.cpu_count() or 1
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, "read")
+        self._memory = _BatchMemory()
 
     def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
-        """Yields every plan's clips, cropped and mirrored, as global arrays."""
+        """Yields every plan's clips, cropped, and which are to be mirrored, as global arrays."""
         import tensorflow as tf  # here, so that importing the package does not import TensorFlow
 
         tf.config.set_visible_devices([], "GPU")
         local = (p.rows(*sharding.local_rows(len(p.video), self._mesh)) for p in plans)
         first = next(local, None)
-        self._error = None
         if first is None:
             return
-        stream = self._clip_stream(tf, itertools.chain([first], local), len(first.video))
+        errors: list[Exception] = []  # tf.data would print a traceback and hand on its text
+        plans = itertools.chain([first], local)
+        stream = self._batch_stream(tf, plans, len(first.video), errors)
         for batch in stream.as_numpy_iterator():
-            if self._error is not None:
+            if errors:
                 break
             yield sharding.to_global(batch, self._mesh)
-        if self._error is not None:
-            raise self._error
+        if errors:
+            raise errors[0]
 
     def prepare(self, store: Any, batch: Batch) -> Batch:
-        """The batch is ready as it is."""
-        return batch
+        """Mirrors what is to be mirrored; traced inside the jitted step."""
+        clips = {field: batch[field] for field in self._fields}
+        return mirror_clips(clips, batch["mirror"]) | {"mask": batch["mask"]}
 
-    def _clip_stream(self, tf, plans: Iterator[Clips], batch_size: int):
-        """A tf.data.Dataset of this process's batches: plans → rows → decoded clips → batches."""
+    def _batch_stream(self, tf, plans: Iterator[Clips], batch_size: int, errors: list[Exception]):
+        """A tf.data.Dataset of this process's batches: plans → batches of decoded clips."""
 
         def rows():
             try:
                 for p in plans:
-                    yield from zip(p.video, p.start, p.top, p.left, p.mirror, p.mask)
-            except Exception as error:  # for `batches`: tf.data would print a traceback and
-                self._error = error  # hand on its text
+                    yield p.video, p.start, p.top, p.left, p.mirror, p.mask
+            except Exception as error:  # for `batches`
+                errors.append(error)
 
-        spec = lambda dtype: tf.TensorSpec((), dtype)
+        spec = lambda dtype: tf.TensorSpec((batch_size,), dtype)
         signature = (*[spec(tf.int32)] * 4, spec(tf.bool), spec(tf.bool))
+        # Two batches in flight, so that no thread waits for the slowest clip of a batch; more of
+        # them where a batch is smaller than the number of threads.
+        calls = max(2, math.ceil(2 * self._threads / batch_size))
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = calls + 1
         return (
             tf.data.Dataset.from_generator(rows, output_signature=signature)
-            .map(lambda *row: self._tf_clip(tf, *row), tf.data.AUTOTUNE, deterministic=True)
-            .batch(batch_size, drop_remainder=True)
+            .map(functools.partial(self._tf_batch, tf, errors), calls, deterministic=True)
             .prefetch(2)
+            .with_options(options)
         )
 
-    def _tf_clip(self, tf, video, start, top, left, mirror, mask):
+    def _tf_batch(self, tf, errors, video, start, top, left, mirror, mask):
         dtypes = [tf.bool, *(tf.as_dtype(FIELDS[f].dtype) for f in self._fields)]
-        counts, *values = tf.numpy_function(
-            self._read_clip, (video, start, top, left, mirror), dtypes
-        )
-        size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
-        clip = {"mask": mask & tf.ensure_shape(counts, ())}
+        read = functools.partial(self._read_batch, errors)
+        counts, *values = tf.numpy_function(read, (video, start, top, left), dtypes)
+        batch = {"mirror": mirror, "mask": mask & tf.ensure_shape(counts, mask.shape)}
         for field, value in zip(self._fields, values):
-            clip[field] = tf.ensure_shape(value, size + FIELDS[field].channels)
-        return clip
+            batch[field] = tf.ensure_shape(value, self._batch_shape(mask.shape[0], field))
+        return batch
 
-    def _read_clip(self, video, start, top, left, mirror) -> list[np.ndarray]:
-        """Whether the clip counts, and its fields."""
-        crop = self._preprocessing.crop_size
+    def _batch_shape(self, batch_size: int, field: str) -> tuple[int, ...]:
+        size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
+        return (batch_size, *size, *FIELDS[field].channels)
+
+    def _read_batch(self, errors: list[Exception], *places: np.ndarray) -> list[np.ndarray]:
+        """Which clips count, (B,) bool, and the fields (B,T,H',W',…) of clips at `places`."""
+        count = len(places[0])
+        batch = {
+            f: self._memory.empty(self._batch_shape(count, f), FIELDS[f].dtype)
+            for f in self._fields
+        }
+        read = functools.partial(self._read_clip, batch)
         try:
-            clip, replaced = self._read_or_replace(int(video), int(start))
-        except Exception as error:  # as in `rows`; this clip will not be seen
-            self._error = error
-            size = (self._preprocessing.clip_length, *crop)
-            empty = [np.zeros(size + FIELDS[f].channels, FIELDS[f].dtype) for f in self._fields]
-            return [np.False_, *empty]
-        clip = crop_and_mirror(clip, int(top), int(left), bool(mirror), crop)
-        counts = np.bool_(self._count_replacements or not replaced)
-        return [counts, *(clip[field] for field in self._fields)]
+            counts = list(self._pool.map(read, range(count), *(p.tolist() for p in places)))
+        except Exception as error:  # for `batches`; this batch will not be seen
+            errors.append(error)
+            counts = [False] * count
+        return [np.array(counts), *batch.values()]
+
+    def _read_clip(
+        self, batch: dict[str, np.ndarray], row: int, video: int, start: int, top: int, left: int
+    ) -> bool:
+        """Reads a clip into a row of the batch; whether it counts."""
+        clip, replaced = self._read_or_replace(video, start)
+        h, w = self._preprocessing.crop_size
+        for field, value in clip.items():
+            batch[field][row] = value[:, top : top + h, left : left + w]
+        return self._count_replacements or not replaced
 
     def _read_or_replace(self, video: int, start: int) -> tuple[dict[str, np.ndarray], bool]:
         """The clip, or the first readable one of its replacements; and which of the two."""
@@ -316,3 +352,30 @@ class TfDataFeed:
             except CorruptVideoError as error:
                 self.skipped.add(candidate, error)
         raise _nothing_readable(self._dataset)
+
+
+class _BatchMemory:
+    """Arrays whose memory is used again as soon as nothing refers to it any more.
+
+    A batch of the paper's clips takes the system longer to provide, page by page, than to fill.
+    Page-aligned memory also passes through TensorFlow, and JAX on the CPU, without being copied.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[mmap.mmap]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array with arbitrary content; thread-safe."""
+        size = max(1, math.prod(shape)) * dtype.itemsize
+        free = self._free.setdefault(size, [])
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = mmap.mmap(-1, size)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # a kernel without huge pages
+                    memory.madvise(mmap.MADV_HUGEPAGE)
+        # All views of the memory, TensorFlow's and JAX's too, keep this array alive.
+        whole = np.frombuffer(memory, dtype)
+        weakref.finalize(whole, free.append, memory).atexit = False
+        return whole[: math.prod(shape)].reshape(shape)

@@ -1,7 +1,8 @@
 """From stored frames to the network's input: crop, mirror, grey, normalise.
 
-`crop_and_mirror` works on the host (NumPy, feed=tf_data), `gather_clips` does the same inside the
-jitted step (feed=device); the tests hold them equal. Normalisation always runs in the jitted step.
+`gather_clips` crops inside the jitted step (feed=device); feed=tf_data crops on the host, while it
+copies. Mirroring (`mirror_clips`) and normalisation run in the jitted step for both: the host would
+take longer to turn a clip round than to copy it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of R, G, B
@@ -69,29 +69,23 @@ def to_gray(video: jax.Array) -> jax.Array:
     return (x * jnp.array(LUMA, jnp.float32)).sum(-1, keepdims=True)
 
 
-def crop_and_mirror(
-    clip: Mapping[str, np.ndarray], top: int, left: int, mirror: bool, crop_size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """Crops a clip's fields on the host and mirrors them left to right; u then changes its sign.
+def mirror_clips(clips: Mapping[str, jax.Array], mirror: jax.Array) -> dict[str, jax.Array]:
+    """Mirrors some clips of a batch left to right; u then changes its sign.
 
     Args:
-      clip: field → (T,H,W,…).
-      top, left: the crop's first row and column.
-      mirror: whether to mirror.
-      crop_size: (H', W').
+      clips: field → (B,T,H,W,…).
+      mirror: (B,) bool, which clips.
 
     Returns:
-      field → (T,H',W',…), contiguous, the same dtypes.
+      field → (B,T,H,W,…), the same dtypes.
     """
-    h, w = crop_size
     result = {}
-    for name, value in clip.items():
-        value = value[:, top : top + h, left : left + w]
-        if mirror:
-            value = value[:, :, ::-1]
-            if name == "flow":
-                value = value * np.array([-1, 1], value.dtype)
-        result[name] = np.ascontiguousarray(value)
+    for name, value in clips.items():
+        mirrored = value[:, :, :, ::-1]
+        if name == "flow":
+            mirrored = mirrored * jnp.array([-1, 1], value.dtype)
+        where = mirror.reshape(-1, *([1] * (value.ndim - 1)))
+        result[name] = jnp.where(where, mirrored, value)
     return result
 
 
@@ -115,12 +109,6 @@ def gather_clips(
         start = (frame, top, left, *(jnp.zeros_like(frame) for _ in channels))
         return lax.dynamic_slice(field, start, size + channels)
 
-    result = {}
-    for name, field in store.items():
-        value = jax.vmap(cut, (None, 0, 0, 0))(field, clips["frame"], clips["top"], clips["left"])
-        mirrored = value[:, :, :, ::-1]
-        if name == "flow":
-            mirrored = mirrored * jnp.array([-1, 1], value.dtype)
-        where = clips["mirror"].reshape(-1, *([1] * (value.ndim - 1)))
-        result[name] = jnp.where(where, mirrored, value)
-    return result
+    place = (clips["frame"], clips["top"], clips["left"])
+    cropped = {name: jax.vmap(cut, (None, 0, 0, 0))(field, *place) for name, field in store.items()}
+    return mirror_clips(cropped, clips["mirror"])

@@ -25,7 +25,8 @@ class DatasetEntry:
 
     Attributes:
       open: (options, split, frame_size) → dataset.
-      options: what `config.data` holds beside the name, with defaults.
+      options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
+        for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
     """
 
@@ -101,18 +102,20 @@ DATASETS: dict[str, DatasetEntry] = {
             num_test_videos=60,
             num_frames=48,
             noise=SENSOR_NOISE,
+            cache="",
         ),
         feed="device",
     ),
     "ucf101": DatasetEntry(
-        _open_ucf101, dict(source="files", root="data/ucf101", list_number=1, allow_missing=False)
+        _open_ucf101,
+        dict(source="files", root="data/ucf101", list_number=1, allow_missing=False, cache=""),
     ),
     "davis": DatasetEntry(
         _open_davis,
         # held_out: names of the test split's sequences, with commas; empty: the official lists.
-        dict(source="files", root="data/davis", resolution="", held_out=""),
+        dict(source="files", root="data/davis", resolution="", held_out="", cache=""),
     ),
-    "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1)),
+    "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1, cache="")),
 }
 
 
@@ -127,4 +130,9 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     Raises:
       ConfigError, DataError: an option that is not known, or data that is missing or wrong.
     """
-    return DATASETS[data["name"]].open(data, split, frame_size)
+    dataset = DATASETS[data["name"]].open(data, split, frame_size)
+    if not data["cache"]:
+        return dataset
+    from v2v_jax.datasets.packed import PackedVideos  # here, as it is also a program: python -m
+
+    return PackedVideos(dataset, data["cache"], split)

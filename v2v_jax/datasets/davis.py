@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from v2v_jax.datasets.listing import (
     MIN_FRAMES,
     check_split,
     check_window,
+    file_identities,
     list_videos,
     natural_key,
 )
@@ -111,6 +113,16 @@ class Davis(VideoDataset):
                 masks.append(decode_mask(mask, frame.size, self.frame_size, mask_path))
         arrays = {"video": frames, "labels": masks}
         return {field: np.stack(arrays[field]) for field in fields}
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        paths = [
+            os.path.join(folder, info.name, stem + extension)
+            for info, stems in zip(self.videos, self._stems)
+            for stem in stems
+            for folder, extension in ((self._frames, ".jpg"), (self._masks, ".png"))
+        ]
+        return {"files": file_identities(paths), "pillow": PIL.__version__}
 
 
 def open_picture(source: str | bytes, name: str) -> Image.Image:

@@ -7,11 +7,13 @@ or too short must not pass unseen.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import av
 import numpy as np
 from absl import logging
 
@@ -136,6 +138,26 @@ def check_window(info: VideoInfo, start: int, stop: int) -> None:
         )
 
 
+def file_identities(paths: Iterable[str | os.PathLike[str]]) -> list[list[Any]]:
+    """[name, bytes, time of the last change in ns] of every file, for `VideoDataset.identity`.
+
+    Names without folders: a dataset may move.
+
+    Raises:
+      DataError: a file has gone.
+    """
+    identities = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise DataError(
+                f"File {os.fspath(path)} cannot be found any more ({error.strerror}); start again."
+            ) from error
+        identities.append([os.path.basename(path), status.st_size, status.st_mtime_ns])
+    return identities
+
+
 def natural_key(name: str) -> list[str | int]:
     """A sort key that puts `clip2` before `clip10`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
@@ -184,3 +206,7 @@ class VideoFileDataset(VideoDataset):
         self.check_fields(fields)
         check_window(self.videos[video], start, stop)
         return {field: self._files[video].read(start, stop, self.frame_size) for field in fields}
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        return {"files": file_identities(file.path for file in self._files), "av": av.__version__}

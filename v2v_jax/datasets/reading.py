@@ -70,10 +70,11 @@ def read_checked(
     labels = frames.get("labels")
     if labels is not None:
         count = len(dataset.label_names)
-        wrong = labels[(labels >= count) & (labels != IGNORE_LABEL)]
-        if wrong.size:
+        wrong = (labels >= count) & (labels != IGNORE_LABEL)
+        if wrong.any():
+            label = labels[wrong][0]
             raise DataError(
-                f"Video {dataset.videos[video].name} of {dataset.name} has the label {wrong[0]}; "
+                f"Video {dataset.videos[video].name} of {dataset.name} has the label {label}; "
                 f"its {count} classes are 0 to {count - 1}, and {IGNORE_LABEL} is ignored."
             )
     return frames

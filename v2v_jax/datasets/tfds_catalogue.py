@@ -15,10 +15,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import PIL
 from absl import logging
 
 from v2v_jax.datasets.davis import LABEL_NAMES, decode_frame, decode_mask, open_picture
-from v2v_jax.datasets.listing import MIN_FRAMES, check_split, check_window, list_videos
+from v2v_jax.datasets.listing import (
+    MIN_FRAMES,
+    check_split,
+    check_window,
+    file_identities,
+    list_videos,
+)
 from v2v_jax.datasets.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 
@@ -68,7 +75,7 @@ class _TfdsVideos(VideoDataset):
             )
         self.frame_size = frame_size
         self._label = f"{self._catalogue_name}/{config}"
-        self._records, folder, fingerprint = _open_records(
+        self._records, folder, self._files, fingerprint = _open_records(
             self._label, os.fspath(data_dir), self._splits[split]
         )
         counts = folder / f"v2v_frame_counts-{self._splits[split]}.json"
@@ -123,6 +130,10 @@ class _TfdsVideos(VideoDataset):
                 )
                 arrays["labels"].append(labels)
         return {field: np.stack(array) for field, array in arrays.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        return {"files": file_identities(self._files), "pillow": PIL.__version__}
 
     def _record(self, index: int) -> Any:
         """The features of a record: a map from key to tf.train.Feature."""
@@ -183,8 +194,10 @@ class TfdsDavis(_TfdsVideos):
     _name_key: ClassVar[str] = "metadata/video_name"
 
 
-def _open_records(label: str, data_dir: str, split: str) -> tuple[Sequence[Any], Any, list[int]]:
-    """A prepared split: its records as tf.train.Example, its folder, and numbers that identify it.
+def _open_records(
+    label: str, data_dir: str, split: str
+) -> tuple[Sequence[Any], Any, list[Any], list[int]]:
+    """A prepared split: records as tf.train.Example, folder, files, numbers that identify it.
 
     The records are parsed here without the catalogue's decoders: those decode whole videos, and
     SkipDecoding does not work on sequences outside of tf.data.
@@ -213,13 +226,14 @@ def _open_records(label: str, data_dir: str, split: str) -> tuple[Sequence[Any],
             file_format="array_record",
         )
         # Files of another size than when their frames were counted are counted, and checked, anew.
-        sizes = [path.stat().length for path in builder.info.splits[split].filepaths]
+        files = list(builder.info.splits[split].filepaths)
+        sizes = [path.stat().length for path in files]
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise DataError(
             f"The files of {label} in {builder.data_path} cannot be opened ({error}); delete them "
             f"and prepare them again: {remedy}"
         ) from error
-    return records, builder.data_path, [len(records), *sizes]
+    return records, builder.data_path, files, [len(records), *sizes]
 
 
 def _read_counts(path: Any, fingerprint: list[int]) -> dict[int, tuple[str, int]]:

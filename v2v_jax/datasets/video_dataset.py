@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,33 @@ class VideoDataset(abc.ABC):
           CorruptVideoError: the video's file cannot be decoded.
           DataError: anything else is wrong with the data, such as a mask of another size.
         """
+
+    def identity(self) -> dict[str, Any]:
+        """What its frames depend on, JSON-ready: files, parameters, versions of decoders.
+
+        A cache (`packed`) is made anew when this changes. Frame size and the videos' names and
+        lengths need not be among it.
+
+        Raises:
+          DataError: it does not know, so that it cannot be cached.
+        """
+        raise DataError(f"Dataset {self.name} cannot be cached; leave --config.data.cache out.")
+
+    def prepare_fields(
+        self,
+        fields: Sequence[str],
+        progress: Callable[[Iterable, int, str], Iterable] | None = None,
+    ) -> None:
+        """Called by the feeds before they read; a cache (`packed`) builds itself here.
+
+        Args:
+          fields: what `read` will be asked for.
+          progress: wraps an iterable of known length to show its progress.
+
+        Raises:
+          DataError: this dataset lacks one of `fields`, or a cache cannot be made.
+        """
+        self.check_fields(fields)
 
     def check_fields(self, fields: Sequence[str]) -> None:
         """Raises DataError if this dataset lacks one of `fields`."""

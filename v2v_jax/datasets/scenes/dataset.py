@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
+import pathlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -178,6 +181,19 @@ class Scenes(VideoDataset):
                 result[field][t - start] = value
             now = following
         return result
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`: the parameters, and a sum of the program that renders."""
+        program = hashlib.sha256()
+        for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+            program.update(path.read_bytes())
+        return {
+            "split": self.split,
+            "seed": self.seed,
+            "num_frames": self.num_frames,
+            "noise": self.noise,
+            "program": program.hexdigest(),
+        }
 
     def _frame(
         self,

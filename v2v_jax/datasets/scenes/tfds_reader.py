@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from v2v_jax.datasets.listing import file_identities
 from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, check_window
 from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -177,6 +178,10 @@ class ScenesTfds(VideoDataset):
             field: np.concatenate(arrays).astype(FIELDS[field].dtype, copy=False)
             for field, arrays in parts.items()
         }
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        return {"files": file_identities(self._builder.info.splits[self.split].filepaths)}
 
     def _record(self, video: int, chunk: int, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
         """One record, decoded and checked to be the one meant."""

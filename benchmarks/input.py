@@ -1,0 +1,364 @@
+"""Clips a second that the feeds deliver, beside what PyAV alone decodes and resizes.
+
+    python -m benchmarks.input                          # videos rendered for it, in a minute or two
+    python -m benchmarks.input --ucf101=DIR             # or --videos=DIR: real ones
+    python -m benchmarks.input --step [--arg=demo]      # what feed=device adds to a training step
+
+All rows read the same random clips (16 frames, resized to 128x171) with as many threads. "PyAV
+alone" opens the file, seeks to the keyframe, decodes and resizes, in a pool of threads; its frames
+are first compared with the reader's. The feeds' rows are all that it takes to have the cropped
+batches as JAX arrays. Rows take turns within a round; ratios are medians over the rounds, so that
+another program on the same machine slows all of them.
+
+--step trains the configuration seg.py (with --arg) on rendered scenes, with feed=device and with
+one batch that stays on the accelerator, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import av
+import jax
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from configs import seg
+from v2v_jax import sharding
+from v2v_jax.clips import Clips, ClipSampler
+from v2v_jax.datasets import Scenes, VideoDataset
+from v2v_jax.datasets.packed import PackedVideos
+from v2v_jax.datasets.reading import read_videos
+from v2v_jax.datasets.ucf101 import Ucf101
+from v2v_jax.datasets.video_folder import VideoFolder
+from v2v_jax.experiment import make_experiment
+from v2v_jax.input_pipeline import Feed, make_feed
+from v2v_jax.preprocess import Preprocessing
+from v2v_jax.train import make_sampler, make_train_step
+from v2v_jax.video import write_video
+
+RULES = Preprocessing()
+FIELDS = ("video",)
+CACHE_FACTOR = 20  # how many more clips are taken from the cache, which would be over too soon
+ALONE, STREAMED, CACHED = "PyAV alone, decode + resize", "feed=tf_data", "feed=tf_data, cache"
+
+
+# ------------------------------------------------------------------------------------------------
+# PyAV alone
+
+
+class BareVideo:
+    """A video read by PyAV with nothing around it."""
+
+    def __init__(self, path: str):
+        """Notes the frames' times."""
+        self.path = path
+        self.seeks = True
+        with av.open(path) as container:
+            packets = container.demux(container.streams.video[0])
+            self._times = sorted(p.pts for p in packets if p.size and p.pts is not None)
+
+    def read(self, start: int) -> np.ndarray:
+        """A clip (T,H,W,3) uint8 RGB from frame `start`."""
+        h, w = RULES.frame_size
+        clip = np.empty((RULES.clip_length, h, w, 3), np.uint8)
+        reformatter = VideoReformatter()
+        count = 0
+        with av.open(self.path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            if self.seeks:
+                container.seek(self._times[start], stream=stream, backward=True)
+            for number, frame in enumerate(container.decode(stream)):
+                if frame.pts < self._times[start] if self.seeks else number < start:
+                    continue
+                resized = reformatter.reformat(
+                    frame, w, h, "gbrp", interpolation=Interpolation.BICUBIC, threads=1
+                )
+                clip[count] = resized.to_ndarray()
+                count += 1
+                if count == RULES.clip_length:
+                    break
+        return clip
+
+
+def bare_videos(dataset: VideoDataset, folder: str) -> list[BareVideo]:
+    """A dataset's videos for PyAV alone, which must give the reader's frames.
+
+    Where the times of an AVI file are no good, frames are counted from the beginning, as the reader
+    does.
+    """
+    videos = []
+    for index, info in enumerate(dataset.videos):
+        video = BareVideo(os.path.join(folder, info.name))
+        start = (info.num_frames - RULES.clip_length) // 2
+        expected = dataset.read(index, start, start + RULES.clip_length)["video"]
+        for video.seeks in (True, False):
+            if np.array_equal(video.read(start), expected):
+                break
+        else:
+            raise SystemExit(f"PyAV alone gives other frames of {video.path}; leave that file out.")
+        videos.append(video)
+    return videos
+
+
+def bare_speed(videos: list[BareVideo], plans: list[Clips], threads: int) -> float:
+    """Clips/s of PyAV alone."""
+    video = np.concatenate([plan.video for plan in plans])
+    starts = np.concatenate([plan.start for plan in plans]).tolist()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        begin = time.perf_counter()
+        for _ in pool.map(lambda i, start: videos[i].read(start), video, starts):
+            pass
+        return len(starts) / (time.perf_counter() - begin)
+
+
+# ------------------------------------------------------------------------------------------------
+# Feeds
+
+
+def feed_speed(feed: Feed, sampler: ClipSampler, first: int, steps: int) -> float:
+    """Clips/s of a feed that is running: the clock starts and stops with its buffers full."""
+    done = False
+    numbers = itertools.takewhile(lambda _: not done, itertools.count(first))
+    batches = feed.batches(sampler.plan(number) for number in numbers)
+    for _ in range(4):
+        jax.block_until_ready(next(batches))
+    begin = time.perf_counter()
+    clips = 0
+    for _ in range(steps):
+        clips += len(jax.block_until_ready(next(batches))["mask"])
+    speed = clips / (time.perf_counter() - begin)
+    done = True  # and let it read what it has begun before the next row's clock starts
+    for _ in batches:
+        pass
+    return speed
+
+
+def device_costs(dataset: VideoDataset, sampler: ClipSampler, steps: int) -> dict[str, float]:
+    """Seconds a step: the host's part of feed=device, and cutting the clips on the accelerator."""
+    feed = make_feed("device", dataset, FIELDS, RULES, sharding.make_mesh())
+    prepare = jax.jit(feed.prepare)
+    batches = feed.batches(sampler.plan(step) for step in itertools.count())
+    jax.block_until_ready(prepare(feed.store, next(batches)))
+    host, cut = [], []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        batch = jax.block_until_ready(next(batches))
+        middle = time.perf_counter()
+        jax.block_until_ready(prepare(feed.store, batch))
+        host.append(middle - begin)
+        cut.append(time.perf_counter() - middle)
+    return {
+        "feed=device, plan to device arrays": statistics.median(host),
+        "feed=device, cutting the clips": statistics.median(cut),
+    }
+
+
+def mirror_cost(dataset: VideoDataset, sampler: ClipSampler, steps: int) -> dict[str, float]:
+    """Seconds a step that feed=tf_data leaves to the accelerator."""
+    feed = make_feed("tf_data", dataset, FIELDS, RULES, sharding.make_mesh())
+    batch = jax.block_until_ready(next(feed.batches([sampler.plan(0)])))
+    prepare = jax.jit(feed.prepare)
+    times = []
+    for _ in range(steps + 1):
+        begin = time.perf_counter()
+        jax.block_until_ready(prepare((), batch))
+        times.append(time.perf_counter() - begin)
+    return {"feed=tf_data, mirroring": statistics.median(times[1:])}
+
+
+def measure(dataset: VideoDataset, folder: str, cache: str, args: argparse.Namespace) -> dict:
+    """All rows: clips/s of every round, and seconds a step."""
+    lengths = [video.num_frames for video in dataset.videos]
+    sampler = ClipSampler(lengths, RULES, batch_size=args.batch, stride=1, seed=0)
+    bare = bare_videos(dataset, folder)
+    packed = PackedVideos(dataset, cache, "train")
+    steps = max(1, args.clips // args.batch)
+    rows: dict[str, Callable[[int], float]] = {
+        ALONE: lambda k: bare_speed(bare, [sampler.plan(k + i) for i in range(steps)], args.threads)
+    }
+    costs, skipped = device_costs(packed, sampler, 20), {}
+    if importlib.util.find_spec("tensorflow"):
+        mesh = sharding.make_mesh()
+        streamed, cached = (
+            make_feed("tf_data", data, FIELDS, RULES, mesh) for data in (dataset, packed)
+        )
+        rows[STREAMED] = lambda k: feed_speed(streamed, sampler, k, steps)
+        rows[CACHED] = lambda k: feed_speed(cached, sampler, k, CACHE_FACTOR * steps)
+        costs |= mirror_cost(packed, sampler, 20)
+    else:
+        skipped = dict.fromkeys((STREAMED, CACHED), "TensorFlow is not installed")
+    speeds: dict[str, list[float]] = {name: [] for name in rows}
+    for number in range(args.rounds):
+        for name, speed in rows.items():
+            speeds[name].append(speed(1000 * number))
+    return {"clips_per_second": speeds, "seconds_per_step": costs, "skipped": skipped}
+
+
+# ------------------------------------------------------------------------------------------------
+# The training step
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantFeed:
+    """Gives the same batch, already on the accelerator, every time."""
+
+    batch: Any
+    store: Any = ()
+    skipped: tuple = ()
+
+    def batches(self, plans) -> Iterator[Any]:
+        """Yields the batch for every plan."""
+        return (self.batch for _ in plans)
+
+    def prepare(self, store: Any, batch: Any) -> Any:
+        """The batch is ready as it is."""
+        return batch
+
+
+def step_seconds(
+    arg: str, videos: int, batch_size: int, steps: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a training step with feed=device and with one constant batch, of every round."""
+    config = seg.get_config(arg)
+    config.data.num_train_videos = videos
+    config.batch_size = batch_size or config.batch_size
+    experiment = make_experiment(config, "train")
+    sampler, mesh = make_sampler(experiment), experiment.mesh
+    feed = make_feed(
+        "device", experiment.dataset, experiment.task.fields, experiment.preprocessing, mesh
+    )
+    prepare = jax.jit(feed.prepare, out_shardings=sharding.batch_sharded(mesh))
+    constant = prepare(feed.store, next(iter(feed.batches([sampler.plan(0)]))))
+    feeds: dict[str, Feed] = {"feed=device": feed, "constant batch": ConstantFeed(constant)}
+    programs = {name: make_train_step(experiment, feed) for name, feed in feeds.items()}
+    state = experiment.init_state()
+    times: dict[str, list[float]] = {name: [] for name in feeds}
+    for number in range(-1, rounds):  # the first round compiles
+        for name, one in feeds.items():
+            plans = (sampler.plan(step) for step in range(steps))
+            begin = time.perf_counter()
+            late = None
+            for batch in one.batches(plans):
+                state, metrics = programs[name](state, one.store, batch)
+                if late is not None:
+                    float(late["loss"])  # as training does: one step late
+                late = metrics
+            jax.block_until_ready(state)
+            if number >= 0:
+                times[name].append((time.perf_counter() - begin) / steps)
+    return times
+
+
+# ------------------------------------------------------------------------------------------------
+# Input and output
+
+
+def render_videos(folder: str, number: int = 6) -> None:
+    """Writes rendered scenes as H.264 files of 240x320 in `folder`/train and `folder`/test."""
+    scenes = Scenes("train", num_videos=number, num_frames=64, frame_size=(240, 320))
+    for split in ("train", "test"):
+        os.mkdir(os.path.join(folder, split))
+    for video, frames in read_videos(scenes, ("video",)):
+        split = "train" if video else "test"
+        write_video(os.path.join(folder, split, f"scene{video}.mp4"), frames["video"])
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator[tuple[VideoDataset, str, str]]:
+    """(dataset, folder of its files, what it is)."""
+    if args.ucf101:
+        dataset = Ucf101(args.ucf101, "train", allow_missing=True)
+        yield dataset, os.path.join(args.ucf101, "UCF-101"), "UCF101"
+        return
+    with tempfile.TemporaryDirectory() as rendered:
+        if not args.videos:
+            render_videos(rendered)
+        folder = args.videos or rendered
+        dataset = VideoFolder(folder, "train")
+        if os.path.isdir(os.path.join(folder, "train")):
+            folder = os.path.join(folder, "train")
+        yield dataset, folder, "a folder of videos" if args.videos else "rendered videos"
+
+
+def feed_table(result: dict, batch: int) -> str:
+    """The Markdown table of `measure`'s result."""
+    speeds = result["clips_per_second"]
+    lines = [f"| | clips/s | times PyAV alone | ms a step of {batch} |", "|---|---|---|---|"]
+    for name, values in speeds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, speeds[ALONE]))
+        speed = statistics.median(values)
+        lines.append(f"| {name} | {speed:.0f} | {ratio:.2f} | {1e3 * batch / speed:.1f} |")
+    for name, seconds in result["seconds_per_step"].items():
+        lines.append(f"| {name} | | | {1e3 * seconds:.2f} |")
+    for name, reason in result["skipped"].items():
+        lines.append(f"| {name} | skipped: {reason} | | |")
+    return "\n".join(lines)
+
+
+def step_table(times: dict[str, list[float]]) -> str:
+    """The Markdown table of `step_seconds`' result."""
+    lines = ["| training step with | ms | more than with the constant batch |", "|---|---|---|"]
+    for name, values in times.items():
+        more = statistics.median(a / b - 1 for a, b in zip(values, times["constant batch"]))
+        lines.append(f"| {name} | {1e3 * statistics.median(values):.2f} | {100 * more:+.1f} % |")
+    return "\n".join(lines)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ucf101", help="folder with UCF-101 and ucfTrainTestlist")
+    parser.add_argument("--videos", help="folder of video files")
+    parser.add_argument("--clips", type=int, default=256, help="clips a row and round")
+    parser.add_argument("--batch", type=int, help="clips a step (32; --step: as configured)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyAV alone")
+    parser.add_argument("--json", type=pathlib.Path, help="file to write all figures to")
+    parser.add_argument("--step", action="store_true", help="measure the training step instead")
+    parser.add_argument("--arg", help="for --step: of configs/seg.py; on a CPU 'demo'")
+    parser.add_argument("--scenes", type=int, default=64, help="for --step: rendered videos")
+    parser.add_argument("--steps", type=int, default=20, help="for --step: steps a round")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a table and writes the figures of every round."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"} | os.environ
+    args = parse(argv)
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    if args.step:
+        on_cpu = jax.default_backend() == "cpu"
+        arg = ("demo" if on_cpu else "") if args.arg is None else args.arg
+        times = step_seconds(arg, args.scenes, args.batch, args.steps, args.rounds)
+        result = {"config": f"configs/seg.py:{arg}", "seconds_per_step": times}
+        table = step_table(times)
+    else:
+        args.batch = args.batch or 32
+        with opened(args) as (dataset, folder, name), tempfile.TemporaryDirectory() as cache:
+            result = {"data": name, **measure(dataset, folder, cache, args)}
+        table = feed_table(result, args.batch)
+    result |= {"device": device, "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds}
+    print(f"{result.get('data') or result['config']}; {device}; {result['date']}\n\n{table}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
