@@ -13,6 +13,7 @@ import absl.logging
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from v2v_jax import compilation_cache
 from v2v_jax.errors import ConfigError, UserError
 
 Main = Callable[[ConfigDict, str], object]
@@ -51,6 +52,7 @@ def execute(argv: Sequence[str], main: Main) -> int:
         config, workdir = parse(argv)
     except UserError as error:
         return _fail(f"Error: {error}", 2)
+    compilation_cache.enable()
     try:
         main(config, workdir)
     except UserError as error:

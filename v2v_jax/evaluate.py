@@ -113,6 +113,11 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
             f"No checkpoint in {workdir}: train first, with the same --config and --workdir."
         )
     experiment = make_experiment(config, "test")
+    with jax.set_mesh(experiment.mesh):
+        return _evaluate(experiment, workdir)
+
+
+def _evaluate(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
     step, params = best_params(experiment, workdir)
     evaluator = Evaluator(experiment)
     values = evaluator(params)
@@ -122,7 +127,8 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
         folder / "metrics.json", json.dumps({"step": step, **_json_ready(values)}, indent=2) + "\n"
     )
     print_metrics(experiment, step, values)
-    for index, (name, clip, prediction) in enumerate(evaluator.clips(params, config.num_pictures)):
+    clips = evaluator.clips(params, experiment.config.num_pictures)
+    for index, (name, clip, prediction) in enumerate(clips):
         draw(experiment, name, clip, prediction, folder / f"clip{index}")
     reporting.console.print(f"Metrics and pictures are in {folder}")
     return values

@@ -82,6 +82,7 @@ def make_config(
         _modern(config, num_steps, learning_rate)
     else:
         _paper(config)
+    config.recompute = 1  # parts of the batch, one at a time in memory: see v2v_jax/recompute.py
     config.log_every = max(1, config.num_steps // 200)
     config.eval_every = max(1, config.num_steps // 10)
     config.eval_batch_size = config.batch_size
@@ -150,7 +151,15 @@ def validate(config: ConfigDict) -> None:
     _choice("optimizer.name", config.optimizer.name, ("adamw", "caffe_sgd"))
     _choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "step"))
     _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
-    for key in ("batch_size", "num_steps", "stride", "log_every", "eval_every", "eval_batch_size"):
+    for key in (
+        "batch_size",
+        "num_steps",
+        "stride",
+        "recompute",
+        "log_every",
+        "eval_every",
+        "eval_batch_size",
+    ):
         if config[key] < 1:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
     if config.model.width <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import pathlib
 import time
@@ -12,12 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from v2v_jax import losses, reporting, sharding
+from v2v_jax import losses, recompute, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import ClipSampler
-from v2v_jax.errors import UserError
+from v2v_jax.errors import ConfigError, UserError
 from v2v_jax.evaluate import Evaluator
 from v2v_jax.experiment import Experiment, TrainState, make_experiment
 from v2v_jax.input_pipeline import Feed, make_feed
@@ -45,8 +47,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     experiment = make_experiment(config, "train")
     sampler = make_sampler(experiment)
     sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
+    _check_recompute(experiment)
     task = experiment.task
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
+        stack.enter_context(jax.set_mesh(experiment.mesh))
         checkpoints = stack.enter_context(
             Checkpoints(workdir, experiment.about, headline=task.headline, better=task.better)
         )
@@ -96,6 +100,15 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     return state, first_step
 
 
+def _check_recompute(experiment: Experiment) -> None:
+    config, devices = experiment.config, experiment.mesh.size
+    if config.batch_size % (config.recompute * devices):
+        raise ConfigError(
+            f"recompute is {config.recompute}; it must divide the {config.batch_size // devices} "
+            "clips of the batch on each device."
+        )
+
+
 def make_sampler(experiment: Experiment) -> ClipSampler:
     """The training clips of an experiment, a function of (config.seed, step)."""
     config = experiment.config
@@ -115,30 +128,72 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     Metrics: `loss` and the global norms of gradient, update and parameters, float32 scalars, beside
     the task's sums.
     """
-    task, model, optimizer = experiment.task, experiment.model, experiment.optimizer
+    optimizer, mesh = experiment.optimizer, experiment.mesh
+    rows = functools.partial(_gradient_of_rows, experiment, feed)
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    # check_vma would add an all-reduce to the gradient of every parameter, in bfloat16; without it
+    # each device keeps its own until the one all-reduce of `_gradient_of_rows`.
+    gradient_of_batch = jax.shard_map(
+        rows, mesh=mesh, in_specs=(whole, whole, split), out_specs=whole, check_vma=False
+    )
 
     def step(state: TrainState, store: Any, batch: Any):
-        batch = feed.prepare(store, batch)
-        inputs = task.inputs(batch, experiment.preprocessing)
-
-        def loss_of(params):
-            outputs = task.complete(model.apply({"params": params}, inputs), batch)
-            return losses.mean(task.loss(outputs, batch)), outputs
-
-        (loss, outputs), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradient, (total, count), sums = gradient_of_batch(state.params, store, batch)
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": loss,
+            "loss": losses.mean((total, count)),
             "gradient_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
             "parameter_norm": optax.tree.norm(params),
-            "sums": task.sums(outputs, batch),
+            "sums": sums,
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    everywhere = sharding.replicated(experiment.mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=_compiler_options(mesh),
+    )
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
+    """On TPUs one all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return None
+    return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
+
+
+def _gradient_of_rows(experiment: Experiment, feed: Feed, params: Any, store: Any, batch: Any):
+    """What one device computes of its rows of the batch, added up over the devices.
+
+    The gradient is that of the loss's sum: dividing by the batch's count before it would need the
+    count from all devices first, so a second all-reduce. All is float32, because XLA combines
+    all-reduces of one type only; counts beyond 2^24 are then rounded, which a training metric may.
+
+    Returns:
+      The gradient of the loss's sum, that sum and its count, and the task's sums.
+    """
+    task, model = experiment.task, experiment.model
+    batch = feed.prepare(store, batch)
+    inputs = task.inputs(batch, experiment.preprocessing)
+    apply = recompute.in_parts(
+        lambda params, x: model.apply({"params": params}, x), experiment.config.recompute
+    )
+
+    def total_of(params):
+        outputs = task.complete(apply(params, inputs), batch)
+        total, count = task.loss(outputs, batch)
+        return total, (count, outputs)
+
+    (total, (count, outputs)), gradient = jax.value_and_grad(total_of, has_aux=True)(params)
+    sums = {
+        name: (value.sum() if value.ndim == 1 else value).astype(jnp.float32)  # (B,): one a clip
+        for name, value in task.sums(outputs, batch).items()
+    }
+    return jax.lax.psum((gradient, (total, count), sums), "data")
 
 
 class Monitor:

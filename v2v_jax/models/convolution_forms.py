@@ -8,6 +8,7 @@ where the kernel's taps go:
   there are fewer output than input channels.
 * ``per_tap``: one 2D convolution a temporal tap over the frames that it touches, summed.
 * ``gathered``: all taps, of T, H and W, are stacked into the input channels; one matrix product.
+* ``native``: XLA's own 5-D convolution, which is what TPUs are quick at.
 
 All compute the same function; layers.py chooses. Arrays are (B,T,H,W,C), kernels (T,H,W,in,out).
 Convolution means cross-correlation, as in Caffe.
@@ -15,6 +16,7 @@ Convolution means cross-correlation, as in Caffe.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -24,8 +26,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Form = Literal["taps_in_input", "taps_in_output", "per_tap", "gathered"]
-FORMS: tuple[Form, ...] = ("taps_in_input", "taps_in_output", "per_tap", "gathered")
+Form = Literal["taps_in_input", "taps_in_output", "per_tap", "gathered", "native"]
+FORMS: tuple[Form, ...] = ("taps_in_input", "taps_in_output", "per_tap", "gathered", "native")
+_NATIVE = ("NTHWC", "THWIO", "NTHWC")
 Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
@@ -34,6 +37,8 @@ def convolve(padding: Padding, form: Form, x: jax.Array, kernel: jax.Array) -> j
     kt, kh, kw, cin, cout = kernel.shape
     (before, after), *pad2d = padding
     t_out = x.shape[1] + before + after - kt + 1
+    if form == "native":
+        return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=_NATIVE)
     if form == "gathered":
         return gather_taps(x, kernel.shape[:3], padding) @ kernel.reshape(-1, cout)
     if kt == 1 and (before, after) == (0, 0):
@@ -171,3 +176,50 @@ def space_to_depth(x: jax.Array, strides: Sequence[int]) -> jax.Array:
     st, sh, sw = strides
     x = x.reshape(b, t // st, st, h // sh, sh, w // sw, sw, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
     return x.reshape(b, t // st, h // sh, w // sw, -1)
+
+
+# ------------------------------------------------------------------------------------------------
+# XLA's own operations, for TPUs
+
+
+def transpose_native(
+    strides: tuple[int, ...], padding: tuple[int, ...], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """`layers.conv3d_transpose` as the gradient of a strided convolution: no depth-to-space."""
+    return _transpose_native(strides, padding, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _transpose_native(strides, padding, x, kernel):
+    size = [
+        (n - 1) * s + k - 2 * p
+        for n, s, k, p in zip(x.shape[1:4], strides, kernel.shape[:3], padding)
+    ]
+    y = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[4]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided(strides, padding, y, kernel), y)(x)[0]
+
+
+def _transpose_native_backward(strides, padding, residuals, dy):
+    # Written out: JAX's own gradient of the convolution above would reverse dy in memory.
+    x, kernel = residuals
+    of_kernel = functools.partial(_strided, strides, padding, dy)
+    return _strided(strides, padding, dy, kernel), jax.linear_transpose(of_kernel, kernel)(x)[0]
+
+
+_transpose_native.defvjp(
+    lambda strides, padding, *operands: (_transpose_native(strides, padding, *operands), operands),
+    _transpose_native_backward,
+)
+
+
+def _strided(strides, padding, y, kernel):
+    """The convolution (B,T',H',W',out) → (B,T,H,W,in) whose transpose is wanted."""
+    pad = [(p, p) for p in padding]
+    numbers = ("NTHWC", "THWOI", "NTHWC")  # kernel (T,H,W,in,out) reads `out`
+    return lax.conv_general_dilated(y, kernel, strides, pad, dimension_numbers=numbers)
+
+
+def max_pool_native(window: Sequence[int], x: jax.Array) -> jax.Array:
+    """`layers.max_pool3d`, ties included, by reduce-window and select-and-scatter."""
+    window = (1, *window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")

@@ -126,7 +126,7 @@ def per_device(
         batched too.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or batched[0].shape[0] % mesh.size:
+    if mesh.empty or mesh.manual_axes or mesh.size == 1 or batched[0].shape[0] % mesh.size:
         return function(*batched, *whole)
     split, same = jax.P(mesh.axis_names), jax.P()
     total = summed

@@ -5,6 +5,7 @@ What is computed never depends on the platform, how it is does:
 * CPU: `convolution_forms`, one 2D convolution or matrix product a kernel tap.
 * NVIDIA GPU: the form that copies fewer channels; in bfloat16 the network's first and last
   convolution are kernels of their own (`gpu_kernels`).
+* TPU: XLA's own convolutions and pooling (docs/scaling.md).
 * elsewhere: the GPU's forms.
 
 The gradient with respect to a convolution's input is again a stride-1 convolution, with the flipped
@@ -37,7 +38,9 @@ from v2v_jax.models.convolution_forms import (
     block_kernel,
     convolve,
     depth_to_space,
+    max_pool_native,
     space_to_depth,
+    transpose_native,
     weight_gradient,
     weight_gradient_of_taps,
 )
@@ -58,6 +61,7 @@ def _forward(padding: Padding, form: Form | None, x: jax.Array, kernel: jax.Arra
         x,
         kernel,
         cpu=functools.partial(convolve, padding, "per_tap"),
+        tpu=functools.partial(convolve, padding, "native"),
         default=functools.partial(convolve, padding, _by_channels(*kernel.shape[3:])),
     )
 
@@ -73,6 +77,7 @@ def _weight_gradient(
         accelerator = "gathered"
     on = dict(
         cpu=functools.partial(weight_gradient, padding, "per_tap"),
+        tpu=functools.partial(weight_gradient, padding, "native"),
         default=functools.partial(weight_gradient, padding, accelerator),
     )
     if accelerator == "gathered" and gpu_kernels.can_gather(x.shape):
@@ -102,6 +107,29 @@ def _input_gradient(
     cut = [(min(lo, 0), min(hi, 0), 0) for lo, hi in full]
     dx = _forward(at_least_zero, form, dy, flipped)
     return lax.pad(dx, jnp.zeros((), dx.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+
+
+def _unless_tpu(native, forward, *args):
+    """forward(*args) → (y, residuals), or on TPUs native(*args) and residuals that nobody reads."""
+    kept = jax.eval_shape(forward, *args)[1]
+    nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+    return lax.platform_dependent(
+        *args, tpu=lambda *args: (native(*args), nothing()), default=forward
+    )
+
+
+def _gradient_unless_tpu(native, backward, residuals, args, dy):
+    """backward(residuals, args, dy) → gradients of args, or on TPUs those of native(*args).
+
+    What native computes a second time here is XLA's to find and to merge.
+    """
+    return lax.platform_dependent(
+        residuals,
+        args,
+        dy,
+        tpu=lambda residuals, args, dy: jax.vjp(native, *args)[1](dy),
+        default=backward,
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -164,15 +192,21 @@ def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _max_pool3d(window, size, x):
-    return _pool_with_winner(x, window)[0]
+    return _max_pool3d_forward(window, size, x)[0]
 
 
 def _max_pool3d_forward(window, size, x):
-    return _pool_with_winner(x, window)
+    forward = functools.partial(_pool_with_winner, window=window)
+    y, winner = _unless_tpu(functools.partial(max_pool_native, window), forward, x)
+    return y, (x, winner)
 
 
-def _max_pool3d_backward(window, size, winner, dy):
-    return (_unpool(dy, winner, window, size),)
+def _max_pool3d_backward(window, size, residuals, dy):
+    x, winner = residuals
+    backward = lambda winner, args, dy: (_unpool(dy, winner, window, size),)
+    return _gradient_unless_tpu(
+        functools.partial(max_pool_native, window), backward, winner, (x,), dy
+    )
 
 
 _max_pool3d.defvjp(_max_pool3d_forward, _max_pool3d_backward)
@@ -200,12 +234,21 @@ def conv_relu_pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv_relu_pool(padding, window, x, kernel, bias):
-    return _compute_conv_relu_pool(padding, window, False, x, kernel, bias)[0]
+    forward = functools.partial(_compute_conv_relu_pool, padding, window, False)
+    native = functools.partial(_conv_relu_pool_native, padding, window)
+    return _unless_tpu(native, lambda *args: (forward(*args)[0], ()), x, kernel, bias)[0]
+
+
+def _conv_relu_pool_native(padding, window, x, kernel, bias):
+    y = convolve(padding, "native", x, kernel) + bias.astype(x.dtype)
+    return max_pool_native(window, nn.relu(y))
 
 
 def _conv_relu_pool_forward(padding, window, x, kernel, bias):
-    pooled, winner = _compute_conv_relu_pool(padding, window, True, x, kernel, bias)
-    return pooled, (x, kernel, winner)
+    forward = functools.partial(_compute_conv_relu_pool, padding, window, True)
+    native = functools.partial(_conv_relu_pool_native, padding, window)
+    pooled, winner = _unless_tpu(native, lambda *args: tuple(forward(*args)), x, kernel, bias)
+    return pooled, (x, kernel, bias, winner)
 
 
 def _compute_conv_relu_pool(padding, window, with_winner, x, kernel, bias):
@@ -225,7 +268,18 @@ def _compute_conv_relu_pool(padding, window, with_winner, x, kernel, bias):
 
 
 def _conv_relu_pool_backward(padding, window, residuals, dy):
-    x, kernel, winner = residuals
+    *args, winner = residuals
+    return _gradient_unless_tpu(
+        functools.partial(_conv_relu_pool_native, padding, window),
+        functools.partial(_conv_relu_pool_backward_by_winner, padding, window),
+        winner,
+        tuple(args),
+        dy,
+    )
+
+
+def _conv_relu_pool_backward_by_winner(padding, window, winner, args, dy):
+    x, kernel, _ = args
     size = [n + lo + hi - k + 1 for n, k, (lo, hi) in zip(x.shape[1:4], kernel.shape, padding)]
     dz = _unpool(dy, winner, window, size)
     dbias = jnp.where(winner == NO_WINNER, 0, dy).sum((0, 1, 2, 3), dtype=jnp.float32)
@@ -311,7 +365,40 @@ def conv3d_transpose(
     Returns:
       (B,T',H',W',Cout) with T' = (T-1)·stride + kt - 2·padding, likewise H', W'.
     """
-    return _voxels(*_transpose_to_blocks(x, kernel, strides, padding, form))
+    strides, padding = tuple(strides), tuple(padding)
+    if form == "native":
+        return transpose_native(strides, padding, x, kernel)
+    if form is not None:
+        return _voxels(*_transpose_to_blocks(x, kernel, strides, padding, form))
+    return _conv3d_transpose(strides, padding, x, kernel)
+
+
+def _transpose_by_blocks(strides, padding, x, kernel):
+    return _voxels(*_transpose_to_blocks(x, kernel, strides, padding))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv3d_transpose(strides, padding, x, kernel):
+    return lax.platform_dependent(
+        x,
+        kernel,
+        tpu=functools.partial(transpose_native, strides, padding),
+        default=functools.partial(_transpose_by_blocks, strides, padding),
+    )
+
+
+def _conv3d_transpose_forward(strides, padding, x, kernel):
+    return _conv3d_transpose(strides, padding, x, kernel), (x, kernel)
+
+
+def _conv3d_transpose_backward(strides, padding, args, dy):
+    by_blocks = functools.partial(_transpose_by_blocks, strides, padding)  # linear in each
+    backward = lambda _, args, dy: jax.vjp(by_blocks, *args)[1](dy)
+    native = functools.partial(transpose_native, strides, padding)
+    return _gradient_unless_tpu(native, backward, (), args, dy)
+
+
+_conv3d_transpose.defvjp(_conv3d_transpose_forward, _conv3d_transpose_backward)
 
 
 def _transpose_to_blocks(
@@ -326,17 +413,19 @@ def _transpose_to_blocks(
     blocks = conv3d(
         x, block_kernel(kernel, strides, taps), tuple((m - 1, m - 1) for m in taps), form
     )
-    layout = BlockLayout(
-        blocks=blocks.shape[1:4],
+    return blocks, _layout(x.shape, kernel.shape, strides, padding)
+
+
+def _layout(x_shape, kernel_shape, strides, padding) -> BlockLayout:
+    """Where the voxels of a transposed convolution lie in its blocks."""
+    sizes = list(zip(x_shape[1:4], kernel_shape[:3], strides, padding))
+    return BlockLayout(
+        blocks=tuple(n + -(-k // s) - 1 for n, k, s, _ in sizes),
         strides=tuple(strides),
         crop=tuple(padding),
-        size=tuple(
-            (n - 1) * s + k - 2 * p
-            for n, k, s, p in zip(x.shape[1:4], kernel.shape[:3], strides, padding)
-        ),
-        channels=kernel.shape[-1],
+        size=tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes),
+        channels=kernel_shape[-1],
     )
-    return blocks, layout
 
 
 def _voxels(blocks: jax.Array, layout: BlockLayout) -> jax.Array:
@@ -355,39 +444,78 @@ def _blocks(voxels: jax.Array, layout: BlockLayout) -> jax.Array:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["blocks", "bias"], meta_fields=["layout"]
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "kernel", "bias"],
+    meta_fields=["strides", "padding"],
 )
 @dataclasses.dataclass(frozen=True)
-class ReluOfBlocks:
-    """relu(blocks + bias) of a transposed convolution, for the Conv3D that alone reads it.
+class ReluOfTranspose:
+    """relu(conv3d_transpose(x, kernel) + bias), not yet computed, for the Conv3D that reads it.
 
     Attributes:
-      blocks: (B,T*,H*,W*,st·sh·sw·C).
+      x, kernel, strides, padding: see `conv3d_transpose`.
       bias: (C,) float32.
-      layout: where the voxels lie.
     """
 
-    blocks: jax.Array
+    x: jax.Array
+    kernel: jax.Array
     bias: jax.Array
-    layout: BlockLayout
+    strides: tuple[int, int, int]
+    padding: tuple[int, int, int]
 
 
-def conv_of_relu(x: ReluOfBlocks, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """conv3d of what `x` stands for, without putting it in voxel order where it can be helped.
+def conv_of_relu(x: ReluOfTranspose, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """conv3d of what `x` stands for, without putting it in voxel order where that is slow.
 
     Args:
-      kernel: (kt,kh,kw,C,Cout), the blocks' dtype.
+      kernel: (kt,kh,kw,C,Cout), x's dtype.
       padding: see `conv3d`.
 
     Returns:
       (B,T',H',W',Cout) float32.
     """
-    return _conv_of_relu(x.layout, padding, x.blocks, x.bias, kernel)
+    return _conv_of_transpose((x.strides, x.padding, padding), x.x, x.kernel, x.bias, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _conv_of_relu(layout, padding, blocks, bias, kernel):
-    return _conv_of_relu_forward(layout, padding, blocks, bias, kernel)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv_of_transpose(static, x, deconv_kernel, bias, kernel):
+    return _conv_of_transpose_forward(static, x, deconv_kernel, bias, kernel)[0]
+
+
+def _conv_of_transpose_native(static, x, deconv_kernel, bias, kernel):
+    strides, cut, padding = static
+    y = nn.relu(transpose_native(strides, cut, x, deconv_kernel) + bias.astype(x.dtype))
+    return convolve(padding, "native", y, kernel).astype(jnp.float32)
+
+
+def _conv_of_transpose_forward(static, *args):
+    strides, cut, padding = static
+
+    def by_blocks(x, deconv_kernel, bias, kernel):
+        blocks, layout = _transpose_to_blocks(x, deconv_kernel, strides, cut)
+        return _conv_of_relu_forward(layout, padding, blocks, bias, kernel)
+
+    native = functools.partial(_conv_of_transpose_native, static)
+    out, y = _unless_tpu(native, by_blocks, *args)
+    return out, (args, y)
+
+
+def _conv_of_transpose_backward(static, residuals, dy):
+    strides, cut, padding = static
+    args, y = residuals
+
+    def by_blocks(y, args, dy):
+        x, deconv_kernel, _, kernel = args
+        layout = _layout(x.shape, deconv_kernel.shape, strides, cut)
+        dblocks, dbias, dkernel = _conv_of_relu_backward(layout, padding, (y, kernel), dy)
+        to_blocks = lambda x, k: _transpose_to_blocks(x, k, strides, cut)[0]  # linear in each
+        return *jax.vjp(to_blocks, x, deconv_kernel)[1](dblocks), dbias, dkernel
+
+    native = functools.partial(_conv_of_transpose_native, static)
+    return _gradient_unless_tpu(native, by_blocks, y, args, dy)
+
+
+_conv_of_transpose.defvjp(_conv_of_transpose_forward, _conv_of_transpose_backward)
 
 
 def _conv_of_relu_forward(layout, padding, blocks, bias, kernel):
@@ -404,7 +532,7 @@ def _conv_of_relu_forward(layout, padding, blocks, bias, kernel):
         out = lax.platform_dependent(y, kernel, cuda=by_kernel, default=by_forms)
     else:
         out = by_forms(y, kernel)
-    return out, (y, kernel)
+    return out, y
 
 
 def _conv_of_relu_backward(layout, padding, residuals, dy):
@@ -430,9 +558,6 @@ def _conv_of_relu_backward(layout, padding, residuals, dy):
     if gpu_kernels.can_read_blocks(layout, kernel.shape, padding, y.dtype):
         return lax.platform_dependent(dy, y, kernel, cuda=by_kernel, default=by_forms)
     return by_forms(dy, y, kernel)
-
-
-_conv_of_relu.defvjp(_conv_of_relu_forward, _conv_of_relu_backward)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -461,19 +586,19 @@ class Conv3D(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array | ReluOfBlocks) -> jax.Array:
-        """(B,T,H,W,in) → (B,T,H,W,features), or the pooled size; float32 of ReluOfBlocks."""
+    def __call__(self, x: jax.Array | ReluOfTranspose) -> jax.Array:
+        """(B,T,H,W,in) → (B,T,H,W,features), or the pooled size; float32 of ReluOfTranspose."""
         if any(k % 2 == 0 for k in self.kernel_size):
             raise ValueError(f"Conv3D {self.name}: kernel size {self.kernel_size} must be odd.")
         if self.pool is not None and not self.relu:
             raise ValueError(f"Conv3D {self.name}: pool without relu is not supported.")
-        channels = x.layout.channels if isinstance(x, ReluOfBlocks) else x.shape[-1]
+        channels = x.kernel.shape[-1] if isinstance(x, ReluOfTranspose) else x.shape[-1]
         shape = (*self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or fan_in_normal(), shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         kernel = kernel.astype(self.dtype)
         padding = tuple((k // 2, k // 2) for k in self.kernel_size)
-        if isinstance(x, ReluOfBlocks):
+        if isinstance(x, ReluOfTranspose):
             y = conv_of_relu(x, kernel, padding) + bias
         elif self.pool is not None:
             return conv_relu_pool(x.astype(self.dtype), kernel, bias, padding, self.pool)
@@ -490,7 +615,7 @@ class ConvTranspose3D(nn.Module):
       kernel_size, strides, padding: for (T,H,W).
       relu: whether a ReLU follows.
       for_conv: whether a single Conv3D is all that reads the output, which then comes as the
-        ReluOfBlocks that this Conv3D takes; only with relu.
+        ReluOfTranspose that this Conv3D takes; only with relu.
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
@@ -507,7 +632,7 @@ class ConvTranspose3D(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array | ReluOfBlocks:
+    def __call__(self, x: jax.Array) -> jax.Array | ReluOfTranspose:
         """(B,T,H,W,in) → (B,T',H',W',features), T' = (T-1)·stride + kernel - 2·padding."""
         if self.for_conv and not self.relu:
             raise ValueError(f"ConvTranspose3D {self.name}: for_conv needs relu.")
@@ -517,8 +642,7 @@ class ConvTranspose3D(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.for_conv:
-            blocks, layout = _transpose_to_blocks(x, kernel, self.strides, self.padding)
-            return ReluOfBlocks(blocks, bias, layout)
+            return ReluOfTranspose(x, kernel, bias, tuple(self.strides), tuple(self.padding))
         y = conv3d_transpose(x, kernel, self.strides, self.padding) + bias.astype(self.dtype)
         return nn.relu(y) if self.relu else y
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from v2v_jax.models.c3d import TRUNK_LAYERS, scaled, trunk
-from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfBlocks, fan_in_normal, normal
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfTranspose, fan_in_normal, normal
 
 
 class V2V(nn.Module):
@@ -67,7 +67,7 @@ class V2V(nn.Module):
         gain = 2.0 if relu else 1.0
         return self._conv3d(scaled(filters, self.width), name, gain, relu=relu, pool=pool)
 
-    def _predict(self, x: ReluOfBlocks) -> jax.Array:
+    def _predict(self, x: ReluOfTranspose) -> jax.Array:
         # He's recipe starts this layer at zero: with random outputs the first thing that training
         # learns is to silence them, and for flow it then silences the features for good.
         return self._conv3d(self.num_outputs, "conv_pre", gain=0.0)(x)
