@@ -156,6 +156,8 @@ def pytorch_rows(job: str, batch: int, args: argparse.Namespace) -> list[Row]:
     """PyTorch's ways to do a job; the comparison is with the quickest."""
     rows = []
     for name, how in _pytorch_ways(job, args):
+        if args.only and name not in args.only:
+            continue
         try:
             start = time.perf_counter()
             run, wait = _pytorch_run(job, batch, args, **how)
@@ -305,6 +307,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--forms", action="store_true", help="also each form for all layers")
     parser.add_argument("--recompute", type=int, nargs="*", default=[], metavar="PARTS")
     parser.add_argument("--no-pytorch", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these of PyTorch's ways alone")
     parser.add_argument("--torch-compile", action="store_true", help="torch.compile on a CPU too")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="a round of a row")

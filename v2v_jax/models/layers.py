@@ -2,7 +2,7 @@
 
 What is computed never depends on the platform, how it is does:
 
-* CPU: `convolution_forms`, one 2D convolution or matrix product a kernel tap.
+* CPU: Winograd's method where frames are large, otherwise what `convolution_forms` is quickest in.
 * NVIDIA GPU: the form that copies fewer channels; in bfloat16 the network's first and last
   convolution are kernels of their own (`gpu_kernels`).
 * TPU: XLA's own convolutions and pooling (docs/scaling.md).
@@ -60,7 +60,7 @@ def _forward(padding: Padding, form: Form | None, x: jax.Array, kernel: jax.Arra
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(convolve, padding, "per_tap"),
+        cpu=functools.partial(convolve, padding, _cpu_form(x, kernel.shape)),
         tpu=functools.partial(convolve, padding, "native"),
         default=functools.partial(convolve, padding, _by_channels(*kernel.shape[3:])),
     )
@@ -75,8 +75,11 @@ def _weight_gradient(
     if math.prod(kernel_size) <= 8:
         # A transposed convolution's: cuDNN has no quick one for kernels of two taps.
         accelerator = "gathered"
+    cpu = "product"
+    if _pays_winograd(x, (*kernel_size, x.shape[-1], dy.shape[-1])):
+        cpu = "winograd"
     on = dict(
-        cpu=functools.partial(weight_gradient, padding, "per_tap"),
+        cpu=functools.partial(weight_gradient, padding, cpu),
         tpu=functools.partial(weight_gradient, padding, "native"),
         default=functools.partial(weight_gradient, padding, accelerator),
     )
@@ -90,6 +93,26 @@ def _weight_gradient(
 
         on["cuda"] = by_kernel
     return lax.platform_dependent(x, dy, **on)
+
+
+def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
+    """By measurement on two AVX-512 cores in float32, batch 1 (docs/performance.md)."""
+    *kernel_size, cin, cout = kernel_shape
+    if _pays_winograd(x, kernel_shape):
+        return "winograd"
+    if cin >= 1024 and math.prod(kernel_size) * cout <= cin:
+        return "product"  # XLA's convolutions are ten times too slow there
+    if 4 * cin <= cout:
+        return "taps_in_input"
+    if 4 * cout <= cin:
+        return "taps_in_output"
+    return "gathered" if math.prod(x.shape[:4]) < 1024 else "per_tap"
+
+
+def _pays_winograd(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
+    _, kh, kw, cin, cout = kernel_shape
+    large = min(cin, cout) >= 32 and x.shape[2] * x.shape[3] >= 400
+    return x.dtype == jnp.float32 and (kh, kw) == (3, 3) and large
 
 
 def _by_channels(cin: int, cout: int) -> Form:
@@ -282,7 +305,9 @@ def _conv_relu_pool_backward_by_winner(padding, window, winner, args, dy):
     x, kernel, _ = args
     size = [n + lo + hi - k + 1 for n, k, (lo, hi) in zip(x.shape[1:4], kernel.shape, padding)]
     dz = _unpool(dy, winner, window, size)
-    dbias = jnp.where(winner == NO_WINNER, 0, dy).sum((0, 1, 2, 3), dtype=jnp.float32)
+    dbias = jnp.where(winner == jnp.iinfo(winner.dtype).max, 0, dy).sum(
+        (0, 1, 2, 3), dtype=jnp.float32
+    )
     dx = _input_gradient(padding, None, dz, kernel)
 
     def by_forms(x, dy, winner, dz):
@@ -305,9 +330,13 @@ _conv_relu_pool.defvjp(_conv_relu_pool_forward, _conv_relu_pool_backward)
 def _pool_with_winner(
     x: jax.Array, window: Sequence[int], relu: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """The maximum of every window, after ReLU if wanted, and which voxel it was (uint8)."""
+    """The maximum of every window, after ReLU if wanted, and which voxel it was; see gpu_kernels.
+
+    The winner is uint8, or uint32 for windows of more than 255 voxels; its largest value: none.
+    """
     b, t, h, w, c = x.shape
     wt, wh, ww = window
+    dtype = jnp.uint8 if wt * wh * ww <= NO_WINNER else jnp.uint32
     t, h, w = t // wt, h // wh, w // ww
     x = x[:, : t * wt, : h * wh, : w * ww].reshape(b, t, wt, h, wh, w, ww, c)
     places = itertools.product(range(wt), range(wh), range(ww))
@@ -315,12 +344,12 @@ def _pool_with_winner(
     for index, (i, j, l) in enumerate(places):
         candidate = x[:, :, i, :, j, :, l]
         if largest is None:
-            largest, winner = candidate, jnp.zeros(candidate.shape, jnp.uint8)
+            largest, winner = candidate, jnp.zeros(candidate.shape, dtype)
         else:
-            winner = jnp.where(candidate > largest, jnp.uint8(index), winner)
+            winner = jnp.where(candidate > largest, dtype(index), winner)
             largest = jnp.maximum(largest, candidate)
     if relu:
-        winner = jnp.where(largest > 0, winner, jnp.uint8(NO_WINNER))
+        winner = jnp.where(largest > 0, winner, dtype(jnp.iinfo(dtype).max))
         largest = jnp.maximum(largest, 0)
     return largest, winner
 
@@ -331,7 +360,7 @@ def _unpool(
     """Gradients (B,T,H,W,C) of pooled voxels, put where the winner was in an input of `size`."""
     b, t, h, w, c = dy.shape
     wt, wh, ww = window
-    place = jnp.arange(wt * wh * ww, dtype=jnp.uint8).reshape(1, 1, wt, 1, wh, 1, ww, 1)
+    place = jnp.arange(wt * wh * ww, dtype=winner.dtype).reshape(1, 1, wt, 1, wh, 1, ww, 1)
     spread = lambda x: x[:, :, None, :, None, :, None]
     dx = jnp.where(spread(winner) == place, spread(dy), jnp.zeros((), dy.dtype))
     dx = dx.reshape(b, t * wt, h * wh, w * ww, c)
