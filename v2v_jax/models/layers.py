@@ -46,7 +46,21 @@ from v2v_jax.models.convolution_forms import (
 )
 from v2v_jax.models.gpu_kernels import NO_WINNER, BlockLayout, per_device
 
-__all__ = ["FORMS", "Form", "Padding"]
+__all__ = [
+    "FORMS",
+    "Conv3D",
+    "ConvTranspose3D",
+    "Form",
+    "Padding",
+    "ReluOfTranspose",
+    "conv3d",
+    "conv3d_transpose",
+    "conv_of_relu",
+    "conv_relu_pool",
+    "fan_in_normal",
+    "max_pool3d",
+    "normal",
+]
 Initializer = Callable[..., jax.Array]
 
 
