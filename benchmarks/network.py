@@ -88,7 +88,7 @@ def forced(form: str | None) -> Iterator[None]:
         return
     with (
         mock.patch.object(layers, "_by_channels", lambda cin, cout: form),
-        mock.patch.object(gpu_kernels, "triton", None),
+        mock.patch.object(gpu_kernels, "available", lambda: False),
     ):
         yield
 

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,16 @@ from v2v_jax.models import convolution_forms, gpu_kernels, layers
 from v2v_jax.models.gpu_kernels import NO_WINNER, BlockLayout
 
 few = settings(max_examples=3, deadline=None)
+AVAILABLE = gpu_kernels.available
 pytestmark = pytest.mark.skipif(gpu_kernels.triton is None, reason="JAX without Pallas' Triton")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pretend_that_there_is_a_gpu():
+    """The kernels are interpreted or only lowered here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_kernels, "available", lambda: True)
+        yield
 
 
 def relative(a, b):
@@ -189,6 +199,17 @@ with jax.set_mesh(mesh):
 alone = per_device(scale, jnp.ones((8, 1)), whole=(jnp.float32(3),))  # no mesh
 np.testing.assert_array_equal(alone[0], np.full((8, 1), 11))
 """
+
+
+@pytest.mark.parametrize(
+    "backend,capability,expected",
+    [("gpu", "9.0", True), ("gpu", "8.9", False), ("gpu", "gfx942", False), ("cpu", "", False)],
+)
+def test_kernels_are_for_gpus_that_they_fit(monkeypatch, backend, capability, expected):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert AVAILABLE.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("temporal", [True, False])

@@ -33,6 +33,9 @@ except ImportError:
     triton = None
 
 NO_WINNER = 255
+# A100 and Orin, H100 and H200 (the one tried), B200 and B300. Others have some 100 KB of shared memory
+# a block, and these kernels take up to 112.
+_LARGE = ("8.0", "8.7", "9.0", "10.0", "10.3")
 _MAX_ELEMENTS = 2**31 - 1
 _PATCH = 4  # voxels along W in a row of an input patch
 _CHANNELS = 8  # that conv_pre's gradient is padded to
@@ -147,6 +150,28 @@ def per_device(
     )(*batched, *whole)
 
 
+@functools.cache
+def available() -> bool:
+    """Whether this process computes on a GPU that the kernels fit.
+
+    Where it does not (a CPU that exports a program for GPUs), layers.py uses forms that run on all.
+    """
+    if triton is None or jax.default_backend() != "gpu":
+        return False
+    return str(getattr(jax.devices()[0], "compute_capability", "")) in _LARGE
+
+
+def _is_same_convolution(kernel_shape: Sequence[int], padding, dtype) -> bool:
+    """Whether it is in bfloat16, with kernels of 3x3x3 or 1x3x3 and as large as its input."""
+    size = tuple(kernel_shape[:3])
+    return (
+        available()
+        and dtype == jnp.bfloat16
+        and size in ((1, 3, 3), (3, 3, 3))
+        and tuple(padding) == tuple((k // 2, k // 2) for k in size)
+    )
+
+
 def _in_parts(function: Callable, elements: int, *batched: jax.Array):
     """`function` on so few clips at a time that `elements` a clip can be addressed; as a list."""
     b = batched[0].shape[0]
@@ -161,12 +186,9 @@ def _in_parts(function: Callable, elements: int, *batched: jax.Array):
 
 def can_pool(x_shape: Sequence[int], kernel_shape: Sequence[int], window, padding, dtype) -> bool:
     """Whether `conv_relu_pool` covers a convolution: conv1a's in V2V and its narrow versions."""
-    kt, kh, kw, cin, cout = kernel_shape
+    cin, cout = kernel_shape[3:]
     return (
-        triton is not None
-        and dtype == jnp.bfloat16
-        and (kt, kh, kw) in ((1, 3, 3), (3, 3, 3))
-        and tuple(padding) == tuple((k // 2, k // 2) for k in (kt, kh, kw))
+        _is_same_convolution(kernel_shape, padding, dtype)
         and tuple(window) == (1, 2, 2)
         and x_shape[2] % 2 == x_shape[3] % 2 == 0
         and cin <= 4
@@ -360,12 +382,9 @@ class _Patches:
 
 def can_read_blocks(layout: BlockLayout, kernel_shape: Sequence[int], padding, dtype) -> bool:
     """Whether `conv_of_blocks` covers a convolution: conv_pre's in V2V and its narrow versions."""
-    kt, kh, kw, cin, cout = kernel_shape
+    cin, cout = kernel_shape[3:]
     return (
-        triton is not None
-        and dtype == jnp.bfloat16
-        and (kt, kh, kw) in ((1, 3, 3), (3, 3, 3))
-        and tuple(padding) == tuple((k // 2, k // 2) for k in (kt, kh, kw))
+        _is_same_convolution(kernel_shape, padding, dtype)
         and cin == layout.channels
         and cin in (16, 32, 64)
         and cout <= _CHANNELS
@@ -615,7 +634,7 @@ class _PairPatches:
 def can_gather(x_shape: Sequence[int]) -> bool:
     """Whether `gather_taps` covers an input."""
     channels = x_shape[-1]
-    return triton is not None and 16 <= channels <= 1024 and channels & (channels - 1) == 0
+    return available() and 16 <= channels <= 1024 and channels & (channels - 1) == 0
 
 
 def gather_taps(
