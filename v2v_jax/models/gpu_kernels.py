@@ -33,8 +33,8 @@ except ImportError:
     triton = None
 
 NO_WINNER = 255
-# A100 and Orin, H100 and H200 (the one tried), B200 and B300. Others have some 100 KB of shared memory
-# a block, and these kernels take up to 112.
+# A100 and Orin, H100 and H200 (the one tried), B200 and B300. Others have some 100 KB of shared
+# memory a block, and these kernels take up to 112.
 _LARGE = ("8.0", "8.7", "9.0", "10.0", "10.3")
 _MAX_ELEMENTS = 2**31 - 1
 _PATCH = 4  # voxels along W in a row of an input patch
