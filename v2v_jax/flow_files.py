@@ -102,7 +102,8 @@ def write_flow(
 
     Raises:
       ValueError: another extension, shape or dtype; a valid vector that the format cannot hold:
-        not finite or over 1e9, in .png outside [-512, 511.984375]. Mark such vectors invalid.
+        not finite or over 1e9, in .png rounded outside [-512, 511.984375]. Mark such vectors
+        invalid.
       DataError: the folder does not exist, cannot be written, or the disk is full.
     """
     path = os.fspath(path)
@@ -286,7 +287,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _checked(flow: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Flow as float32 and validity as an array, or ValueError."""
+    """Flow as (H,W,2) float32 and validity as (H,W) bool; ValueError where they are not."""
     if flow.ndim != 3 or flow.shape[2] != 2 or not np.issubdtype(flow.dtype, np.floating):
         raise ValueError(f"flow is {flow.shape} {flow.dtype}; expected (H,W,2) float32.")
     h, w, _ = flow.shape
