@@ -12,10 +12,19 @@ from ml_collections import ConfigDict
 from tests.tiny import tiny_config
 
 
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
-    """What was compiled once is found again, by subprocesses too: compiling dominates."""
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Programs that tests start keep compiled code here, not in the user's cache."""
     folder = str(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(cache_folder):
+    """What was compiled once is found again, by subprocesses too: compiling dominates."""
+    folder = cache_folder
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.5,
