@@ -1,0 +1,64 @@
+"""The benchmarks run and write what they promise; nothing here looks at a time."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import layers, network
+from v2v_jax.models import V2V
+
+pytestmark = pytest.mark.slow  # full-size layers on a CPU
+
+
+def test_network(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    options = ["--rounds=1", "--seconds=0.1", f"--json={path}"]
+    has_pytorch = importlib.util.find_spec("torch") is not None
+    if not has_pytorch:
+        options.append("--no-pytorch")
+    network.main([*options, "--batch", "1", "--jobs", "forward"])
+    written = json.loads(path.read_text())
+    assert written["environment"]["dtype"] == "float32"
+    names = [row["implementation"] for row in written["rows"]]
+    assert names[0] == "v2v_jax"
+    assert ("PyTorch eager" in names) == has_pytorch
+    assert all(row["milliseconds"] > 0 for row in written["rows"])
+    assert "| forward | 1 | v2v_jax |" in capsys.readouterr().out
+
+
+def test_pytorch_network_is_the_same_network():
+    torch = pytest.importorskip("torch")
+    from benchmarks.pytorch_v2v import PyTorchV2V
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
+    model, theirs = V2V(8), PyTorchV2V(8)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+    assert sum(p.numel() for p in theirs.parameters()) == sum(
+        map(jnp.size, jax.tree.leaves(params))
+    )
+    params["conv_pre"]["kernel"] += 0.02 * rng.standard_normal((3, 3, 3, 64, 8))  # starts at zero
+    with torch.no_grad():
+        for name, layer in params.items():
+            # (T,H,W,in,out) → (out,in,T,H,W), transposed convolutions (in,out,T,H,W).
+            order = (3, 4, 0, 1, 2) if name.startswith("deconv") else (4, 3, 0, 1, 2)
+            kernel = np.transpose(layer["kernel"], order).astype(np.float32)
+            getattr(theirs, name).weight.copy_(torch.from_numpy(kernel.copy()))
+            getattr(theirs, name).bias.copy_(torch.from_numpy(np.array(layer["bias"])))
+        expected = theirs(torch.from_numpy(x.transpose(0, 4, 1, 2, 3).copy())).numpy()
+    y = np.asarray(jax.jit(model.apply)({"params": params}, x)).transpose(0, 4, 1, 2, 3)
+    assert np.linalg.norm(y - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+def test_layers(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    layers.main(["--layers", "conv5a", "--forms", "per_tap", f"--json={path}"])
+    records = json.loads(path.read_text())
+    jobs = [r["job"] for r in records if r["layer"] == "conv5a"]
+    assert jobs == ["forward", "input gradient", "weight gradient"]
+    assert all(r["as built"] > 0 and r["floor"] > 0 for r in records if "job" in r)
+    assert "| conv5a | forward |" in capsys.readouterr().out
