@@ -46,7 +46,7 @@ def test_pytorch_network_is_the_same_network():
         for name, layer in params.items():
             # (T,H,W,in,out) → (out,in,T,H,W), transposed convolutions (in,out,T,H,W).
             order = (3, 4, 0, 1, 2) if name.startswith("deconv") else (4, 3, 0, 1, 2)
-            kernel = np.transpose(layer["kernel"], order).astype(np.float32)
+            kernel = np.asarray(layer["kernel"], np.float32).transpose(order)
             getattr(theirs, name).weight.copy_(torch.from_numpy(kernel.copy()))
             getattr(theirs, name).bias.copy_(torch.from_numpy(np.array(layer["bias"])))
         expected = theirs(torch.from_numpy(x.transpose(0, 4, 1, 2, 3).copy())).numpy()
