@@ -1,0 +1,44 @@
+"""What V2V can be trained for: a task's input, target, loss, metrics, trivial answer and picture.
+
+A task is one module with one class, and one entry of `TASKS`.
+"""
+
+from __future__ import annotations
+
+from v2v_jax.datasets.video_dataset import VideoDataset
+from v2v_jax.tasks.color import Color
+from v2v_jax.tasks.depth import Depth
+from v2v_jax.tasks.flow import Flow
+from v2v_jax.tasks.segmentation import Segmentation
+from v2v_jax.tasks.task import Arrays, Batch, Picture, Task
+
+__all__ = [
+    "TASKS",
+    "Arrays",
+    "Batch",
+    "Color",
+    "Depth",
+    "Flow",
+    "Picture",
+    "Segmentation",
+    "Task",
+    "make_task",
+]
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Flow, Color, Depth)}
+
+
+def make_task(name: str, dataset: VideoDataset, *, residual: bool = False) -> Task:
+    """The task of that name for a dataset, which decides the number of classes.
+
+    Args:
+      residual: for `color`, see there; other tasks have no such thing.
+
+    Raises:
+      DataError: the dataset lacks what the task needs.
+    """
+    task = TASKS[name]
+    dataset.check_fields(task.fields)
+    if task is Segmentation:
+        return Segmentation(dataset.label_names)
+    return Color(residual) if task is Color else task()
