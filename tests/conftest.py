@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 
 import jax
@@ -14,8 +15,11 @@ from tests.tiny import tiny_config
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
-    """Programs that tests start keep compiled code here, not in the user's cache."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    """Programs that tests start keep compiled code here, not in the user's cache.
+
+    V2V_TEST_CACHE=DIR keeps it between runs of the tests: compiling is most of their time.
+    """
+    folder = os.environ.get("V2V_TEST_CACHE") or str(tmp_path_factory.mktemp("compiled"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         yield folder
@@ -27,7 +31,7 @@ def compilation_cache(cache_folder):
     folder = cache_folder
     settings = {
         "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
