@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax import datasets, recipes, sharding
 from v2v_jax.datasets.video_dataset import VideoDataset
-from v2v_jax.models import V2V
+from v2v_jax.models import MODELS
 from v2v_jax.optimizers import make_optimizer
 from v2v_jax.preprocess import Preprocessing
 from v2v_jax.tasks import Task, make_task
@@ -39,7 +40,7 @@ class Experiment:
     dataset: VideoDataset
     task: Task
     preprocessing: Preprocessing
-    model: V2V
+    model: nn.Module
     optimizer: optax.GradientTransformation
 
     @property
@@ -82,10 +83,9 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
     task = make_task(config.task, dataset, residual=config.residual)
-    model = V2V(
-        task.num_outputs,
+    model = MODELS[config.model.name](
+        num_outputs=task.num_outputs,
         width=config.model.width,
-        temporal=config.model.name == "v2v",
         dtype=_dtype(config.dtype),
         initialization=config.model.initialization,
     )

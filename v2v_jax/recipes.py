@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from v2v_jax.datasets import DATASETS
 from v2v_jax.errors import ConfigError
+from v2v_jax.models import MODELS
 from v2v_jax.preprocess import Preprocessing
 from v2v_jax.tasks import TASKS
 
-MODELS = ("v2v", "v2v_2d")
 CHOICES: dict[str, tuple[str, ...]] = {
     "dataset": tuple(DATASETS),
-    "model": MODELS,
+    "model": tuple(MODELS),
     "recipe": ("modern", "paper"),
     "size": ("full", "small"),
 }
@@ -143,7 +143,7 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     _choice("task", config.task, tuple(TASKS))
-    _choice("model.name", config.model.name, MODELS)
+    _choice("model.name", config.model.name, tuple(MODELS))
     _choice("model.initialization", config.model.initialization, ("he", "release"))
     _choice("data.name", config.data.name, tuple(DATASETS))
     _choice("feed", config.feed, ("device", "tf_data"))
@@ -170,7 +170,7 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"preprocessing.{key} is {value}; it has {length} numbers.")
     if config.residual and config.task != "color":
         raise ConfigError(f"residual is for the task color alone, not for {config.task}.")
-    _check_clip_size(config.preprocessing, temporal=config.model.name == "v2v")
+    _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
 
 
 def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:
@@ -182,7 +182,7 @@ def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:
     if h % 16 or w % 16 or (temporal and preprocessing.clip_length % 8):
         raise ConfigError(
             f"preprocessing.crop_size is {(h, w)} and clip_length {preprocessing.clip_length}; "
-            "V2V needs multiples of 16 for the crop and of 8 for the length."
+            "the networks need multiples of 16 for the crop and of 8 for the length."
         )
 
 

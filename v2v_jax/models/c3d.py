@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from v2v_jax.models.layers import max_pool3d
+from v2v_jax.models.layers import max_pool3d, normal
 
 # (layer, filters) in stages; a stage ends where a pooling layer follows (SPEC: paper figure 3).
 TRUNK = (
@@ -25,10 +26,24 @@ def scaled(filters: int, width: float) -> int:
     return max(1, round(filters * width))
 
 
+def initializers(initialization: str, name: str, he_kernel: Any) -> dict[str, Any]:
+    """The `kernel_init` and `bias_init` of layer `name`.
+
+    Args:
+      initialization: "he" (`he_kernel` and zero biases) or "release" (Gaussian with standard
+        deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
+      he_kernel: the kernel's initialiser where "he" is wanted.
+    """
+    if initialization == "he":
+        return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
+    bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
+    return dict(kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias))
+
+
 def trunk(
-    x: jax.Array, conv: Callable[..., nn.Module], *, temporal: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs conv1a … conv5b with ReLU and the pools between the stages.
+    x: jax.Array, conv: Callable[..., nn.Module], *, temporal: bool, last: str = "conv5b"
+) -> tuple[jax.Array, ...]:
+    """Runs conv1a … `last` with ReLU and the pools between the stages.
 
     Called inside a module's compact method, so that the layers' parameters become that module's.
 
@@ -36,10 +51,11 @@ def trunk(
       x: (B,T,H,W,C).
       conv: makes the convolution for (filters, name, pool=window or None), with its ReLU and pool.
       temporal: False pools in H and W only (2D-V2V).
+      last: "conv3b", "conv4b" or "conv5b".
 
     Returns:
-      conv3b (B,T/2,H/4,W/4,256), conv4b (B,T/4,H/8,W/8,512) and conv5b (B,T/8,H/16,W/16,512),
-      before any pooling.
+      conv3b (B,T/2,H/4,W/4,256), conv4b (B,T/4,H/8,W/8,512) and conv5b (B,T/8,H/16,W/16,512), up to
+      `last`, before any pooling.
     """
     window = (2 if temporal else 1, 2, 2)
     # Nobody else reads these two, so that pooling can be one with them. pool1 keeps every frame.
@@ -52,4 +68,6 @@ def trunk(
         for name, filters in stage:
             x = conv(filters, name)(x)
         stages.append(x)
+        if stage[-1][0] == last:
+            break
     return tuple(stages)

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from v2v_jax.models.c3d import TRUNK_LAYERS, scaled, trunk
-from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfTranspose, fan_in_normal, normal
+from v2v_jax.models.c3d import initializers, scaled, trunk
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfTranspose, fan_in_normal
 
 
 class V2V(nn.Module):
@@ -79,7 +79,7 @@ class V2V(nn.Module):
             dtype=self.dtype,
             name=name,
             **then,
-            **self._initializers(name, fan_in_normal(gain)),
+            **initializers(self.initialization, name, fan_in_normal(gain)),
         )
 
     def _deconv(
@@ -96,11 +96,5 @@ class V2V(nn.Module):
             for_conv=for_conv,
             dtype=self.dtype,
             name=name,
-            **self._initializers(name, None),
+            **initializers(self.initialization, name, None),
         )
-
-    def _initializers(self, name: str, he_kernel: Any) -> dict[str, Any]:
-        if self.initialization == "he":
-            return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
-        bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
-        return dict(kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias))
