@@ -1,4 +1,4 @@
-"""Conv3b-up, Conv4b-up, Conv5b-up: the paper's baselines without a decoder (section 4, Baselines)."""
+"""Conv3b-up, Conv4b-up, Conv5b-up: the baselines without a decoder (paper section 4)."""
 
 from __future__ import annotations
 
