@@ -14,7 +14,22 @@ Conventions, which hold everywhere in the package:
 * **Parameters** are float32, computation is bfloat16 on accelerators and float32 on the CPU, losses
   and metrics are float32.
 
-Importing this package imports neither TensorFlow nor OpenCV.
+Importing this package imports neither TensorFlow nor OpenCV, and JAX only when it is needed.
 """
 
+import importlib
+
 __version__ = "0.1.0"
+
+# What the package itself offers, and the module that is imported when it is asked for.
+_LAZY = {"brox_flow": "v2v_jax.brox"}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
