@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from v2v_jax.datasets.davis import Davis
+from v2v_jax.datasets.frame_folder import FrameFolder
+from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.datasets.ucf101 import Ucf101
@@ -80,6 +82,26 @@ def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> Vid
     )
 
 
+def _open_gatech(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    if options["source"] == "tfds":
+        from v2v_jax.datasets.gatech.tfds_reader import GatechTfds
+
+        return GatechTfds(split, data_dir=options["root"], frame_size=frame_size)
+    _check_source(options)
+    return Gatech(options["root"], split, frame_size=frame_size)
+
+
+def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    held_out = tuple(filter(None, options["held_out"].split(",")))
+    return FrameFolder(
+        options["root"],
+        split,
+        held_out=held_out or None,
+        allow_missing=options["allow_missing"],
+        frame_size=frame_size,
+    )
+
+
 def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     return VideoFolder(
         options["root"], split, test_share=options["test_share"], frame_size=frame_size
@@ -114,6 +136,10 @@ DATASETS: dict[str, DatasetEntry] = {
         _open_davis,
         # held_out: names of the test split's sequences, with commas; empty: the official lists.
         dict(source="files", root="data/davis", resolution="", held_out="", cache=""),
+    ),
+    "gatech": DatasetEntry(_open_gatech, dict(source="files", root="data/gatech", cache="")),
+    "frames": DatasetEntry(
+        _open_frames, dict(root="data/frames", held_out="", allow_missing=False, cache="")
     ),
     "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1, cache="")),
 }

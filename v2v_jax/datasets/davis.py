@@ -214,7 +214,7 @@ def decode_mask(
 
 def _unreadable(name: str, error: Exception) -> CorruptVideoError:
     return CorruptVideoError(
-        f"Picture {name} cannot be read ({type(error).__name__}); expected a complete JPEG or PNG "
+        f"Picture {name} cannot be read ({type(error).__name__}); expected a complete picture "
         "file, so unpack or prepare the dataset again."
     )
 
