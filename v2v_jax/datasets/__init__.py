@@ -10,6 +10,7 @@ from v2v_jax.datasets.davis import Davis
 from v2v_jax.datasets.frame_folder import FrameFolder
 from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
+from v2v_jax.datasets.sintel import HELD_OUT, Sintel
 from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.datasets.ucf101 import Ucf101
 from v2v_jax.datasets.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
@@ -108,6 +109,17 @@ def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     )
 
 
+def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    return Sintel(
+        options["root"],
+        split,
+        render_pass=options["render_pass"],
+        held_out=tuple(filter(None, options["held_out"].split(","))),
+        partial=options["partial"],
+        frame_size=frame_size,
+    )
+
+
 def _check_source(options: Mapping[str, Any]) -> None:
     if options["source"] not in ("", "files"):
         raise ConfigError(f"data.source is {options['source']!r}; known: files, tfds.")
@@ -140,6 +152,17 @@ DATASETS: dict[str, DatasetEntry] = {
     "gatech": DatasetEntry(_open_gatech, dict(source="files", root="data/gatech", cache="")),
     "frames": DatasetEntry(
         _open_frames, dict(root="data/frames", held_out="", allow_missing=False, cache="")
+    ),
+    "sintel": DatasetEntry(
+        _open_sintel,
+        # held_out: names of the test split's sequences, with commas.
+        dict(
+            root="data/sintel",
+            render_pass="clean",
+            held_out=",".join(HELD_OUT),
+            partial=False,
+            cache="",
+        ),
     ),
     "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1, cache="")),
 }

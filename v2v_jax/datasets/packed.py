@@ -79,6 +79,7 @@ class PackedVideos(VideoDataset):
         self.fields = source.fields
         self.label_names = source.label_names
         self.frame_size = source.frame_size
+        self.native_size = source.native_size
         self.videos = source.videos
         self._source = source
         self._folder = pathlib.Path(folder)

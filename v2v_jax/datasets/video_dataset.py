@@ -29,7 +29,9 @@ FIELDS: dict[str, FieldSpec] = {
     "video": FieldSpec(np.dtype(np.uint8), (3,)),  # RGB, 0..255
     "labels": FieldSpec(np.dtype(np.uint8), ()),  # class index, 255 = ignore
     "flow": FieldSpec(np.dtype(np.float16), (2,)),  # (u, v) px/frame, at the resized frame's scale
-    "flow_valid": FieldSpec(np.dtype(np.bool_), ()),  # flow is known and its end point is visible
+    # flow is known; scenes: and its end point is visible and no soft edge blurs it
+    "flow_valid": FieldSpec(np.dtype(np.bool_), ()),
+    "flow_occluded": FieldSpec(np.dtype(np.bool_), ()),  # the point is hidden in the next frame
     "depth": FieldSpec(np.dtype(np.float16), ()),  # metres, inf = none
 }
 
@@ -52,6 +54,8 @@ class VideoDataset(abc.ABC):
       python_bound: whether `read` spends its time in Python rather than in a library that frees the
         interpreter lock, so that reading in parallel takes processes, not threads.
       frame_size: (H, W) of everything that `read` returns.
+      native_size: (H, W) of the frames before they are resized, where all have the same and it is
+        known; flow metrics are then given in those pixels.
       videos: one `VideoInfo` a video.
     """
 
@@ -60,6 +64,7 @@ class VideoDataset(abc.ABC):
     python_bound: ClassVar[bool] = False
     label_names: tuple[str, ...] = ()
     frame_size: tuple[int, int] = FRAME_SIZE
+    native_size: tuple[int, int] | None = None
     videos: Sequence[VideoInfo]
 
     @abc.abstractmethod
