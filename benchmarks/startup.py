@@ -8,13 +8,15 @@
 Every case is a process of its own. It begins with an empty cache of compiled programs ("cold");
 the next one finds what that left ("cached"). Seconds are those of `compile`, tracing apart. Then
 the step is timed with feed=device on random clips. `--largest` divides the accelerator's memory by
-what a clip takes, and trains that many clips a step, or fewer, until a step runs.
+what a clip of the first case took, and trains that many clips at once (accumulate=1), or fewer,
+until a step runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -33,14 +35,16 @@ from v2v_jax.input_pipeline import make_feed
 from v2v_jax.train import make_sampler, make_train_step
 
 
-def measure(config_path: str, batch: int, recompute: int, steps: int) -> dict[str, Any]:
+def measure(
+    config_path: str, batch: int, accumulate: int, recompute: int, steps: int
+) -> dict[str, Any]:
     """Compiles and times the training step of a configuration in this process.
 
     Returns:
       Seconds to lower and to compile, bytes of temporaries and arguments, seconds a step.
     """
     config = load_config(config_path)
-    config.batch_size, config.recompute = batch, recompute
+    config.batch_size, config.accumulate, config.recompute = batch, accumulate, recompute
     experiment = make_experiment(config, "train")
     data = RandomVideos(frame_size=config.preprocessing.frame_size)
     experiment = dataclasses.replace(experiment, dataset=data)
@@ -75,10 +79,11 @@ def measure(config_path: str, batch: int, recompute: int, steps: int) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One process: its batch, level of autotuning (None: as the program chooses), recompute."""
+    """One process: batch, level of autotuning (None: the program's), parts of the batch."""
 
     batch: int
     autotune: int | None = None
+    accumulate: int = 0
     recompute: int = 1
 
     def run(self, args: argparse.Namespace, cache: str) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class Case:
             flags += f" --xla_gpu_autotune_level={self.autotune}"
         command = [sys.executable, "-m", "benchmarks.startup", "--here", "--config", args.config]
         command += ["--batch", str(self.batch), "--steps", str(args.steps)]
-        command += ["--recompute", str(self.recompute)]
+        command += ["--accumulate", str(self.accumulate), "--recompute", str(self.recompute)]
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": cache}
         try:
             done = subprocess.run(
@@ -103,14 +108,14 @@ class Case:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def largest(first: dict[str, Any], case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Tries to train ever smaller batches from the largest that should fit, by eighths of 8."""
-    clip = first["temporary_bytes"] / case.batch
+def largest(first: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Tries to train ever smaller batches, whole, from the largest that should fit."""
+    clip = first["temporary_bytes"] / first["batch"]
     fits = (first["bytes_limit"] - 1.2 * first["argument_bytes"]) / clip
     rows = []
     for share in (0.98, 0.94, 0.88, 0.8):
         batch = int(fits * share) // 8 * 8
-        tried = dataclasses.replace(case, batch=batch, autotune=args.largest_autotune)
+        tried = Case(batch, args.largest_autotune, accumulate=1)
         with tempfile.TemporaryDirectory() as cache:
             figures = tried.run(args, cache)
         rows.append({**dataclasses.asdict(tried), "cache": "cold", **figures})
@@ -121,16 +126,17 @@ def largest(first: dict[str, Any], case: Case, args: argparse.Namespace) -> list
 
 
 HEAD = (
-    "| batch | recompute | autotuning | cache | compile, s | step, ms | clips/s "
+    "| batch | accumulate | recompute | autotuning | cache | compile, s | step, ms | clips/s "
     "| temporaries, MB a clip |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def show(row: dict[str, Any]) -> None:
     """Prints a row of the Markdown table."""
     level = "as it is" if row["autotune"] is None else row["autotune"]
-    begin = f"| {row['batch']} | {row['recompute']} | {level} | {row['cache']} "
+    parts = row["accumulate"] or "automatic"
+    begin = f"| {row['batch']} | {parts} | {row['recompute']} | {level} | {row['cache']} "
     if "error" in row:
         print(f"{begin}| {row['error']} | | | |", flush=True)
         return
@@ -150,6 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", default="configs/seg.py")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--autotune", type=int, nargs="+", default=[None], metavar="LEVEL")
+    parser.add_argument("--accumulate", type=int, nargs="+", default=[0], metavar="PARTS")
     parser.add_argument("--recompute", type=int, nargs="+", default=[1], metavar="PARTS")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds a process")
@@ -160,19 +167,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.here:
-        figures = measure(args.config, args.batch[0], args.recompute[0], args.steps)
+        parts = args.accumulate[0], args.recompute[0]
+        figures = measure(args.config, args.batch[0], *parts, args.steps)
         print(json.dumps(figures))
         return
     print(HEAD, flush=True)
     rows = []
-    for batch in args.batch:
-        for level in args.autotune:
-            for parts in args.recompute:
-                rows += pair(Case(batch, level, parts), args)
-                if args.json:
-                    args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    cases = itertools.product(args.batch, args.autotune, args.accumulate, args.recompute)
+    for case in cases:
+        rows += pair(Case(*case), args)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=2) + "\n")
     if args.largest and "error" not in rows[0]:
-        rows += largest(rows[0], Case(args.batch[0]), args)
+        rows += largest(rows[0], args)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -50,7 +50,7 @@ def test_training_with_it(tmp_path, compilation_cache):
 
 
 def test_parts_that_do_not_divide_the_batch(tmp_path):
-    with pytest.raises(ConfigError, match="recompute is 3; it must divide the 4 clips"):
+    with pytest.raises(ConfigError, match="recompute is 3; it must divide the 4 clips of"):
         train_and_evaluate(tiny_config("seg", recompute=3), tmp_path)
     with pytest.raises(ConfigError, match="recompute is 0; it must be at least 1"):
         train_and_evaluate(tiny_config("seg", recompute=0), tmp_path)

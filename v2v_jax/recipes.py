@@ -82,7 +82,8 @@ def make_config(
         _modern(config, num_steps, learning_rate)
     else:
         _paper(config)
-    config.recompute = 1  # parts of the batch, one at a time in memory: see v2v_jax/recompute.py
+    config.accumulate = 0  # parts of a device's clips, one after the other; 0: as it suits a GPU
+    config.recompute = 1  # parts of those, one at a time in memory: see v2v_jax/recompute.py
     config.log_every = max(1, config.num_steps // 200)
     config.eval_every = max(1, config.num_steps // 10)
     config.eval_batch_size = config.batch_size
@@ -162,6 +163,8 @@ def validate(config: ConfigDict) -> None:
     ):
         if config[key] < 1:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
+    if config.accumulate < 0:
+        raise ConfigError(f"accumulate is {config.accumulate}; it must be 0 (automatic) or more.")
     if config.model.width <= 0:
         raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
     for key, length in {"frame_size": 2, "crop_size": 2, "mean": 3, "std": 3}.items():

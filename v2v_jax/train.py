@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from v2v_jax import losses, recompute, reporting, sharding
+from v2v_jax import accumulation, losses, recompute, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import ClipSampler
 from v2v_jax.errors import ConfigError, UserError
@@ -47,7 +47,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
     experiment = make_experiment(config, "train")
     sampler = make_sampler(experiment)
     sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
-    _check_recompute(experiment)
+    check_parts(experiment)
     task = experiment.task
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
         stack.enter_context(jax.set_mesh(experiment.mesh))
@@ -100,13 +100,27 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     return state, first_step
 
 
-def _check_recompute(experiment: Experiment) -> None:
-    config, devices = experiment.config, experiment.mesh.size
-    if config.batch_size % (config.recompute * devices):
+def check_parts(experiment: Experiment) -> int:
+    """Into how many parts a device splits its share of the batch (`config.accumulate`).
+
+    Raises:
+      ConfigError: `accumulate` does not divide the share, or `recompute` does not divide a part.
+    """
+    config, mesh = experiment.config, experiment.mesh
+    share = config.batch_size // mesh.size
+    parts = config.accumulate or accumulation.automatic_parts(
+        share, mesh.devices.flat[0].platform
+    )
+    if share % parts:
         raise ConfigError(
-            f"recompute is {config.recompute}; it must divide the {config.batch_size // devices} "
-            "clips of the batch on each device."
+            f"accumulate is {parts}; it must divide the {share} clips of the batch on each device."
         )
+    if share // parts % config.recompute:
+        raise ConfigError(
+            f"recompute is {config.recompute}; it must divide the {share // parts} clips of the "
+            "batch that a device computes at a time."
+        )
+    return parts
 
 
 def make_sampler(experiment: Experiment) -> ClipSampler:
@@ -129,10 +143,15 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     the task's sums.
     """
     optimizer, mesh = experiment.optimizer, experiment.mesh
-    rows = functools.partial(_gradient_of_rows, experiment, feed)
+    parts = check_parts(experiment)
+
+    def rows(params: Any, store: Any, batch: Any):
+        of_part = functools.partial(_gradient_of_part, experiment, feed, params, store)
+        return jax.lax.psum(accumulation.summed_over_parts(of_part, parts)(batch), "data")
+
     whole, split = PartitionSpec(), PartitionSpec("data")
     # check_vma would add an all-reduce to the gradient of every parameter, in bfloat16; without it
-    # each device keeps its own until the one all-reduce of `_gradient_of_rows`.
+    # each device keeps its own until the one all-reduce of `rows`.
     gradient_of_batch = jax.shard_map(
         rows, mesh=mesh, in_specs=(whole, whole, split), out_specs=whole, check_vma=False
     )
@@ -166,8 +185,8 @@ def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
 
 
-def _gradient_of_rows(experiment: Experiment, feed: Feed, params: Any, store: Any, batch: Any):
-    """What one device computes of its rows of the batch, added up over the devices.
+def _gradient_of_part(experiment: Experiment, feed: Feed, params: Any, store: Any, batch: Any):
+    """What one device computes of some clips of the batch, to be added up over all of them.
 
     The gradient is that of the loss's sum: dividing by the batch's count before it would need the
     count from all devices first, so a second all-reduce. All is float32, because XLA combines
@@ -193,7 +212,7 @@ def _gradient_of_rows(experiment: Experiment, feed: Feed, params: Any, store: An
         name: (value.sum() if value.ndim == 1 else value).astype(jnp.float32)  # (B,): one a clip
         for name, value in task.sums(outputs, batch).items()
     }
-    return jax.lax.psum((gradient, (total, count), sums), "data")
+    return gradient, (total, count), sums
 
 
 class Monitor:
