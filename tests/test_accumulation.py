@@ -45,13 +45,13 @@ def test_less_memory():
     assert temporary(8, 8) < 1.5 * temporary(1, 1) < temporary(1, 8) / 2
 
 
-def test_training_with_it(tmp_path, compilation_cache):
-    losses = {}
-    for parts in (1, 2):
-        config = tiny_config("seg", num_steps=3, accumulate=parts)
-        train_and_evaluate(config, tmp_path / str(parts))
-        losses[parts] = read_metrics(tmp_path / str(parts), "train/loss")
-    assert losses[2] == pytest.approx(losses[1], rel=1e-4)
+def test_training_with_it_and_with_recomputation(tmp_path, compilation_cache):
+    losses = []
+    for number, parts in enumerate(({"accumulate": 1}, {"accumulate": 2}, {"recompute": 2})):
+        train_and_evaluate(tiny_config("seg", num_steps=3, **parts), tmp_path / str(number))
+        losses.append(read_metrics(tmp_path / str(number), "train/loss"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_parts_that_do_not_divide_the_batch(tmp_path):
