@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
-from v2v_jax.optimizers import caffe_sgd, learning_rate, make_optimizer
+from v2v_jax.optimizers import caffe_sgd, frozen_layers, learning_rate, make_optimizer
 
 
 def options(**changes):
@@ -151,3 +151,61 @@ def test_a_step_schedule_without_its_interval_is_an_error():
     """0 would divide by zero, which XLA answers with a rate ten times too large."""
     with pytest.raises(ConfigError, match="decay_every is 0; schedule=step needs at least 1"):
         make_optimizer(options(schedule="step"), 10)
+
+
+# ------------------------------------------------------------------------------------------------
+# Fine-tuning
+
+
+@pytest.mark.parametrize("recipe", [{}, dict(name="caffe_sgd", schedule="step", decay_every=2)])
+def test_the_trunk_has_its_own_rate(recipe):
+    changes = dict(weight_decay=0.3, trunk_multiplier=0.1) | recipe
+    start, gradients = parameters(), [parameters(seed) for seed in (1, 2, 3)]
+    multiplied = train(make_optimizer(options(**changes), 10), start, gradients)[0]
+    plain = train(
+        make_optimizer(options(**changes | {"trunk_multiplier": 1.0}), 10), start, gradients
+    )
+    slow = options(**changes | {"trunk_multiplier": 1.0, "learning_rate": 0.01})
+    slowly = train(make_optimizer(slow, 10), start, gradients)
+    jax.tree.map(np.testing.assert_array_equal, multiplied["conv_pre"], plain[0]["conv_pre"])
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, multiplied["conv1a"], slowly[0]["conv1a"])
+
+
+@pytest.mark.parametrize("name", ["adamw", "caffe_sgd"])
+def test_frozen_layers_do_not_move_decay_or_have_state(name):
+    config = options(name=name, weight_decay=0.3, clip_norm=1.0, freeze="trunk")
+    optimizer = make_optimizer(config, 10)
+    start, gradients = parameters(), [parameters(seed) for seed in (1, 2, 3)]
+    last = train(optimizer, start, gradients)[-1]
+    jax.tree.map(np.testing.assert_array_equal, last["conv1a"], start["conv1a"])
+    assert not np.array_equal(last["conv_pre"]["kernel"], start["conv_pre"]["kernel"])
+    state = jax.tree.leaves_with_path(optimizer.init(start))
+    assert not any("conv1a" in jax.tree_util.keystr(path) for path, _ in state)
+    # The norm that clips is that of the layers that are trained.
+    rest = lambda tree: {"conv_pre": tree["conv_pre"]}
+    alone = make_optimizer(options(name=name, weight_decay=0.3, clip_norm=1.0), 10)
+    expected = train(alone, rest(start), [rest(g) for g in gradients])[-1]
+    jax.tree.map(np.testing.assert_array_equal, rest(last), expected)
+
+
+def test_the_release_variant_freezes_its_trunk_unless_told_otherwise():
+    config = options(freeze="auto")
+    config.model = {"variant": "paper"}
+    assert frozen_layers(config, parameters()) == frozenset()
+    config.model.variant = "release"
+    assert frozen_layers(config, parameters()) == {"conv1a"}
+    config.optimizer.freeze = ""
+    assert frozen_layers(config, parameters()) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "freeze,message",
+    [
+        ("conv9", "freeze names 'conv9'; known: trunk, conv1a, conv_pre"),
+        ("trunk,conv_pre", "names all layers"),
+    ],
+)
+def test_what_cannot_be_frozen_is_named(freeze, message):
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(options(freeze=freeze), 10).init(parameters())

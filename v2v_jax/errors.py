@@ -23,3 +23,7 @@ class CorruptVideoError(DataError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing or does not fit the configuration."""
+
+
+class WeightsError(UserError):
+    """A weight file is damaged, unsafe, of an unknown format, or of another network."""

@@ -18,7 +18,7 @@ import v2v_jax
 from v2v_jax import datasets, recipes, sharding
 from v2v_jax.datasets.video_dataset import VideoDataset
 from v2v_jax.models import MODELS
-from v2v_jax.optimizers import make_optimizer
+from v2v_jax.optimizers import frozen_layers, make_optimizer
 from v2v_jax.preprocess import Preprocessing
 from v2v_jax.tasks import Task, make_task
 
@@ -69,6 +69,14 @@ class Experiment:
 
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))()
 
+    def stop_frozen(self, params: Any) -> Any:
+        """The parameters, but no gradient is computed for the layers that are not trained."""
+        frozen = frozen_layers(self.config, params)
+        return {
+            name: jax.lax.stop_gradient(layer) if name in frozen else layer
+            for name, layer in params.items()
+        }
+
 
 def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) -> Experiment:
     """Builds what `config` describes.
@@ -83,11 +91,13 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
     task = make_task(config.task, dataset, residual=config.residual)
+    variant = {} if config.model.variant == "paper" else {"variant": config.model.variant}
     model = MODELS[config.model.name](
         num_outputs=task.num_outputs,
         width=config.model.width,
         dtype=_dtype(config.dtype),
         initialization=config.model.initialization,
+        **variant,
     )
     return Experiment(
         config,

@@ -1,12 +1,16 @@
-"""Optimisers and learning-rate schedules of the two recipes."""
+"""Optimisers and learning-rate schedules of the two recipes; what fine-tuning changes of them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
 from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
+from v2v_jax.models.c3d import TRUNK_LAYERS
 
 
 def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
@@ -33,11 +37,63 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
 def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
     """What `config.optimizer` names: `adamw` (modern) or `caffe_sgd` (paper).
 
-    `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0.
+    `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0. The trunk's learning
+    rate is multiplied by `trunk_multiplier`. Layers of `freeze` (see `frozen_layers`) stay as they
+    are to the bit: no update, no weight decay, no state, no part in the gradient's norm.
 
     Raises:
-      ConfigError: unknown optimiser or schedule.
+      ConfigError: unknown optimiser or schedule; on `init` with parameters that lack a layer to be
+        frozen, or of which none is left to train.
     """
+    options = config.optimizer
+    optimizer = _recipe(config, num_steps)
+    if options.get("trunk_multiplier", 1.0) != 1.0:
+        # Both recipes' updates are proportional to the learning rate, weight decay included.
+        optimizer = optax.chain(
+            optimizer, optax.masked(optax.scale(options.trunk_multiplier), _trunk)
+        )
+    if not _names_to_freeze(config):
+        return optimizer
+
+    def use(params: Mapping[str, Any]) -> dict[str, str]:
+        frozen = frozen_layers(config, params)
+        return {name: "frozen" if name in frozen else "trained" for name in params}
+
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, use)
+
+
+def frozen_layers(config: ConfigDict, params: Mapping[str, Any]) -> frozenset[str]:
+    """The layers that `config.optimizer.freeze` names.
+
+    It is a list with commas; `trunk` stands for conv1a … conv5b. `auto` freezes the trunk of the
+    release's segmentation net (`model.variant=release`), which has it so, and nothing else.
+
+    Args:
+      params: layer → its parameters.
+
+    Raises:
+      ConfigError: there is no such layer, or all are frozen.
+    """
+    frozen: set[str] = set()
+    for name in _names_to_freeze(config):
+        if name != "trunk" and name not in params:
+            raise ConfigError(
+                f"optimizer.freeze names {name!r}; known: trunk, {', '.join(params)}."
+            )
+        frozen |= set(TRUNK_LAYERS) & set(params) if name == "trunk" else {name}
+    if frozen == set(params):
+        raise ConfigError("optimizer.freeze names all layers, so that none is left to train.")
+    return frozenset(frozen)
+
+
+def _names_to_freeze(config: ConfigDict) -> list[str]:
+    names = config.optimizer.get("freeze", "")
+    if names == "auto":
+        return ["trunk"] if config.model.get("variant", "paper") == "release" else []
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _recipe(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
     options = config.optimizer
     schedule = learning_rate(config, num_steps)
     if options.name == "adamw":
@@ -70,6 +126,10 @@ def caffe_sgd(
 
 def _kernels(params):
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def _trunk(params):
+    return jax.tree.map_with_path(lambda path, _: path[0].key in TRUNK_LAYERS, params)
 
 
 def _biases(params):

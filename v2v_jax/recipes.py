@@ -70,6 +70,7 @@ def make_config(
     config = ConfigDict()
     config.task = task
     config.seed = 0
+    config.init_from = ""  # a weight file, or a run's folder: see v2v_jax/fine_tuning.py
     config.residual = task == "color" and options.recipe == "modern"  # see tasks.Color
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
@@ -82,6 +83,9 @@ def make_config(
         _modern(config, num_steps, learning_rate)
     else:
         _paper(config)
+    config.model.variant = "paper"  # or release: the authors' segmentation net, see models/v2v.py
+    config.optimizer.trunk_multiplier = 1.0  # of the learning rate of conv1a … conv5b
+    config.optimizer.freeze = "auto"  # layers with commas; trunk: all of conv1a … conv5b
     config.accumulate = 0  # parts of a device's clips, one after the other; 0: as it suits a GPU
     config.recompute = 1  # parts of those, one at a time in memory: see v2v_jax/recompute.py
     config.log_every = max(1, config.num_steps // 200)
@@ -146,6 +150,9 @@ def validate(config: ConfigDict) -> None:
     _choice("task", config.task, tuple(TASKS))
     _choice("model.name", config.model.name, tuple(MODELS))
     _choice("model.initialization", config.model.initialization, ("he", "release"))
+    _choice("model.variant", config.model.variant, ("paper", "release"))
+    if config.model.variant == "release" and config.model.name != "v2v":
+        raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
     _choice("data.name", config.data.name, tuple(DATASETS))
     _choice("feed", config.feed, ("device", "tf_data"))
     _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))
@@ -165,6 +172,11 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
     if config.accumulate < 0:
         raise ConfigError(f"accumulate is {config.accumulate}; it must be 0 (automatic) or more.")
+    if config.optimizer.trunk_multiplier < 0:
+        raise ConfigError(
+            f"optimizer.trunk_multiplier is {config.optimizer.trunk_multiplier}; it must not be "
+            "negative."
+        )
     if config.model.width <= 0:
         raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
     for key, length in {"frame_size": 2, "crop_size": 2, "mean": 3, "std": 3}.items():

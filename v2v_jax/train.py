@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from v2v_jax import accumulation, losses, recompute, reporting, sharding
+from v2v_jax import accumulation, fine_tuning, losses, recompute, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import ClipSampler
 from v2v_jax.errors import ConfigError, UserError
@@ -97,6 +97,8 @@ def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState
     announce(experiment, first_step)
     if first_step:
         state = checkpoints.restore(first_step, state)
+    elif experiment.config.init_from:
+        state = fine_tuning.initialize(experiment, state)
     return state, first_step
 
 
@@ -203,7 +205,7 @@ def _gradient_of_part(experiment: Experiment, feed: Feed, params: Any, store: An
     )
 
     def total_of(params):
-        outputs = task.complete(apply(params, inputs), batch)
+        outputs = task.complete(apply(experiment.stop_frozen(params), inputs), batch)
         total, count = task.loss(outputs, batch)
         return total, (count, outputs)
 

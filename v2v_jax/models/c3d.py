@@ -51,7 +51,7 @@ def trunk(
       x: (B,T,H,W,C).
       conv: makes the convolution for (filters, name, pool=window or None), with its ReLU and pool.
       temporal: False pools in H and W only (2D-V2V).
-      last: "conv3b", "conv4b" or "conv5b".
+      last: "conv3b", "conv4b", "conv5a" or "conv5b".
 
     Returns:
       conv3b (B,T/2,H/4,W/4,256), conv4b (B,T/4,H/8,W/8,512) and conv5b (B,T/8,H/16,W/16,512), up to
@@ -66,8 +66,9 @@ def trunk(
         if index > 0:
             x = max_pool3d(x, window)
         for name, filters in stage:
-            x = conv(filters, name)(x)
+            if name <= last:
+                x = conv(filters, name)(x)
         stages.append(x)
-        if stage[-1][0] == last:
+        if stage[-1][0] >= last:
             break
     return tuple(stages)

@@ -22,6 +22,8 @@ class V2V(nn.Module):
       dtype: of the computation; parameters are float32.
       initialization: "he" (He et al. 2015, zero biases, conv_pre all zero) or "release" (Gaussian
         with standard deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
+      variant: "paper", or "release": the segmentation net of the authors' Caffe files, where
+        deconv5 reads conv5a and there is no conv5b (SPEC section 1).
     """
 
     num_outputs: int
@@ -29,6 +31,7 @@ class V2V(nn.Module):
     temporal: bool = True
     dtype: Any = jnp.float32
     initialization: Literal["he", "release"] = "he"
+    variant: Literal["paper", "release"] = "paper"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,8 +44,9 @@ class V2V(nn.Module):
         """
         self._check_size(x)
         x = x.astype(self.dtype)
-        conv3b, conv4b, conv5b = trunk(x, self._conv, temporal=self.temporal)
-        x = self._deconv(2, 2, "deconv5")(conv5b)
+        last = "conv5a" if self.variant == "release" else "conv5b"
+        conv3b, conv4b, conv5 = trunk(x, self._conv, temporal=self.temporal, last=last)
+        x = self._deconv(2, 2, "deconv5")(conv5)
         x = jnp.concatenate([x, self._conv(64, "conv4c", relu=False)(conv4b)], axis=-1)
         x = self._deconv(2, 2, "deconv4")(x)
         x = jnp.concatenate([x, self._conv(64, "conv3c", relu=False)(conv3b)], axis=-1)

@@ -1,0 +1,59 @@
+"""Recognises a weight file by its content and reads it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+from v2v_jax.errors import WeightsError
+from v2v_jax.pretrained import numpy_archive
+from v2v_jax.pretrained.mapped_file import MappedFile
+from v2v_jax.pretrained.weights import C3D_INPUT, Params, Weights, assemble
+
+
+def load_c3d(path: str | os.PathLike[str]) -> Params:
+    """C3D's parameters out of a file of any known format; see `read_weights` for all else.
+
+    Returns:
+      layer → {"kernel", "bias"} float32, of the trunk conv1a … conv5b and, where the file has them,
+      the classifier fc6, fc7, fc8 (and V2V's decoder). Kernels are (T,H,W,in,out) or (in,out).
+
+    Raises:
+      WeightsError: see `read_weights`.
+    """
+    return read_weights(path).params
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Reads weights: parameters, the input that they expect, and what was left over.
+
+    Args:
+      path: a file in one of the formats of docs/pretrained.md, a folder that this package's
+        converter wrote, or the folder of a run.
+
+    Raises:
+      WeightsError: it cannot be read, is of no known format, damaged, or holds other than numbers;
+        a layer is incomplete or of a wrong shape.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        from v2v_jax.pretrained.folders import read_folder  # here: it needs orbax
+
+        return read_folder(path)
+    file = MappedFile(path)
+    head = bytes(file.memory[:8])
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(file)
+    raise WeightsError(
+        f"{path} is of no known format: it is no Caffe model, PyTorch file, .npz or HDF5 file."
+    )
+
+
+def _read_zip(file: MappedFile) -> Weights:
+    try:
+        archive = zipfile.ZipFile(file)
+    except numpy_archive.DAMAGED as error:
+        raise WeightsError(f"{file.path} is a damaged archive: {error}.") from error
+    return assemble(
+        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio", C3D_INPUT
+    )
