@@ -1,4 +1,4 @@
-"""--config.init_from: what is filled, what stays, freezing, resuming; errors that say what to set."""
+"""--config.init_from: what is filled, what stays, freezing, resuming; errors that are a remedy."""
 
 import json
 import re
