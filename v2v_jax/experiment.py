@@ -91,22 +91,26 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
     task = make_task(config.task, dataset, residual=config.residual)
-    variant = {} if config.model.variant == "paper" else {"variant": config.model.variant}
-    model = MODELS[config.model.name](
-        num_outputs=task.num_outputs,
-        width=config.model.width,
-        dtype=_dtype(config.dtype),
-        initialization=config.model.initialization,
-        **variant,
-    )
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
         dataset,
         task,
         Preprocessing.from_dict(config.preprocessing),
-        model,
+        make_model(config, task.num_outputs),
         make_optimizer(config, config.num_steps),
+    )
+
+
+def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
+    """The network that `config.model` and `config.dtype` describe, for K = num_outputs."""
+    variant = config.model.get("variant", "paper")  # configurations before it lack it
+    return MODELS[config.model.name](
+        num_outputs=num_outputs,
+        width=config.model.width,
+        dtype=_dtype(config.dtype),
+        initialization=config.model.initialization,
+        **({} if variant == "paper" else {"variant": variant}),
     )
 
 

@@ -1,4 +1,4 @@
-"""Video files: frame-exact random access by PyAV (FFmpeg), and writing MP4 files.
+"""Video files: frame-exact random access and streaming by PyAV (FFmpeg); writing: video_writer.
 
 Frames are (T,H,W,3) uint8 RGB, 0..255. A file is open only while it is read, every read has its own
 decoder with a single thread: many threads read many files at once and none waits for another.
@@ -7,11 +7,8 @@ decoder with a single thread: many threads read many files at once and none wait
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -19,10 +16,13 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.video_writer import write_video
+
+__all__ = ["INTERPOLATION", "VideoFile", "VideoStream", "read_video", "write_video"]
 
 # swscale widens the bicubic kernel by the reduction factor, so shrinking does not alias; "area"
 # jumps between 1 and 2 source pixels at factors like UCF101's 1.875.
-_INTERPOLATION = Interpolation.BICUBIC
+INTERPOLATION = Interpolation.BICUBIC
 # Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
 # MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
@@ -142,6 +142,43 @@ class VideoFile:
             yield number, frame
 
 
+class VideoStream:
+    """All frames of a video from the first to the last, decoded by several threads.
+
+    Iterating yields (H,W,3) uint8 RGB frames of the first one's size, upright. A frame that cannot
+    be decoded, or a file that ends before it should, raises CorruptVideoError, but only after the
+    frames before.
+
+    Attributes:
+      path: the file.
+      fps: frames per second, averaged over the file.
+      num_frames: as the header says or implies; None if it does not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Reads the header.
+
+        Raises:
+          DataError: the file does not exist.
+          CorruptVideoError: it is no video.
+        """
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            raise DataError(f"Video {self.path} does not exist; check the path.")
+        with _opened(self.path) as (container, stream):
+            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            seconds = container.duration / av.time_base if container.duration else None
+            self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        converter = _FrameConverter(None)
+        with _opened(self.path, threads=0) as (container, stream):
+            for frame in _decode(self.path, container, stream, False):
+                yield converter(frame)
+        with _opened(self.path) as (container, stream):
+            _check_complete(self.path, stream, _scan_packets(self.path, container, stream))
+
+
 def read_video(
     path: str | os.PathLike[str],
     start: int = 0,
@@ -168,116 +205,65 @@ def read_video(
     return video.read(start, video.num_frames if stop is None else stop, size), video.fps
 
 
-def write_video(
-    path: str | os.PathLike[str], frames: np.ndarray | Iterable[np.ndarray], fps: float = 25.0
-) -> None:
-    """Writes an H.264 MP4 file (yuv420p, which every player shows).
+class _FrameConverter:
+    """Converts decoded frames to RGB (H,W,3) uint8, upright and of one size."""
 
-    The file appears under its name only when it is complete. H.264 with yuv420p has even sizes
-    only: an odd height or width is padded by repeating the last row or column.
-
-    Args:
-      path: the file to write, ending in .mp4; an existing one is replaced.
-      frames: (T,H,W,3) uint8 RGB, 0..255, or an iterable of (H,W,3) such frames.
-      fps: frames per second.
-
-    Raises:
-      ValueError: no frames, a frame of another shape or dtype, another extension, a bad `fps`.
-      DataError: the folder does not exist or cannot be written.
-    """
-    path = os.fspath(path)
-    if not path.lower().endswith(".mp4"):
-        raise ValueError(f"write_video writes MP4 files; {path} must end in .mp4.")
-    if not 0 < fps < 1000:
-        raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
-    folder, name = os.path.split(path)
-    unique = f".{os.getpid()}-{threading.get_ident()}-{name}"
-    temporary = os.path.join(folder, unique)
-    try:
-        _encode(temporary, frames, fps)
-        os.replace(temporary, path)
-    except (OSError, av.error.FFmpegError) as error:
-        raise DataError(
-            f"Cannot write video {path} ({error.strerror}); choose an existing, writable folder "
-            "with enough space."
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _encode(path: str, frames: Iterable[np.ndarray], fps: float) -> None:
-    iterator = iter(frames)
-    first = next(iterator, None)
-    if first is None:
-        raise ValueError("write_video got no frames; expected at least one.")
-    shape = np.shape(first)
-    with av.open(path, "w") as container:
-        # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.pix_fmt = "yuv420p"
-        stream.height, stream.width = (side + side % 2 for side in _frame_size(first))
-        for number, array in enumerate(itertools.chain([first], iterator)):
-            if np.shape(array) != shape or np.asarray(array).dtype != np.uint8:
-                raise ValueError(
-                    f"Frame {number} is {np.shape(array)} {np.asarray(array).dtype}; expected "
-                    f"{shape} uint8 like the first frame."
-                )
-            h, w, _ = shape
-            padded = np.pad(array, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def _frame_size(frame: np.ndarray) -> tuple[int, int]:
-    if np.ndim(frame) != 3 or np.shape(frame)[2] != 3 or 0 in np.shape(frame):
-        raise ValueError(f"A frame is {np.shape(frame)}; expected (H,W,3).")
-    h, w, _ = np.shape(frame)
-    return h, w
-
-
-class _FrameWriter:
-    """Converts decoded frames to RGB, resizes them, and collects them in one array."""
-
-    def __init__(self, num_frames: int, size: tuple[int, int] | None) -> None:
-        self.count = 0
-        self.frames: np.ndarray | None = None
-        self._num_frames = num_frames
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        """size: (H,W); None takes the first frame's."""
         self._size = size
         # Scaling to planes is nearly three times as fast as to interleaved colours, with the same
         # result; without scaling it is the other way round.
         self._format = "gbrp" if size else "rgb24"
         self._reformatter = VideoReformatter()
 
-    def add(self, frame: av.VideoFrame) -> None:
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         # Telephones store upright videos lying, with a rotation (degrees, counterclockwise).
         turns = round(frame.rotation / 90) % 4
         h, w = self._size or (frame.height, frame.width)
         if self._size and turns % 2:
             h, w = w, h
         rgb = self._reformatter.reformat(
-            frame, w, h, self._format, interpolation=_INTERPOLATION, threads=1
+            frame, w, h, self._format, interpolation=INTERPOLATION, threads=1
         )
         array = np.rot90(rgb.to_ndarray(), turns)
+        self._size = array.shape[:2]  # a later change of resolution is scaled to this
+        return array
+
+
+class _FrameWriter:
+    """Collects converted frames in one array."""
+
+    def __init__(self, num_frames: int, size: tuple[int, int] | None) -> None:
+        self.count = 0
+        self.frames: np.ndarray | None = None
+        self._num_frames = num_frames
+        self._converter = _FrameConverter(size)
+
+    def add(self, frame: av.VideoFrame) -> None:
+        array = self._converter(frame)
         if self.frames is None:
-            self._size = array.shape[:2]  # a later change of resolution is scaled to this
             self.frames = np.empty((self._num_frames, *array.shape), np.uint8)
         self.frames[self.count] = array
         self.count += 1
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a video's first stream; errors of FFmpeg become CorruptVideoError."""
+def _opened(
+    path: str, threads: int = 1
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens a video's first stream; errors of FFmpeg become CorruptVideoError.
+
+    threads: that decode; 0 is one a processor.
+    """
     try:
         with av.open(path) as container:
             if not container.streams.video:
                 raise _corrupt(path, "it has no video stream")
             stream = container.streams.video[0]
             context = stream.codec_context
-            context.thread_count = 1
+            context.thread_count = threads
+            if threads != 1:
+                context.thread_type = "AUTO"  # frames and slices
             # Without this FFmpeg hides damage by copying from neighbouring frames.
             context.options = {"err_detect": "explode"}
             yield container, stream

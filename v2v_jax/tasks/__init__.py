@@ -5,6 +5,8 @@ A task is one module with one class, and one entry of `TASKS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from v2v_jax.datasets.video_dataset import VideoDataset
 from v2v_jax.tasks.color import Color
 from v2v_jax.tasks.depth import Depth
@@ -23,6 +25,7 @@ __all__ = [
     "Segmentation",
     "Task",
     "make_task",
+    "restore_task",
 ]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Flow, Color, Depth)}
@@ -42,3 +45,14 @@ def make_task(name: str, dataset: VideoDataset, *, residual: bool = False) -> Ta
     if task is Segmentation:
         return Segmentation(dataset.label_names)
     return Color(residual) if task is Color else task()
+
+
+def restore_task(name: str, label_names: Sequence[str], *, residual: bool = False) -> Task:
+    """The task that a checkpoint was trained for, without its dataset.
+
+    Args:
+      name, label_names, residual: as stored with the weights.
+    """
+    if name == Segmentation.name:
+        return Segmentation(label_names)
+    return Color(residual) if name == Color.name else TASKS[name]()

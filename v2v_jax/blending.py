@@ -1,0 +1,143 @@
+"""Blending windows on the device, in programs whose shapes do not depend on the video's size.
+
+A state holds one window's Gaussian-weighted sum over time. What is final goes to tiles of the
+output: a tile is the sum over windows of rows · window · columns, with the matrices of
+`windows.plan_axis`, which blend and scale to the video's size at once. Tiles have one size, and a
+video has as many as it needs: so the same four compiled programs serve every video.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from v2v_jax.preprocess import to_gray
+from v2v_jax.windows import Axis, gaussian
+
+TILE = 128  # voxels, H and W, of a part of the output that is computed at once
+
+# (T,h,w,K) float32 blended values and the video's (T,h,w,3) uint8 → the tile's result.
+Finish = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def labels_of(values: jax.Array, video: jax.Array) -> jax.Array:
+    """(…,K) probabilities → (…) uint8, the likeliest class."""
+    return values.argmax(-1).astype(jnp.uint8)
+
+
+def unchanged(values: jax.Array, video: jax.Array) -> jax.Array:
+    """(…,K) float32 as it is: probabilities, or flow in pixels of the network's scale."""
+    return values
+
+
+def only_channel(values: jax.Array, video: jax.Array) -> jax.Array:
+    """(…,1) → (…): depth in metres."""
+    return values[..., 0]
+
+
+def rgb_of(values: jax.Array, video: jax.Array) -> jax.Array:
+    """(…,3) RGB in [0,1] → uint8."""
+    return jnp.round(jnp.clip(values, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def rgb_from_gray(values: jax.Array, video: jax.Array) -> jax.Array:
+    """(…,3) how the colour differs from the grey video, in [-1,1] → RGB uint8.
+
+    The grey is the input's own at its full size, so nothing of its detail is lost.
+    """
+    return rgb_of(values + to_gray(video), video)
+
+
+class Tiles(NamedTuple):
+    """One axis of a video, cut into tiles.
+
+    Attributes:
+      starts: of the tiles in the output, multiples of TILE.
+      target: voxels of the output.
+      matrices: for each tile, (window number, (TILE,window) float32) of those that reach it.
+    """
+
+    starts: range
+    target: int
+    matrices: list[list[tuple[int, jax.Array]]]
+
+
+def cut_tiles(axis: Axis) -> Tiles:
+    """Cuts an axis's matrices into tiles and puts them on the device."""
+    target = axis.matrices.shape[1]
+    starts = range(0, target, TILE)
+    padded = np.pad(axis.matrices, ((0, 0), (0, len(starts) * TILE - target), (0, 0)))
+    matrices = []
+    for start in starts:
+        parts = padded[:, start : start + TILE]
+        matrices.append([(n, jax.device_put(part)) for n, part in enumerate(parts) if part.any()])
+    return Tiles(starts, target, matrices)
+
+
+class Blender:
+    """The compiled programs for windows (T,H,W) with K values a voxel.
+
+    Attributes:
+      window: (T,H,W).
+      num_values: K.
+    """
+
+    def __init__(self, window: tuple[int, int, int], num_values: int):
+        self.window, self.num_values = window, num_values
+        weight = gaussian(window[0]).astype(np.float32)[:, None, None, None]
+        self.accumulate = jax.jit(functools.partial(_accumulate, weight), donate_argnums=0)
+        self._add = jax.jit(_add_to_tile, donate_argnums=0)
+        self._empty = jax.jit(lambda *size: jnp.zeros(size, jnp.float32), static_argnums=range(4))
+        self._finish = jax.jit(lambda finish, *args: finish(*args), static_argnums=0)
+
+    def empty_state(self) -> jax.Array:
+        """(T,H,W,K) float32 zeros."""
+        return self._empty(*self.window, self.num_values)
+
+    def tile(
+        self,
+        states: list[list[jax.Array]],
+        scale: jax.Array,
+        rows: list[tuple[int, jax.Array]],
+        columns: list[tuple[int, jax.Array]],
+        finish: Finish,
+        video: np.ndarray | None,
+    ) -> jax.Array:
+        """One tile of the result.
+
+        Args:
+          states: [window along H][window along W] → (T,H,W,K).
+          scale: (T,) float32, from the `TimeWindow`.
+          rows, columns: the matrices that reach the tile.
+          finish: see `Finish`.
+          video: (T,TILE,TILE,3) uint8, of the video's size; None where `finish` does not read it.
+
+        Returns:
+          What `finish` makes of (T,TILE,TILE,K).
+        """
+        total = self._empty(self.window[0], TILE, TILE, self.num_values)
+        for i, row in rows:
+            for j, column in columns:
+                total = self._add(total, states[i][j], scale, row, column)
+        return self._finish(finish, total, video)
+
+
+def _accumulate(weight, state, predictions, index, shift):
+    """The state `shift` frames later, plus window `index` of the batch of predictions."""
+    # Beyond the end comes what is 0: the second half of twice the length.
+    doubled = jnp.concatenate([state, jnp.zeros_like(state)])
+    moved = lax.dynamic_slice_in_dim(doubled, shift, state.shape[0])
+    return moved + weight * lax.dynamic_index_in_dim(predictions, index, keepdims=False)
+
+
+def _add_to_tile(total, state, scale, rows, columns):
+    # Highest: an accelerator's default would round what is to come back unchanged.
+    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    values = product("yh,thwk->tywk", rows, state * scale[:, None, None, None])
+    return total + product("xw,tywk->tyxk", columns, values)

@@ -1,0 +1,224 @@
+"""Writing MP4 files frame by frame, with the sound of another file if wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from v2v_jax.errors import DataError
+
+# Sound that MP4 files hold and players know.
+_COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "alac"})
+
+
+class VideoWriter:
+    """An H.264 MP4 file (yuv420p, which every player shows) that grows frame by frame.
+
+    The file appears under its name only when `finish` has completed it; until then it has a name
+    that begins with a dot, in the same folder. H.264 with yuv420p has even sizes only: an odd
+    height or width is padded by repeating the last row or column.
+
+        with VideoWriter("out.mp4", fps=25) as writer:
+            for frame in frames:
+                writer.add(frame)
+            writer.finish()
+
+    Leaving the block without `finish` removes what was written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float = 25.0,
+        sound_of: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Creates the file, hidden.
+
+        Args:
+          path: the file to write, ending in .mp4; an existing one is replaced by `finish`.
+          fps: frames per second.
+          sound_of: a file whose first audio stream is copied, as it is where MP4 holds its codec,
+            else as AAC; one without sound, or with damaged sound, gives none.
+
+        Raises:
+          ValueError: another extension, a bad `fps`.
+          DataError: the folder does not exist or cannot be written.
+        """
+        self.path = os.fspath(path)
+        if not self.path.lower().endswith(".mp4"):
+            raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
+        if not 0 < fps < 1000:
+            raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
+        folder, name = os.path.split(self.path)
+        self._temporary = os.path.join(folder, f".{os.getpid()}-{threading.get_ident()}-{name}")
+        # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._stream: av.VideoStream | None = None
+        self._shape: tuple[int, ...] | None = None
+        self.num_frames = 0
+        self._container = None
+        with contextlib.ExitStack() as opened, self._errors():
+            self._container = opened.enter_context(av.open(self._temporary, "w"))
+            self._sound = _Sound(sound_of, self._container) if sound_of is not None else None
+            self._opened = opened.pop_all()
+
+    def add(self, frame: np.ndarray) -> None:
+        """Appends one frame (H,W,3) uint8 RGB, 0..255, of the size of those before.
+
+        Raises:
+          ValueError: a frame of another shape or dtype.
+          DataError: the disk is full, or the file cannot be written any more.
+        """
+        frame = np.asarray(frame)
+        if self._shape is None:
+            _check_frame(frame)
+        if frame.shape != (self._shape or frame.shape) or frame.dtype != np.uint8:
+            raise ValueError(
+                f"Frame {self.num_frames} is {frame.shape} {frame.dtype}; expected "
+                f"{self._shape or '(H,W,3)'} uint8 like the first frame."
+            )
+        h, w, _ = frame.shape
+        with self._errors():
+            if self._stream is None:
+                self._shape = frame.shape
+                self._stream = self._container.add_stream(
+                    "libx264", rate=self._rate, options={"crf": "18"}
+                )
+                self._stream.pix_fmt = "yuv420p"
+                self._stream.height, self._stream.width = h + h % 2, w + w % 2
+            if h % 2 or w % 2:
+                frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            self._container.mux(self._stream.encode(picture))
+            self.num_frames += 1
+            if self._sound is not None:
+                self._sound.copy_until(self.num_frames / self._rate)
+
+    def finish(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Completes the file and gives it its name, or `path` instead of it.
+
+        Raises:
+          ValueError: no frame was added.
+          DataError: the disk is full, or the file cannot be written any more.
+        """
+        if self._stream is None:
+            raise ValueError(f"Video {self.path} got no frames; expected at least one.")
+        with self._errors():
+            self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.copy_until(self.num_frames / self._rate)
+                self._sound.finish()
+            self._opened.close()
+            os.replace(self._temporary, self.path if path is None else path)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, av.error.FFmpegError) as error:
+            raise cannot_write(self.path, error) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Closing writes what a player would need to open it: that fails on a full disk, too.
+        with contextlib.suppress(OSError, av.error.FFmpegError):
+            self._opened.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+
+class _Sound:
+    """Copies one file's sound into another, no further than its pictures have come."""
+
+    def __init__(self, path: str | os.PathLike[str], target: av.container.OutputContainer) -> None:
+        self._packets: Iterator[av.Packet] | None = None
+        with contextlib.suppress(av.error.FFmpegError, OSError, IndexError, ValueError):
+            self._source = av.open(os.fspath(path))
+            source = self._source.streams.audio[0]
+            if source.codec_context.name in _COPIED_CODECS:
+                self._stream = target.add_stream_from_template(source)
+                self._packets = self._copied(source)
+            else:
+                self._stream = target.add_stream("aac", rate=source.codec_context.sample_rate)
+                self._packets = self._encoded(source)
+        self._target = target
+        self._next: av.Packet | None = None
+
+    def _copied(self, source: av.AudioStream) -> Iterator[av.Packet]:
+        for packet in self._source.demux(source):
+            if packet.dts is not None and packet.pts is not None and packet.pts >= 0:
+                packet.stream = self._stream
+                yield packet
+
+    def _encoded(self, source: av.AudioStream) -> Iterator[av.Packet]:
+        for frame in self._source.decode(source):
+            frame.pts = None  # a decoder's times may have gaps that the encoder refuses
+            yield from self._stream.encode(frame)
+        yield from self._stream.encode(None)
+
+    def copy_until(self, seconds: Fraction) -> None:
+        """Copies the packets that begin before that time; damage ends the sound."""
+        if self._packets is None:
+            return
+        while True:
+            if self._next is None:
+                try:
+                    self._next = next(self._packets, None)
+                except av.error.FFmpegError:
+                    self._next = None
+            if self._next is None:
+                self._packets = None
+                return
+            if self._next.pts * self._next.time_base >= seconds:
+                return
+            self._target.mux(self._next)
+            self._next = None
+
+    def finish(self) -> None:
+        """Closes the source."""
+        if hasattr(self, "_source"):
+            self._source.close()
+
+
+def write_video(
+    path: str | os.PathLike[str], frames: np.ndarray | Iterable[np.ndarray], fps: float = 25.0
+) -> None:
+    """Writes an H.264 MP4 file; see VideoWriter.
+
+    Args:
+      path: the file to write, ending in .mp4; an existing one is replaced.
+      frames: (T,H,W,3) uint8 RGB, 0..255, or an iterable of (H,W,3) such frames.
+      fps: frames per second.
+
+    Raises:
+      ValueError: no frames, a frame of another shape or dtype, another extension, a bad `fps`.
+      DataError: the folder does not exist or cannot be written.
+    """
+    with VideoWriter(path, fps) as writer:
+        for frame in frames:
+            writer.add(frame)
+        writer.finish()
+
+
+def cannot_write(path: str, error: Exception) -> DataError:
+    """The sentence for a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return DataError(f"Cannot write {path}: the disk is full; make room or choose another one.")
+    return DataError(
+        f"Cannot write {path} ({reason}); choose an existing, writable folder with enough space."
+    )
+
+
+def _check_frame(frame: np.ndarray) -> None:
+    if np.ndim(frame) != 3 or np.shape(frame)[2] != 3 or 0 in np.shape(frame):
+        raise ValueError(f"A frame is {np.shape(frame)}; expected (H,W,3).")
