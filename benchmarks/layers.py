@@ -13,21 +13,17 @@ deconv3 and conv_pre together. Prints Markdown; --json writes all figures.
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
-import glob
 import json
 import math
 import pathlib
-import re
-import tempfile
 import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import network
+from benchmarks import device_trace, network
 from v2v_jax.models import layers
 from v2v_jax.models.convolution_forms import FORMS
 
@@ -193,42 +189,9 @@ def profile(args: argparse.Namespace, steps: int = 5) -> list[dict]:
     """Device time of every kernel of the training step of benchmarks.network, the longest first."""
     options = argparse.Namespace(outputs=8, dtype=args.dtype, latency=False)
     row = network.jax_row("v2v_jax", "training step", args.batch, options)
-    for _ in range(3):
-        row.wait(row.run())
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(steps):
-                value = row.run()
-            row.wait(value)
-        (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
-        data = jax.profiler.ProfileData.from_file(file)
-    time_of: collections.Counter = collections.Counter()
-    calls: collections.Counter = collections.Counter()
-    for plane in data.planes:
-        for line in plane.lines:
-            if "GPU" in plane.name and "Stream" in line.name:
-                for event in line.events:
-                    operation = str(dict(event.stats).get("hlo_op", ""))
-                    key = (
-                        event.name.split("<")[0][:60],
-                        re.sub(r"^command_buffer.*", "", operation),
-                    )
-                    time_of[key] += event.duration_ns
-                    calls[key] += 1
-    total = sum(time_of.values()) / steps / 1e6
-    print(f"{total:.2f} ms of kernels a step\n")
-    print("| ms | calls | kernel | operation |\n|---|---|---|---|")
-    records = []
-    for (kernel, operation), ns in time_of.most_common(args.kernels):
-        record = {
-            "ms": ns / steps / 1e6,
-            "calls": calls[kernel, operation] / steps,
-            "kernel": kernel,
-            "operation": operation,
-        }
-        records.append(record)
-        print(f"| {record['ms']:.3f} | {record['calls']:.0f} | {kernel} | {operation} |")
-    return records
+    records = device_trace.kernels(row.run, steps)
+    device_trace.print_table(records, args.kernels)
+    return records[: args.kernels]
 
 
 def main(argv: list[str] | None = None) -> None:
