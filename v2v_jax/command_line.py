@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import absl.logging
 from absl import flags
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from v2v_jax import compilation_cache
 from v2v_jax.errors import ConfigError, UserError
 
-Main = Callable[[ConfigDict, str], object]
+Main = Callable[..., object]  # (config, workdir, **switches)
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 _OPTIONS = """
@@ -26,9 +26,9 @@ _OPTIONS = """
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<key>[^=]+)")
 
 
-def run(main: Main) -> None:
-    """Reads the command line, calls main(config, workdir) and exits with `execute`'s status."""
-    status = execute(sys.argv, main)
+def run(main: Main, switches: Mapping[str, str] | None = None) -> None:
+    """Reads the command line, calls `main` and exits with `execute`'s status."""
+    status = execute(sys.argv, main, switches)
     if status == INTERRUPTED:
         # All is closed. JAX, interrupted while compiling, would crash in Python's own clean-up.
         sys.stdout.flush()
@@ -37,24 +37,30 @@ def run(main: Main) -> None:
     sys.exit(status)
 
 
-def execute(argv: Sequence[str], main: Main) -> int:
-    """Calls main(config, workdir) as the command line `argv` says.
+def execute(argv: Sequence[str], main: Main, switches: Mapping[str, str] | None = None) -> int:
+    """Calls main(config, workdir, switch=bool, …) as the command line `argv` says.
+
+    Args:
+      switches: what a program has beside the common options: name → what --name does.
 
     Returns:
       0; 1 after a `UserError`, 2 for a command line that cannot be understood, 130 after an
       interrupt; standard error then has one message. Other exceptions pass.
     """
     if {"--help", "-h"} & set(argv[1:]):
-        print(f"{sys.modules[main.__module__].__doc__}{_OPTIONS}")
+        more = "".join(f"\n  --{name:<27} {text}" for name, text in (switches or {}).items())
+        print(f"{sys.modules[main.__module__].__doc__}{_OPTIONS}{more}")
         return 0
     _quieten()
+    given = {name: f"--{name}" in argv[1:] for name in switches or {}}
+    argv = [argument for argument in argv if argument not in {f"--{name}" for name in given}]
     try:
         config, workdir = parse(argv)
     except UserError as error:
         return _fail(f"Error: {error}", 2)
     compilation_cache.enable()
     try:
-        main(config, workdir)
+        main(config, workdir, **given)
     except UserError as error:
         return _fail(f"Error: {error}", 1)
     except KeyboardInterrupt:
@@ -110,7 +116,9 @@ def _check_option(argument: str, config: ConfigDict) -> None:
     override = _OVERRIDE.match(argument)
     if override is None:
         name = argument.partition("=")[0]
-        raise ConfigError(f"Unknown option {name}; known: --config, --config.KEY, --workdir.")
+        raise ConfigError(
+            f"Unknown option {name}; known: --config, --config.KEY, --workdir; see --help."
+        )
     key, known = override["key"], _keys(config)
     if key not in known:
         close = difflib.get_close_matches(key, known, 1)

@@ -1,23 +1,44 @@
-"""Evaluation on the test split: pooled metrics beside the trivial baseline, and pictures."""
+"""Evaluation on the test split: pooled metrics beside the trivial baseline, pictures, a report."""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import v2v_jax
 from v2v_jax import metrics, panels, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import Clips, evaluation_windows
 from v2v_jax.errors import CheckpointError
 from v2v_jax.experiment import Experiment, make_experiment
 from v2v_jax.input_pipeline import Feed, make_feed
+from v2v_jax.learning_curves import read_curves
+from v2v_jax.report import Report, ReportedClip, page, ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowResult:
+    """One window of the test split and the task's metrics on it alone.
+
+    Attributes:
+      name: its video and first frame, for people.
+      plan, row: where it stands in `Evaluator.plans`.
+      values: metric → value; NaN where the window has nothing to judge.
+    """
+
+    name: str
+    plan: Clips
+    row: int
+    values: Mapping[str, float]
 
 
 class Evaluator:
@@ -50,8 +71,11 @@ class Evaluator:
         return batch, task.complete(raw, batch)
 
     def _batch_sums(self, params, store, batch):
+        """The task's sums of every clip alone: name → (B,…)."""
         batch, outputs = self._forward(params, store, batch)
-        return self._experiment.task.sums(outputs, batch)
+        one = lambda x: jax.tree.map(lambda value: value[None], x)
+        task = self._experiment.task
+        return jax.vmap(lambda outputs, clip: task.sums(one(outputs), one(clip)))(outputs, batch)
 
     def _batch_predictions(self, params, store, batch):
         batch, outputs = self._forward(params, store, batch)
@@ -72,34 +96,60 @@ class Evaluator:
     def __call__(self, params: Any) -> dict[str, float]:
         """The task's metrics over all windows."""
         total = None
-        for batch in self._feed.batches(self.plans()):
-            total = metrics.add(total, self._sums(params, self._feed.store, batch))
+        for _, _, sums in self._window_sums(params):
+            total = metrics.add(total, sums)
         return self._experiment.task.summarize(total)
+
+    def windows(self, params: Any) -> tuple[dict[str, np.ndarray], list[WindowResult]]:
+        """The task's sums over all windows, and the metrics of each window that counts."""
+        total, results = None, []
+        for plan, row, sums in self._window_sums(params):
+            total = metrics.add(total, sums)
+            if plan.mask[row]:
+                values = self._experiment.task.summarize(metrics.add(None, sums))
+                results.append(WindowResult(self._name(plan, row), plan, row, values))
+        return total, results
+
+    def _window_sums(self, params: Any) -> Iterator[tuple[Clips, int, metrics.Sums]]:
+        """(batch, row, the task's sums of that clip) of every row; those of padding are zero."""
+        plans = self.plans()
+        for plan, batch in zip(plans, self._feed.batches(plans), strict=True):
+            sums = {n: np.asarray(v) for n, v in self._sums(params, self._feed.store, batch).items()}
+            for row in range(len(plan.mask)):
+                yield plan, row, {name: value[row] for name, value in sums.items()}
+
+    def _name(self, plan: Clips, row: int) -> str:
+        video = self._experiment.dataset.videos[plan.video[row]].name
+        return f"{video} frame {plan.start[row]}"
+
+    def clip(self, params: Any, plan: Clips, row: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Fields (T,H,W,…) and prediction of one window.
+
+        For a single process: it reads a whole batch back.
+        """
+        batch = next(iter(self._feed.batches([plan])))
+        fields, prediction = self._predict(params, self._feed.store, batch)
+        return {n: np.asarray(v[row]) for n, v in fields.items()}, np.asarray(prediction[row])
 
     def clips(self, params: Any, count: int) -> list[tuple[str, dict[str, np.ndarray], np.ndarray]]:
         """(name, fields (T,H,W,…), prediction) of up to `count` windows, spread over the split.
 
         For a single process: it reads whole batches back.
         """
-        plans = self.plans()
-        places = [(p, row) for p in plans for row in np.flatnonzero(p.mask)]
+        places = [(p, row) for p in self.plans() for row in np.flatnonzero(p.mask)]
         count = min(count, len(places))
         chosen = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
-        result = []
-        for plan, row in chosen:
-            batch = next(iter(self._feed.batches([plan])))
-            fields, prediction = self._predict(params, self._feed.store, batch)
-            clip = {name: np.asarray(value[row]) for name, value in fields.items()}
-            video = self._experiment.dataset.videos[plan.video[row]].name
-            result.append((f"{video} frame {plan.start[row]}", clip, np.asarray(prediction[row])))
-        return result
+        return [(self._name(*place), *self.clip(params, *place)) for place in chosen]
 
 
-def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+def evaluate(
+    config: ConfigDict, workdir: str | pathlib.Path, *, report: bool = False
+) -> dict[str, float]:
     """Evaluates a run's best checkpoint: prints a table, writes metrics.json and the pictures.
 
     Writes `workdir`/eval/metrics.json and, for each of `config.num_pictures` clips, NAME.png (some
-    frames side by side), NAME.gif (all frames) and what else the task draws.
+    frames side by side), NAME.gif (all frames) and what else the task draws; with `report` also
+    report.html, one page with all of it, the learning curves and the best and worst clips.
 
     Returns:
       The metrics as in metrics.json.
@@ -114,13 +164,14 @@ def evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float
         )
     experiment = make_experiment(config, "test")
     with jax.set_mesh(experiment.mesh):
-        return _evaluate(experiment, workdir)
+        return _evaluate(experiment, workdir, report)
 
 
-def _evaluate(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
+def _evaluate(experiment: Experiment, workdir: pathlib.Path, report: bool) -> dict[str, float]:
     step, params = best_params(experiment, workdir)
     evaluator = Evaluator(experiment)
-    values = evaluator(params)
+    sums, windows = evaluator.windows(params)
+    values = experiment.task.summarize(sums)
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
     reporting.write_text(
@@ -130,8 +181,48 @@ def _evaluate(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]
     clips = evaluator.clips(params, experiment.config.num_pictures)
     for index, (name, clip, prediction) in enumerate(clips):
         draw(experiment, name, clip, prediction, folder / f"clip{index}")
+    if report:
+        written = make_report(experiment, evaluator, workdir, step, params, sums, windows)
+        reporting.write_text(folder / "report.html", page(written))
     reporting.console.print(f"Metrics and pictures are in {folder}")
     return values
+
+
+def make_report(
+    experiment: Experiment,
+    evaluator: Evaluator,
+    workdir: pathlib.Path,
+    step: int,
+    params: Any,
+    sums: Mapping[str, np.ndarray],
+    windows: Sequence[WindowResult],
+) -> Report:
+    """What the page says of a run's parameters, from `Evaluator.windows`' results."""
+    task, config = experiment.task, experiment.config
+    scores = [window.values[task.headline] for window in windows]
+    clips = []
+    for rank, index in ranks(scores, task.better).items():
+        window = windows[index]
+        picture = task.picture(*evaluator.clip(params, window.plan, window.row))
+        clips.append(ReportedClip(rank, window.name, window.values, picture))
+    return Report(
+        task=task.name,
+        dataset=experiment.dataset.name,
+        model=config.model.name,
+        step=step,
+        version=v2v_jax.__version__,
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        config=config.to_json_best_effort(indent=2),
+        headline=task.headline,
+        better=task.better,
+        baseline=task.baseline,
+        values=task.summarize(sums),
+        label_names=task.label_names,
+        confusion=sums.get("confusion"),
+        curves=read_curves(workdir / "metrics.jsonl"),
+        scores=scores,
+        clips=clips,
+    )
 
 
 def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[int, Any]:
