@@ -114,7 +114,7 @@ class Evaluator:
         """(batch, row, the task's sums of that clip) of every row; those of padding are zero."""
         plans = self.plans()
         for plan, batch in zip(plans, self._feed.batches(plans), strict=True):
-            sums = {n: np.asarray(v) for n, v in self._sums(params, self._feed.store, batch).items()}
+            sums = jax.tree.map(np.asarray, self._sums(params, self._feed.store, batch))
             for row in range(len(plan.mask)):
                 yield plan, row, {name: value[row] for name, value in sums.items()}
 

@@ -87,7 +87,8 @@ def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, n
                                         shown.items(), strict=True):  # fmt: skip
             for key, label, color in lines:
                 _draw(axes, curves[key], label, color, dashed="baseline_" in key)
-            if title == "loss" and all((curves[key][1] > 0).all() for key, _, _ in lines):
+            losses = np.concatenate([curves[key][1] for key, _, _ in lines])
+            if title == "loss" and 0 < losses.min() < losses.max() / 20:
                 axes.set_yscale("log")
             axes.set(xlabel="step", title=title)
             axes.grid(True)
@@ -133,7 +134,8 @@ def _svg(figure: Figure, name: str) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # is for all `*`
+    # Its style sheet would be for the whole page.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them
     svg = svg.replace(_INK, "currentColor")
     for before in (' id="', "url(#", 'href="#'):

@@ -242,7 +242,8 @@ def _share_cell(share: float, hit: bool) -> str:
     color = "var(--hit)" if hit else "var(--miss)"
     strength = round(100 * float(share) ** 0.7)
     text = f"{100 * share:.1f}" if share >= 0.0005 else "0"
-    return f'<td style="background:color-mix(in srgb, {color} {strength}%, transparent)">{text}</td>'
+    mixed = f"color-mix(in srgb, {color} {strength}%, transparent)"
+    return f'<td style="background:{mixed}">{text}</td>'
 
 
 def _commonest_confusions(report: Report) -> str:
@@ -336,7 +337,7 @@ def _video(columns: Mapping[str, np.ndarray], label: str) -> str:
         return f'<img src="{uri}" width="{w}" height="{h}" alt="{_text(label)}">'
     return (
         f'<video src="{uri}" poster="{poster_uri(frames[0])}" width="{w}" height="{h}" '
-        f'controls loop muted playsinline preload="auto" aria-label="{_text(label)}">'
+        f'controls autoplay loop muted playsinline aria-label="{_text(label)}">'
         "This browser shows no videos.</video>"
     )
 
