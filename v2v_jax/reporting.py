@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -14,6 +15,8 @@ import numpy as np
 import rich.console
 import rich.progress
 import rich.table
+
+LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 console = rich.console.Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -25,6 +28,75 @@ def progress(items: Iterable, total: int, description: str) -> Iterator:
         items, description, total, console=console, disable=not console.is_terminal, transient=True
     )
     console.print(f"{description}: {total} done in {time.perf_counter() - start:.1f} s")
+
+
+class InterruptedJob(BaseException):
+    """Ends the work of a thread after Ctrl-C in the main one."""
+
+
+class JobsBar:
+    """Videos done and frames/s: a bar in a terminal, else a line now and then.
+
+    Attributes:
+      frames: counted so far.
+      interrupted: set it, and the next `tick` of every thread raises InterruptedJob.
+    """
+
+    def __init__(self, description: str, total: int) -> None:
+        self.frames = 0
+        self.interrupted = False
+        self._lock = threading.Lock()
+        self._description, self._total = description, total
+        self._ended = self._failed = 0
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[speed]:.1f} frames/s"),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(description, total=total, speed=0.0)
+        self._start = self._shown = time.perf_counter()
+
+    def start(self, ended: int) -> None:
+        """Begins to measure the speed; `ended` jobs were done before."""
+        self._ended = ended
+        self._bar.update(self._task, completed=ended)
+        self._start = self._shown = time.perf_counter()
+
+    def tick(self, frames: int) -> None:
+        """Counts frames; called by several threads."""
+        if self.interrupted:
+            raise InterruptedJob
+        with self._lock:
+            self.frames += int(frames)
+        self._bar.update(self._task, speed=self._speed())
+
+    def finish_one(self, failed: bool) -> None:
+        """Counts a job that ended."""
+        self._ended += 1
+        self._failed += failed
+        self._bar.advance(self._task)
+        now = time.perf_counter()
+        if not console.is_terminal and now - self._shown > LINE_EVERY:
+            self._shown = now
+            console.print(
+                f"{self._description}: {self._ended}/{self._total}, {self._failed} failed, "
+                f"{self._speed():.1f} frames/s"
+            )
+
+    def _speed(self) -> float:
+        return self.frames / max(time.perf_counter() - self._start, 1e-9)
+
+    def __enter__(self) -> JobsBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
 
 class MetricsLog:
