@@ -51,7 +51,7 @@ def execute(argv: Sequence[str], main: Main, switches: Mapping[str, str] | None 
         more = "".join(f"\n  --{name:<27} {text}" for name, text in (switches or {}).items())
         print(f"{sys.modules[main.__module__].__doc__}{_OPTIONS}{more}")
         return 0
-    _quieten()
+    quieten()
     given = {name: f"--{name}" in argv[1:] for name in switches or {}}
     argv = [argument for argument in argv if argument not in {f"--{name}" for name in given}]
     try:
@@ -143,7 +143,7 @@ class _Formatter(logging.Formatter):
         return f"{clear}{record.levelname.capitalize()}: {record.getMessage()}"
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself; only reads data here

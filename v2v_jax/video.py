@@ -102,6 +102,29 @@ class VideoFile:
             raise _corrupt(self.path, f"frame {start} is missing")
         return frames
 
+    def stream(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+        """Yields all `num_frames` frames, as `read` delivers them; the file is decoded once.
+
+        Args:
+          size: as for `read`.
+
+        Yields:
+          (H,W,3) uint8 RGB, 0..255.
+
+        Raises:
+          CorruptVideoError: a frame is missing or cannot be decoded, after those before it.
+        """
+        count = 0
+        converter = _FrameConverter(size)
+        with _opened(self.path) as (container, stream):
+            for number, frame in self._numbered(container, stream):
+                if number != count:
+                    raise _corrupt(self.path, f"frame {count} is missing")
+                yield converter(frame)
+                count += 1
+        if count < self.num_frames:
+            raise _corrupt(self.path, f"frame {count} of {self.num_frames} cannot be decoded")
+
     def _read(
         self, start: int, stop: int, size: tuple[int, int] | None, seek: bool
     ) -> np.ndarray | None:

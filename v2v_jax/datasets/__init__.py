@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from v2v_jax.datasets.davis import Davis
 from v2v_jax.datasets.frame_folder import FrameFolder
 from v2v_jax.datasets.gatech import Gatech
+from v2v_jax.datasets.listing import VideoFileDataset
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.sintel import HELD_OUT, Sintel
 from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
+from v2v_jax.datasets.ucf101 import VIDEOS as UCF101_VIDEOS
 from v2v_jax.datasets.ucf101 import Ucf101
 from v2v_jax.datasets.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.video_folder import VideoFolder
@@ -56,16 +59,19 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 
 def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     if options["source"] == "tfds":
+        if options["flow_labels"]:
+            raise ConfigError("data.flow_labels are of video files; leave data.source=tfds out.")
         config = f"ucf101_{options['list_number']}"
         return TfdsUcf101(options["root"], split, config=config, frame_size=frame_size)
     _check_source(options)
-    return Ucf101(
+    dataset = Ucf101(
         options["root"],
         split,
         list_number=options["list_number"],
         allow_missing=options["allow_missing"],
         frame_size=frame_size,
     )
+    return _with_flow(dataset, os.path.join(options["root"], UCF101_VIDEOS), options)
 
 
 def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -104,9 +110,19 @@ def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 
 
 def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
-    return VideoFolder(
+    dataset = VideoFolder(
         options["root"], split, test_share=options["test_share"], frame_size=frame_size
     )
+    return _with_flow(dataset, options["root"], options)
+
+
+def _with_flow(dataset: VideoFileDataset, root: str, options: Mapping[str, Any]) -> VideoDataset:
+    """The dataset with its flow labels, where `flow_labels` names their folder."""
+    if not options["flow_labels"]:
+        return dataset
+    from v2v_jax.datasets.labelled_flow import LabelledFlow  # here: it loads TensorStore
+
+    return LabelledFlow(dataset, root, options["flow_labels"])
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -142,7 +158,15 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        dict(source="files", root="data/ucf101", list_number=1, allow_missing=False, cache=""),
+        # flow_labels: what python -m v2v_jax.label_flow made, for flow; empty: none.
+        dict(
+            source="files",
+            root="data/ucf101",
+            list_number=1,
+            allow_missing=False,
+            flow_labels="",
+            cache="",
+        ),
     ),
     "davis": DatasetEntry(
         _open_davis,
@@ -164,7 +188,9 @@ DATASETS: dict[str, DatasetEntry] = {
             cache="",
         ),
     ),
-    "folder": DatasetEntry(_open_folder, dict(root="data/videos", test_share=0.1, cache="")),
+    "folder": DatasetEntry(
+        _open_folder, dict(root="data/videos", test_share=0.1, flow_labels="", cache="")
+    ),
 }
 
 

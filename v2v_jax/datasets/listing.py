@@ -167,6 +167,7 @@ class VideoFileDataset(VideoDataset):
     """A dataset whose videos are video files.
 
     Attributes:
+      paths: the file of every video.
       corrupt: (name, reason) of the videos left out because they cannot be read.
     """
 
@@ -197,6 +198,7 @@ class VideoFileDataset(VideoDataset):
         self.frame_size = frame_size
         self.videos = listing.videos
         self.corrupt = listing.corrupt
+        self.paths = [file.path for file in listing.handles]
         self._files = listing.handles
 
     def read(
@@ -209,4 +211,4 @@ class VideoFileDataset(VideoDataset):
 
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
-        return {"files": file_identities(file.path for file in self._files), "av": av.__version__}
+        return {"files": file_identities(self.paths), "av": av.__version__}

@@ -13,6 +13,7 @@ from v2v_jax.datasets.listing import MIN_FRAMES, VideoFileDataset, check_split
 from v2v_jax.datasets.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
 
+VIDEOS = "UCF-101"  # the folder of the videos, in the root
 # "Class/v_Class_g08_c01.avi 1": the label is there in the lists for training only.
 _LINE = re.compile(r"(?P<folder>[^/\\\s]+)/(?P<file>[^/\\\s]+\.avi)(?:\s+(?P<label>\d+))?", re.I)
 
@@ -62,7 +63,7 @@ class Ucf101(VideoFileDataset):
         if list_number not in (1, 2, 3):
             raise DataError(f"UCF101 has no split number {list_number}; choose 1, 2 or 3.")
         root = os.fspath(root)
-        videos = os.path.join(root, "UCF-101")
+        videos = os.path.join(root, VIDEOS)
         lists = os.path.join(root, "ucfTrainTestlist")
         for folder in (videos, lists):
             if not os.path.isdir(folder):

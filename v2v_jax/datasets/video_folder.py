@@ -54,10 +54,10 @@ class VideoFolder(VideoFileDataset):
             raise DataError(f"Video folder {root} does not exist; give a folder of video files.")
         if all(os.path.isdir(os.path.join(root, part)) for part in ("train", "test")):
             folder = os.path.join(root, split)
-            names = _find_videos(folder)
+            names = find_videos(folder)
         else:
             folder = root
-            names = _hash_split(_find_videos(folder), test_share)[split]
+            names = _hash_split(find_videos(folder), test_share)[split]
         if not names:
             raise DataError(
                 f"Video folder {folder} has no videos for the {split} split; expected files ending "
@@ -68,7 +68,8 @@ class VideoFolder(VideoFileDataset):
         super().__init__(names, paths, frame_size, min_frames)
 
 
-def _find_videos(folder: str) -> list[str]:
+def find_videos(folder: str) -> list[str]:
+    """Paths relative to `folder` of the videos in it and its subfolders, in natural order."""
     names = []
     for parent, _, files in os.walk(folder):
         for file in files:

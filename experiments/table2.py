@@ -1,0 +1,209 @@
+"""The paper's Table 2: how fast are V2V-Flow and Brox's method, reading and writing included?
+
+    python -m experiments.table2 --workdir=runs/flow --videos=data/ucf101/UCF-101 \\
+        --output=runs/table2
+
+Both decode every video of a folder, find the flow at the video's own size and write it as flow
+labels (docs/flow.md) on the machine at hand; every pass starts with an empty folder. A pass over
+the first video of every size of frame goes before and is not counted: it compiles. Prints the
+table, writes OUTPUT/table2.json and OUTPUT/table2.md, and removes the flow again unless --keep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+import v2v_jax
+from v2v_jax import compilation_cache
+from v2v_jax.datasets.video_folder import find_videos
+from v2v_jax.errors import DataError, UserError
+from v2v_jax.flow_labelling import LabelSet, LabelWork
+from v2v_jax.flow_labels import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
+from v2v_jax.reporting import write_text
+from v2v_jax.video import VideoFile
+from v2v_jax.video_jobs import Backend, Job, Report, Tick, Work, run_jobs
+
+# Frames/s on UCF101's test split 1, one Tesla K40, reading and writing included.
+PAPER = {"Brox": 1.3, "V2V": 91.6}
+
+
+class NetworkWork:
+    """`video_jobs.Work` that writes the flow that a network predicts; one thread at a time."""
+
+    def __init__(self, workdir: str, **options: object) -> None:
+        """options: of `v2v_jax.load`."""
+        self._predictor = v2v_jax.load(workdir, **options)
+        if self._predictor.task != "flow":
+            raise DataError(f"{workdir} is a network for {self._predictor.task}, not for flow.")
+
+    def __call__(self, job: Job, output: str, tick: Tick) -> None:
+        """Writes the flow of all frames but the last, which leads nowhere."""
+        video = VideoFile(job.source)
+        writer, left = None, video.num_frames - 1
+        for frames, flow in self._predictor.chunks(job.source):
+            if writer is None:
+                writer = LabelWriter(output, _info(job.source, video, frames.shape[1:3]))
+            codes, too_large = encode_flow(np.asarray(flow)[:left], STEPS[0])
+            if too_large:
+                raise DataError(f"The network's flow of {job.source} is over 511 px.")
+            writer.append(codes)
+            left -= len(codes)
+            tick(len(frames))
+        writer.finish()
+
+
+def _info(path: str, video: VideoFile, size: tuple[int, int]) -> LabelInfo:
+    return LabelInfo(
+        teacher="network",
+        parameters={},
+        video_bytes=os.path.getsize(path),
+        video_sha256=file_sha256(path),
+        num_frames=video.num_frames,
+        video_size=size,
+        size=size,
+    )
+
+
+def brox_work(batch_size: int) -> Work:
+    """Brox's method with the parameters of the paper's labels."""
+    return LabelWork("brox", None, batch_size)
+
+
+def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int, str]]:
+    """name → (how to build its work, threads, which of the paper's rows it is)."""
+    load = functools.partial(NetworkWork, args.workdir)
+    return {
+        "Brox": (functools.partial(brox_work, args.batch_size), args.threads, "Brox"),
+        "V2V, whole frames": (functools.partial(load, full_frame=True, overlap=0.0), 1, "V2V"),
+        "V2V, windows that overlap": (load, 1, "V2V"),
+    }
+
+
+def measure(
+    make_work: Callable[[], Work], threads: int, labels: LabelSet, first: list[str], repeats: int
+) -> list[Report]:
+    """A report a pass, after one over the videos `first`, which compiles.
+
+    Raises:
+      DataError: a video failed.
+    """
+    work = make_work()
+    reports = []
+    for names in [first, *[list(labels.names)] * repeats]:
+        shutil.rmtree(labels.output, ignore_errors=True)
+        report = run_jobs(
+            dataclasses.replace(labels, names=names).jobs(),
+            lambda: work,
+            backend=Backend(threads=threads),
+            lock=labels.output,
+        )
+        if report.status:
+            raise DataError(f"Video {report.failed[0][0]} failed: {report.failed[0][1]}")
+        reports.append(report)
+    return reports[1:]
+
+
+def first_of_every_size(folder: str, names: list[str]) -> list[str]:
+    """The first video of every size of frame."""
+    first: dict[tuple[int, ...], str] = {}
+    for name in names:
+        size = next(VideoFile(os.path.join(folder, name)).stream()).shape
+        first.setdefault(size, name)
+    return list(first.values())
+
+
+def table(rows: dict[str, dict], args: argparse.Namespace, about: dict) -> str:
+    """Markdown: ours beside the paper's."""
+    brox = rows["Brox"]["fps"]
+    lines = [
+        f"Frames per second with reading and writing, {about['videos']} videos of "
+        f"{os.path.basename(os.path.normpath(args.videos))}, {about['device']}, "
+        f"{about['cpus']} processors, {about['date']}; the better of {args.repeats} passes:",
+        "",
+        "| method | fps | × Brox | paper, Tesla K40 | × Brox |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        paper = PAPER[row["paper"]]
+        lines.append(
+            f"| {name} | {row['fps']:.1f} | {row['fps'] / brox:.1f} | {paper} | "
+            f"{paper / PAPER['Brox']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 1 after an error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="of a run of configs/flow.py")
+    parser.add_argument("--videos", required=True, help="a folder of videos, with its subfolders")
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
+    parser.add_argument(
+        "--threads", type=int, default=min(4, os.cpu_count() or 1), help="Brox's videos at a time"
+    )
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=None, help="only so many videos")
+    parser.add_argument("--keep", action="store_true", help="keep the flow that is written")
+    args = parser.parse_args(argv)
+    compilation_cache.enable()
+    try:
+        return _run(args)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    names = find_videos(args.videos)[: args.limit]
+    if not names:
+        raise DataError(f"Video folder {args.videos} holds no videos.")
+    first = first_of_every_size(args.videos, names)
+    about = {
+        "command": "python -m experiments.table2",
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "jax": jax.__version__,
+        "videos": len(names),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for name, (make_work, threads, paper) in methods(args).items():
+        folder = args.output / name.split(",")[-1].strip().replace(" ", "_")
+        labels = LabelSet(args.videos, names, str(folder))
+        reports = measure(make_work, threads, labels, first, args.repeats)
+        speeds = [report.frames / report.seconds for report in reports]
+        rows[name] = {
+            "paper": paper,
+            "threads": threads,
+            "fps": max(speeds),
+            "all_fps": speeds,
+            "frames": reports[0].frames,
+        }
+        print(f"{name}: {', '.join(f'{speed:.1f}' for speed in speeds)} frames/s", flush=True)
+        if not args.keep:
+            shutil.rmtree(folder)
+    text = table(rows, args, about)
+    print(text)
+    write_text(args.output / "table2.json", json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_text(args.output / "table2.md", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
