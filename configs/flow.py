@@ -7,6 +7,12 @@ The default trains the full V2V from scratch on rendered scenes, whose flow is e
 32 clips, about 2.5 minutes on one H200 (1,115 clips/s). Halfway, at step 2,000, the end-point error
 on unseen scenes was 0.45 px, that of zero flow 1.23 px (docs/results.md).
 
+On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
+
+    python -m v2v_jax.label_flow --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
+    python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
+        --config.data.flow_labels=data/ucf101_flow --workdir=runs/flow_ucf101
+
 The learning rate matters: at 3e-4 and above the network fell back to zero flow for good.
 """
 
