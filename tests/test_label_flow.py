@@ -204,7 +204,7 @@ def test_check_names_everything_that_is_wrong(videos, capsys):
         assert old in text
         (path(name) / "zarr.json").write_text(text.replace(old, new))
     (path("f.mp4") / "zarr.json").write_text("{")
-    half = path("a.mp4").with_name(".g.0.part.flow.zarr")
+    half = path("a.mp4").with_name(f".g.mp4.flow.{'0' * 32}.part.zarr")
     half.mkdir()
 
     assert label_flow.main(arguments) == 1
@@ -217,12 +217,12 @@ def test_check_names_everything_that_is_wrong(videos, capsys):
         "wrong length": "d.mp4",
         "other teacher": "e.mp4",
         "extra": "zz.mp4",
-        "half written": ".g.0.part",
+        "half written": ".g.mp4.flow.",
     }
     for kind, name in expected.items():
         assert any(p.startswith(f"{kind}: ") and name in p for p in problems), (kind, problems)
     assert any(p.startswith("damaged: f.mp4") for p in problems)
-    assert len(problems) == 8 and not any("g.mp4 " in p for p in problems)
+    assert len(problems) == 8 and not any(" g.mp4" in p for p in problems)
 
     # Labelling again puts right what can be told without reading all: the check finds the rest.
     label_videos(labels, Backend())

@@ -30,7 +30,7 @@ from v2v_jax.flow_labels import (
 from v2v_jax.flow_teachers import Teacher, make_teacher
 from v2v_jax.reporting import progress, write_text
 from v2v_jax.video import VideoFile
-from v2v_jax.video_jobs import Backend, Job, Report, Tick, run_jobs
+from v2v_jax.video_jobs import Backend, Job, Report, Tick, is_temporary, run_jobs
 
 _SET = "labels.json"
 _CHECK_FRAMES = 64  # that are read at a time
@@ -259,13 +259,11 @@ def check_labels(labels: LabelSet, threads: int = 1) -> list[str]:
     for parent, folders, _ in os.walk(labels.output):
         for folder in sorted(folders):
             path = os.path.join(parent, folder)
-            if not folder.endswith(SUFFIX):
-                continue
-            folders.remove(folder)
-            if folder.startswith("."):
+            if is_temporary(folder):
                 problems.append(f"half written: {path}, by a run that was killed; label again")
-            elif os.path.abspath(path) not in wanted:
+            elif folder.endswith(SUFFIX) and os.path.abspath(path) not in wanted:
                 problems.append(f"extra: {path} belongs to no video in {labels.videos}")
+        folders[:] = [f for f in folders if not f.endswith(SUFFIX) and not is_temporary(f)]
     return problems
 
 

@@ -24,11 +24,12 @@ import glob
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import logging
 
@@ -38,6 +39,7 @@ from v2v_jax.reporting import JobsBar, console
 ATTEMPTS = 3  # times that a job is begun whose worker dies, through Ray
 _SHOWN = 20  # failures printed
 _PART = ".part"
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.part(\.[^.]*)?")  # see _do
 
 Tick = Callable[[int], None]
 
@@ -151,6 +153,11 @@ class Report:
             console.print(f"failed: … {len(self.failed) - _SHOWN} more")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of that name is the unfinished output of a job."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def output_is_there(job: Job) -> bool:
     """Whether the job's output exists, which it does only when it is complete."""
     return os.path.exists(job.output)
@@ -191,6 +198,8 @@ def run_jobs(
         raise ConfigError(f"Two videos have the same output {twice}; give them different names.")
     report = Report()
     with _locked(lock) as alone, JobsBar(description, len(jobs)) as bar:
+        if alone:
+            _remove_temporaries({os.path.dirname(path) for path in outputs})
         waiting = []
         for job in jobs:
             (report.skipped if done(job) else waiting).append(job)
@@ -270,6 +279,14 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
+def _remove_temporaries(folders: Iterable[str]) -> None:
+    """Removes what killed runs left in these folders, of which no other run is at work."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for name in filter(is_temporary, os.listdir(folder)):
+                _remove(os.path.join(folder, name))
+
+
 @contextlib.contextmanager
 def _locked(folder: str | os.PathLike[str] | None) -> Iterator[bool]:
     """Keeps other runs off a folder; whether that worked: not every file system has locks."""
@@ -343,6 +360,7 @@ def _run_ray(
     jobs: Sequence[Job], make_work: MakeWork, do: _Do, backend: Backend, bar: JobsBar
 ) -> _Results:
     rows = [{"index": i, **dataclasses.asdict(job)} for i, job in enumerate(jobs)]
+    workers = min(backend.workers, len(rows))
     ended = set()
     with _ray(backend) as ray:
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -350,7 +368,10 @@ def _run_ray(
             fn_constructor_args=(make_work, do),
             # A job at a time on a worker: those that wait die with it, and would count as begun.
             compute=ray.data.ActorPoolStrategy(
-                size=min(backend.workers, len(rows)), max_tasks_in_flight_per_actor=1
+                min_size=1,
+                max_size=workers,
+                initial_size=workers,
+                max_tasks_in_flight_per_actor=1,
             ),
             num_gpus=backend.gpus or None,
             max_restarts=-1,
