@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -58,16 +60,21 @@ class Experiment:
         }
         return json.loads(json.dumps(about))  # tuples become the lists that a file would give back
 
-    def init_state(self) -> TrainState:
-        """The state at step 0, from `config.seed`, on every device of the mesh."""
+    def init_state(self, seed: int | None = None) -> TrainState:
+        """The state at step 0 on every device of the mesh; seed: default `config.seed`."""
+        return self._init_state(jnp.uint32((self.config.seed if seed is None else seed) % 2**32))
 
-        def init() -> TrainState:
+    @functools.cached_property
+    def _init_state(self) -> Callable[[jax.Array], TrainState]:
+        """Compiled once for all seeds."""
+
+        def init(seed: jax.Array) -> TrainState:
             size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
             clip = jnp.zeros((*size, self.task.input_channels))
-            params = self.model.init(jax.random.key(self.config.seed), clip)["params"]
+            params = self.model.init(jax.random.key(seed), clip)["params"]
             return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
-        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))()
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, but no gradient is computed for the layers that are not trained."""
