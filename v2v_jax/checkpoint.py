@@ -21,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from v2v_jax.errors import CheckpointError
 
 # What must agree for a checkpoint to continue a run or to be evaluated with a configuration.
-_COMPARED = ("task", "num_outputs", "label_names", "residual", "model", "preprocessing")
+_COMPARED = ("task", "num_outputs", "label_names", "residual", "hints", "model", "preprocessing")
 
 
 class Checkpoints:

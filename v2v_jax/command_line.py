@@ -26,9 +26,11 @@ _OPTIONS = """
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<key>[^=]+)")
 
 
-def run(main: Main, switches: Mapping[str, str] | None = None) -> None:
+def run(
+    main: Main, switches: Mapping[str, str] | None = None, *, needs_workdir: bool = True
+) -> None:
     """Reads the command line, calls `main` and exits with `execute`'s status."""
-    status = execute(sys.argv, main, switches)
+    status = execute(sys.argv, main, switches, needs_workdir=needs_workdir)
     if status == INTERRUPTED:
         # All is closed. JAX, interrupted while compiling, would crash in Python's own clean-up.
         sys.stdout.flush()
@@ -37,11 +39,18 @@ def run(main: Main, switches: Mapping[str, str] | None = None) -> None:
     sys.exit(status)
 
 
-def execute(argv: Sequence[str], main: Main, switches: Mapping[str, str] | None = None) -> int:
+def execute(
+    argv: Sequence[str],
+    main: Main,
+    switches: Mapping[str, str] | None = None,
+    *,
+    needs_workdir: bool = True,
+) -> int:
     """Calls main(config, workdir, switch=bool, …) as the command line `argv` says.
 
     Args:
       switches: what a program has beside the common options: name → what --name does.
+      needs_workdir: False: --workdir may be left out, and workdir is then empty.
 
     Returns:
       0; 1 after a `UserError`, 2 for a command line that cannot be understood, 130 after an
@@ -55,7 +64,7 @@ def execute(argv: Sequence[str], main: Main, switches: Mapping[str, str] | None 
     given = {name: f"--{name}" in argv[1:] for name in switches or {}}
     argv = [argument for argument in argv if argument not in {f"--{name}" for name in given}]
     try:
-        config, workdir = parse(argv)
+        config, workdir = parse(argv, needs_workdir=needs_workdir)
     except UserError as error:
         return _fail(f"Error: {error}", 2)
     compilation_cache.enable()
@@ -68,14 +77,16 @@ def execute(argv: Sequence[str], main: Main, switches: Mapping[str, str] | None 
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, str]:
-    """The locked configuration with its overrides, and the run's folder.
+def parse(argv: Sequence[str], *, needs_workdir: bool = True) -> tuple[ConfigDict, str]:
+    """The locked configuration with its overrides, and the run's folder, empty if not needed.
 
     Raises:
       ConfigError: an option, key or value that cannot be used.
     """
     try:
         config, workdir, unknown = _read(argv, overrides=False)
+        if needs_workdir and not workdir:
+            raise ConfigError("--config=FILE and --workdir=FOLDER are both needed.")
         for argument in unknown:
             _check_option(argument, config)
         config, workdir, rest = _read(argv, overrides=True)
@@ -99,8 +110,8 @@ def _read(argv: Sequence[str], overrides: bool) -> tuple[ConfigDict, str, list[s
     )
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     rest = values(list(argv), known_only=not overrides)[1:]
-    if not (values["config"].present and values.workdir):
-        raise ConfigError("--config=FILE and --workdir=FOLDER are both needed.")
+    if not values["config"].present:
+        raise ConfigError("--config=FILE is needed, and for training --workdir=FOLDER.")
     config, file = values.config, values["config"].config_filename.partition(":")[0]
     if not os.path.isfile(file):
         raise ConfigError(f"Configuration file {file} does not exist; see configs/.")

@@ -58,6 +58,8 @@ class Experiment:
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.config.to_dict(),
         }
+        if self.config.get("hints", 0):
+            about["hints"] = self.config.hints  # the network's input has further channels
         return json.loads(json.dumps(about))  # tuples become the lists that a file would give back
 
     def init_state(self, seed: int | None = None) -> TrainState:
@@ -97,7 +99,7 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     """
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-    task = make_task(config.task, dataset, residual=config.residual)
+    task = make_task(config.task, dataset, residual=config.residual, hints=config.get("hints", 0))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,

@@ -72,6 +72,7 @@ def make_config(
     config.seed = 0
     config.init_from = ""  # a weight file, or a run's folder: see v2v_jax/fine_tuning.py
     config.residual = task == "color" and options.recipe == "modern"  # see tasks.Color
+    config.hints = 0  # most colour hints a clip, for the task color: see configs/color_hints.py
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
     config.data = dict(name=options.dataset, **DATASETS[options.dataset].options)
@@ -185,6 +186,11 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"preprocessing.{key} is {value}; it has {length} numbers.")
     if config.residual and config.task != "color":
         raise ConfigError(f"residual is for the task color alone, not for {config.task}.")
+    if config.hints < 0 or (config.hints and config.task != "color"):
+        raise ConfigError(
+            f"hints is {config.hints}; it is the most colour hints a clip, 0 or more, and for the "
+            "task color alone."
+        )
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
 
 

@@ -150,7 +150,11 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     from v2v_jax.tasks import restore_task
 
     config = ConfigDict(about["config"])
-    task = restore_task(about["task"], about["label_names"], residual=about["residual"])
+    task = restore_task(
+        *(about["task"], about["label_names"]),
+        residual=about["residual"],
+        hints=about.get("hints", 0),
+    )
     model = make_model(config, task.num_outputs)
     optimizer = make_optimizer(config, config.num_steps)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])

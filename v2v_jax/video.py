@@ -42,6 +42,7 @@ class VideoFile:
       path: the file.
       num_frames: how many frames `read` can deliver.
       fps: frames per second, averaged over the file.
+      size: (H, W) of its frames.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,6 +57,7 @@ class VideoFile:
             raise DataError(f"Video {self.path} does not exist; check the path.")
         with _opened(self.path) as (container, stream):
             self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            self.size = (stream.codec_context.height, stream.codec_context.width)
             packets = _scan_packets(self.path, container, stream)
             _check_complete(self.path, stream, packets)
             # Ascending presentation times, and the numbers of the frames that are keyframes; None

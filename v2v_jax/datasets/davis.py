@@ -114,6 +114,13 @@ class Davis(VideoDataset):
         arrays = {"video": frames, "labels": masks}
         return {field: np.stack(arrays[field]) for field in fields}
 
+    def original_size(self, video: int) -> tuple[int, int]:
+        """See `VideoDataset.original_size`."""
+        name, stem = self.videos[video].name, self._stems[video][0]
+        path = os.path.join(self._frames, name, stem + ".jpg")
+        width, height = open_picture(path, path).size
+        return height, width
+
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
         paths = [

@@ -50,6 +50,12 @@ class Pictures:
         return [*self.frames, *filter(None, self.masks)]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame, of which only the header is read."""
+        width, height = open_picture(self.frames[0], self.frames[0]).size
+        return height, width
+
+    @property
     def mask_kind(self) -> str | None:
         """The kind of the first mask, of which only the header is read; None without masks."""
         first = next(filter(None, self.masks), None)
@@ -96,6 +102,11 @@ class VideoPair:
     def paths(self) -> list[str]:
         """Both files."""
         return [self.frames.path, self.masks.path]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames."""
+        return self.frames.size
 
     mask_kind: ClassVar[str] = "video"
 
@@ -184,6 +195,10 @@ class LabelledVideos(VideoDataset):
                 start, stop, self.frame_size, self._table, self._kind
             )
         return result
+
+    def original_size(self, video: int) -> tuple[int, int]:
+        """See `VideoDataset.original_size`."""
+        return self._files[video].size
 
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""

@@ -209,6 +209,10 @@ class VideoFileDataset(VideoDataset):
         check_window(self.videos[video], start, stop)
         return {field: self._files[video].read(start, stop, self.frame_size) for field in fields}
 
+    def original_size(self, video: int) -> tuple[int, int]:
+        """See `VideoDataset.original_size`."""
+        return self._files[video].size
+
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
         return {"files": file_identities(self.paths), "av": av.__version__}

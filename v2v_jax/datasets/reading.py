@@ -8,7 +8,8 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from v2v_jax.datasets.video_dataset import IGNORE_LABEL, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 
 Frames = dict[str, np.ndarray]
+T = TypeVar("T")
 
 _dataset: VideoDataset  # in a worker process: what it reads from
 
@@ -36,17 +38,36 @@ def read_videos(
     Raises:
       DataError: anything else that is wrong with the data.
     """
+    return map_videos(functools.partial(_read_whole, fields=fields), dataset, workers)
+
+
+def map_videos(
+    function: Callable[[VideoDataset, int], T], dataset: VideoDataset, workers: int | None = None
+) -> Iterator[tuple[int, T]]:
+    """Calls a function for every video of a dataset, several at a time, in no particular order.
+
+    Args:
+      function: (dataset, index of the video) → result; both must be picklable for a `python_bound`
+        dataset. What it raises ends the iteration.
+      workers: processes (for a `python_bound` dataset) or threads; default: one a processor.
+
+    Yields:
+      (index of the video, result).
+    """
     workers = min(workers or os.cpu_count() or 1, len(dataset.videos))
     if workers <= 1:
         for video in range(len(dataset.videos)):
-            yield video, _read_whole(dataset, video, fields)
+            yield video, function(dataset, video)
         return
     with _executor(dataset, workers) as pool:
-        read = _read_in_process if dataset.python_bound else functools.partial(_read_whole, dataset)
+        if dataset.python_bound:
+            call = functools.partial(_call_in_process, function)
+        else:
+            call = functools.partial(function, dataset)
         waiting = iter(range(len(dataset.videos)))
         # A bounded number in flight: finished videos wait in memory until they are taken.
         first = itertools.islice(waiting, 2 * workers)
-        running = {pool.submit(read, video, fields): video for video in first}
+        running = {pool.submit(call, video): video for video in first}
         try:
             while running:
                 done, _ = concurrent.futures.wait(
@@ -55,7 +76,7 @@ def read_videos(
                 for future in done:
                     yield running.pop(future), future.result()
                     for video in waiting:
-                        running[pool.submit(read, video, fields)] = video
+                        running[pool.submit(call, video)] = video
                         break
         finally:
             for future in running:
@@ -98,8 +119,8 @@ def _set_dataset(dataset: VideoDataset) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
 
 
-def _read_in_process(video: int, fields: Sequence[str]) -> Frames | CorruptVideoError:
-    return _read_whole(_dataset, video, fields)
+def _call_in_process(function: Callable[[VideoDataset, int], T], video: int) -> T:
+    return function(_dataset, video)
 
 
 def _read_whole(

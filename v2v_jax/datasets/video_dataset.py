@@ -82,6 +82,11 @@ class VideoDataset(abc.ABC):
           DataError: anything else is wrong with the data, such as a mask of another size.
         """
 
+    def original_size(self, video: int) -> tuple[int, int] | None:
+        """(H, W) of a video before resizing, where that is known without reading it."""
+        del video
+        return None
+
     def identity(self) -> dict[str, Any]:
         """What its frames depend on, JSON-ready: files, parameters, versions of decoders.
 

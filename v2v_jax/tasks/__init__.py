@@ -31,11 +31,11 @@ __all__ = [
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Flow, Color, Depth)}
 
 
-def make_task(name: str, dataset: VideoDataset, *, residual: bool = False) -> Task:
+def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints: int = 0) -> Task:
     """The task of that name for a dataset, which decides the number of classes.
 
     Args:
-      residual: for `color`, see there; other tasks have no such thing.
+      residual, hints: for `color`, see there; other tasks have no such thing.
 
     Raises:
       DataError: the dataset lacks what the task needs.
@@ -44,15 +44,20 @@ def make_task(name: str, dataset: VideoDataset, *, residual: bool = False) -> Ta
     dataset.check_fields(task.fields)
     if task is Segmentation:
         return Segmentation(dataset.label_names)
-    return Color(residual) if task is Color else task()
+    return Color(residual, hints) if task is Color else task()
 
 
-def restore_task(name: str, label_names: Sequence[str], *, residual: bool = False) -> Task:
+def restore_task(
+    name: str, label_names: Sequence[str], *, residual: bool = False, hints: int = 0
+) -> Task:
     """The task that a checkpoint was trained for, without its dataset.
 
     Args:
-      name, label_names, residual: as stored with the weights.
+      name, label_names, residual, hints: as stored with the weights. Of hints, it is given those
+        of a batch's `hint_mask` and draws none of its own.
     """
     if name == Segmentation.name:
         return Segmentation(label_names)
-    return Color(residual) if name == Color.name else TASKS[name]()
+    if name == Color.name:
+        return Color(residual, hints, draw_hints=False)
+    return TASKS[name]()

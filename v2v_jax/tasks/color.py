@@ -8,6 +8,7 @@ import numpy as np
 
 from v2v_jax import losses, metrics
 from v2v_jax.preprocess import to_gray
+from v2v_jax.tasks.color_hints import CHANNELS, hint_channels, hint_mask
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
@@ -17,24 +18,51 @@ class Color(Task):
     With `residual` the network predicts how the colour differs from the grey input. The network
     alone (the paper's) must redraw the frame through features of a quarter of its size, so that its
     colours are blurred, and worse than no colour at all where there are few training videos.
+
+    With `hints` the network is also told the colour at a few voxels (`color_hints`): its input is
+    grey, the hints' mask and their colour. A batch that has `hint_mask` (B,T,H,W) bool brings its
+    own; the hints' colours are those of its `video`.
     """
 
     name = "color"
     fields = ("video",)
-    input_channels = 1
+    input_channels = 1  # more with hints
     headline, better = "ade", "min"
     baseline = "the grey frame"
     num_outputs = 3
 
-    def __init__(self, residual: bool = False):
-        """residual: whether the network's outputs are added to the grey input."""
-        self.residual = residual
+    def __init__(
+        self,
+        residual: bool = False,
+        hints: int = 0,
+        fewest_hints: int = 0,
+        draw_hints: bool = True,
+    ):
+        """residual: whether the network's outputs are added to the grey input.
+
+        hints, fewest_hints: the most and the fewest hints a clip; with hints=0 there are none.
+        draw_hints: False: a batch without `hint_mask` has no hints, as a user's video.
+        """
+        self.residual, self.draw_hints = residual, draw_hints
+        self.hints, self.fewest_hints = hints, fewest_hints
+        self.input_channels = 1 + (CHANNELS if hints else 0)
 
     def complete(self, raw, batch):
         return raw + to_gray(batch["video"]) if self.residual else raw
 
     def inputs(self, batch, preprocessing):
-        return preprocessing.normalize_gray(to_gray(batch["video"]))
+        gray = preprocessing.normalize_gray(to_gray(batch["video"]))
+        if not self.hints:
+            return gray
+        channels = hint_channels(batch["video"], self._hint_mask(batch))
+        return jnp.concatenate([gray, channels], axis=-1)
+
+    def _hint_mask(self, batch: Batch) -> jax.Array:
+        if "hint_mask" in batch:
+            return batch["hint_mask"]
+        if not self.draw_hints:
+            return jnp.zeros(batch["video"].shape[:4], bool)
+        return hint_mask(batch["video"], most=self.hints, fewest=self.fewest_hints)
 
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         video = batch["video"]
@@ -67,9 +95,11 @@ class Color(Task):
     def picture(self, clip, prediction):
         gray = np.asarray(to_gray(clip["video"]))
         to_uint8 = lambda x: np.round(np.asarray(x, np.float32) * 255).astype(np.uint8)
-        columns = {
-            "input": to_uint8(np.broadcast_to(gray, clip["video"].shape)),
-            "prediction": to_uint8(prediction),
-            "truth": clip["video"],
-        }
+        gray = to_uint8(np.broadcast_to(gray, clip["video"].shape))
+        columns = {"input": gray}
+        if self.hints:
+            batch = {name: clip[name][None] for name in ("video", "hint_mask") if name in clip}
+            mask = np.asarray(self._hint_mask(batch))[0]
+            columns["hints"] = np.where(mask[..., None], clip["video"], gray)
+        columns |= {"prediction": to_uint8(prediction), "truth": clip["video"]}
         return Picture(columns)

@@ -42,7 +42,7 @@ class Task(abc.ABC):
 
     name: ClassVar[str]
     fields: ClassVar[tuple[str, ...]]
-    input_channels: ClassVar[int] = 3
+    input_channels: int = 3
     headline: ClassVar[str]
     better: ClassVar[Literal["max", "min"]]
     baseline: ClassVar[str]

@@ -1,0 +1,76 @@
+"""Sparse colour hints: at a few voxels of a clip the network is told the colour.
+
+Beyond the paper, which proposes colouring from grey alone (section 6). The sampling follows
+interactive colouring of pictures (Zhang et al., "Real-Time User-Guided Image Colorization with
+Learned Deep Priors", 2017): few hints are as common in training as many.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from v2v_jax.preprocess import to_gray
+
+REACH = 1  # a hint is a square of 2·REACH+1 voxels in one frame
+CHANNELS = 4  # the mask, and R, G, B minus grey where it is set
+
+
+def hint_mask(video: jax.Array, *, most: int, fewest: int = 0) -> jax.Array:
+    """Where hints are given: squares of 3×3 voxels, each in one frame of the clip.
+
+    A function of each clip's own voxels and of nothing else: training draws other hints for every
+    crop, evaluation and any number of devices always the same ones. The number of hints is
+    log-uniform from `fewest` to `most`; places are uniform over the clip.
+
+    Args:
+      video: (B,T,H,W,3) uint8 RGB.
+      most, fewest: hints a clip, 0 <= fewest <= most.
+
+    Returns:
+      (B,T,H,W) bool. Squares overlap and are cut at the border.
+    """
+    return jax.vmap(lambda clip: _mask_of_clip(clip, most, fewest))(video)
+
+
+def hint_channels(video: jax.Array, mask: jax.Array) -> jax.Array:
+    """The network's input channels for hints.
+
+    Args:
+      video: (B,T,H,W,3) uint8 RGB, of which only the voxels of the mask are looked at.
+      mask: (B,T,H,W) bool.
+
+    Returns:
+      (B,T,H,W,4) float32: 1 where there is a hint, and there twice R, G, B minus grey (-2..2, as
+      normalised input has values of this size); 0 elsewhere.
+    """
+    color = 2.0 * (video.astype(jnp.float32) / 255.0 - to_gray(video))
+    mask = mask[..., None]
+    return jnp.concatenate([mask.astype(jnp.float32), jnp.where(mask, color, 0.0)], axis=-1)
+
+
+def clip_hash(video: jax.Array) -> jax.Array:
+    """A number of a clip's voxels, the same on every device: (T,H,W,3) uint8 → () uint32.
+
+    A sum modulo 2³² of the voxels times pseudo-random odd weights, exact in any order.
+    """
+    place = lax.iota(jnp.uint32, video.size)
+    weight = place * jnp.uint32(2654435761)
+    weight = (weight ^ (weight >> 15)) * jnp.uint32(2246822519)
+    weight = (weight ^ (weight >> 13)) | jnp.uint32(1)
+    return (weight * (video.reshape(-1).astype(jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+
+def _mask_of_clip(clip: jax.Array, most: int, fewest: int) -> jax.Array:
+    t, h, w, _ = clip.shape
+    number, place = jax.random.split(jax.random.key(clip_hash(clip)))
+    count = fewest - 1 + jnp.floor((most - fewest + 2.0) ** jax.random.uniform(number))
+    places = jax.random.randint(place, (most,), 0, t * h * w)
+    given = jnp.arange(most) < count
+    # Setting to 1 in any order gives the same, so that repeated places do no harm.
+    points = jnp.zeros(t * h * w, jnp.int8).at[places].max(given.astype(jnp.int8))
+    square = (1, 2 * REACH + 1, 2 * REACH + 1)
+    return lax.reduce_window(
+        points.reshape(t, h, w), jnp.int8(0), lax.max, square, (1, 1, 1), "SAME"
+    ).astype(bool)
