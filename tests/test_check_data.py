@@ -69,7 +69,9 @@ def test_data_that_cannot_be_opened(tmp_path):
     assert "gatech, test split" in name and "Images_test" in reason
 
 
-@pytest.mark.parametrize("task,field", [("flow", "flow"), ("depth", "depth")])
+@pytest.mark.parametrize(
+    "task,field", [("flow", "flow"), pytest.param("depth", "depth", marks=pytest.mark.slow)]
+)
 def test_distributions_of_rendered_scenes(task, field):
     config = tiny_config(task, data__num_train_videos=2, data__num_test_videos=1)
     report = check_data.check(config)["train"]

@@ -117,7 +117,7 @@ def _read(argv: Sequence[str], overrides: bool) -> tuple[ConfigDict, str, list[s
         raise ConfigError(f"Configuration file {file} does not exist; see configs/.")
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"Configuration file {file} cannot be read.")
-    return config, values.workdir, rest
+    return config, values.workdir or "", rest
 
 
 def _check_option(argument: str, config: ConfigDict) -> None:

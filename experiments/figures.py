@@ -1,0 +1,200 @@
+"""The counterparts of the paper's figures, from trained runs.
+
+    python -m experiments.figures --output=docs/images/paper --table1=runs/table1 \\
+        --color=runs/table1_color --flow=runs/flow --c3d=runs/table1/c3d
+
+    figure4  class probabilities of V2V, from --table1 (a folder of experiments.table1) or --seg
+    figure5  V2V beside the upsampling baselines, from --table1
+    figure6, figure7  flow beside Brox's and the truth: python -m experiments.flow_pictures
+    figure8  conv1a's filters after classification (--c3d) and after flow (--flow): a grid of the
+             filters' three frames, and an animation
+    figure9  colouring by V2V and 2D-V2V, from --color (experiments.table1 --task=color)
+
+What is missing is skipped with a sentence. PNGs, and GIFs of what moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from experiments.result_tables import TABLES
+from experiments.trained_runs import TrainedRun, open_run
+from v2v_jax import panels, reporting, visualize
+from v2v_jax.errors import UserError
+
+_CLIPS = 3  # a figure
+_COLUMNS = 8  # filters side by side
+_SCALE = 8  # pixels a filter's voxel
+
+
+class Missing(UserError):
+    """A figure's run is not there."""
+
+
+def of_table(folder: pathlib.Path | None, task: str, names: tuple[str, ...]) -> list[TrainedRun]:
+    """The first seed's runs of some rows of `experiments.table1`."""
+    if folder is None:
+        raise Missing("no folder of experiments.table1 is given")
+    rows = [TABLES[task].row(name) for name in names]
+    return [open_run(folder / row.slug / "run") for row in rows]
+
+
+def figure4(args: argparse.Namespace) -> None:
+    """Class probabilities (paper, figure 4)."""
+    run = open_run(args.seg) if args.seg else of_table(args.table1, "segmentation", ("V2V",))[0]
+    for index, (name, clip, prediction) in enumerate(run.clips(_CLIPS)):
+        columns = {"input": clip["video"], "truth": truth_colors(run, clip)}
+        columns["V2V"] = label_colors(run, prediction)
+        maps = visualize.class_heat_maps(prediction, run.experiment.task.label_names)
+        frames = middle_frames(clip["video"], 2)
+        sheets = [
+            panels.panels(columns, frames, title=name),
+            panels.panels(maps, frames, scale=1, legends=(visualize.probability_legend(),)),
+        ]
+        write(args.output / f"figure4_{index}", panels.join(sheets, axis=0))
+
+
+def figure5(args: argparse.Namespace) -> None:
+    """V2V against linear upsampling (paper, figure 5)."""
+    names = ("V2V", "Conv5b-up", "Conv4b-up", "Conv3b-up")
+    runs = of_table(args.table1, "segmentation", names)
+    found = [run.clips(_CLIPS) for run in runs]
+    for index, clips in enumerate(zip(*found)):
+        name, clip, _ = clips[0]
+        columns = {"input": clip["video"]}
+        for method, run, (_, _, prediction) in zip(names, runs, clips):
+            columns[method] = label_colors(run, prediction)
+        columns["truth"] = truth_colors(runs[0], clip)
+        legend = visualize.label_legend(runs[0].experiment.task.label_names)
+        layout = dict(title=name, legends=(legend,))
+        frames = middle_frames(clip["video"], 2)
+        write(args.output / f"figure5_{index}", panels.panels(columns, frames, **layout))
+        panels.write_gif(
+            args.output / f"figure5_{index}.gif", panels.animation(columns, **layout), fps=8
+        )
+
+
+def figures6and7(args: argparse.Namespace) -> None:
+    """Flow, which has a program of its own."""
+    raise Missing(
+        "flow beside Brox's and the truth is drawn by python -m experiments.flow_pictures"
+    )
+
+
+def figure8(args: argparse.Namespace) -> None:
+    """Filters of conv1a learned by classification and by flow (paper, figure 8)."""
+    given = {"C3D (classification)": args.c3d, "V2V (flow)": args.flow}
+    runs = {name: open_run(folder) for name, folder in given.items() if folder}
+    if not runs:
+        raise Missing("neither --c3d nor --flow is given")
+    images = {name: filter_frames(run) for name, run in runs.items()}
+    grids = [
+        panels.join([panels.text_picture(name, frames[0].shape[1], bold=True), *frames], axis=0)
+        for name, frames in images.items()
+    ]
+    write(args.output / "figure8", panels.join(grids, axis=1))
+    moving = [panels.join(list(frames), axis=1) for frames in zip(*images.values())]
+    panels.write_gif(args.output / "figure8.gif", moving, fps=4)
+
+
+def figure9(args: argparse.Namespace) -> None:
+    """Colouring (paper, figure 9)."""
+    names = ("V2V", "2D-V2V")
+    runs = of_table(args.color, "color", names)
+    for index, clips in enumerate(zip(*(run.clips(_CLIPS) for run in runs))):
+        name, clip, _ = clips[0]
+        pictures = [
+            run.experiment.task.picture(fields, prediction).columns
+            for run, (_, fields, prediction) in zip(runs, clips)
+        ]
+        columns = {"input": pictures[0]["input"]}
+        columns |= {method: p["prediction"] for method, p in zip(names, pictures)}
+        columns["truth"] = clip["video"]
+        frames = middle_frames(clip["video"], 3)
+        write(args.output / f"figure9_{index}", panels.panels(columns, frames, title=name))
+
+
+FIGURES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "figure 4": figure4,
+    "figure 5": figure5,
+    "figures 6 and 7": figures6and7,
+    "figure 8": figure8,
+    "figure 9": figure9,
+}
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+def label_colors(run: TrainedRun, prediction: np.ndarray) -> np.ndarray:
+    """(T,H,W,K) probabilities → (T,H,W,3) uint8, the likeliest class."""
+    task = run.experiment.task
+    return visualize.labels_to_color(prediction.argmax(-1).astype(np.uint8), task.num_outputs)
+
+
+def truth_colors(run: TrainedRun, clip: dict[str, np.ndarray]) -> np.ndarray:
+    """The clip's labels, (T,H,W,3) uint8."""
+    return visualize.labels_to_color(clip["labels"], run.experiment.task.num_outputs)
+
+
+def middle_frames(video: np.ndarray, count: int) -> list[int]:
+    """`count` frames spread evenly, without the first and the last."""
+    return np.linspace(0, len(video) - 1, count + 2).round().astype(int)[1:-1].tolist()
+
+
+def filter_frames(run: TrainedRun) -> list[np.ndarray]:
+    """conv1a's filters at each moment of their kernel, in a grid: kt pictures (H,W,3) uint8.
+
+    Each filter has its own scale: grey is zero, and its largest weight is full intensity.
+    """
+    kernel = np.asarray(jax.device_get(run.params["conv1a"]["kernel"]), np.float32)
+    kt, kh, kw, channels, count = kernel.shape
+    if channels == 3 and run.experiment.preprocessing.color_order == "bgr":
+        kernel = kernel[..., ::-1, :]
+    # Of a network with grey input, and hints, the grey alone.
+    kernel = np.repeat(kernel[..., :1, :], 3, axis=3) if channels != 3 else kernel
+    kernel = kernel / np.maximum(np.abs(kernel).max((0, 1, 2, 3)), 1e-12)
+    pictures = np.round(127.5 + 127.5 * kernel).astype(np.uint8)
+    cells = np.moveaxis(pictures, -1, 1)  # (kt, filter, kh, kw, 3)
+    cells = cells.repeat(_SCALE, axis=2).repeat(_SCALE, axis=3)
+    # White space between the filters, then rows of _COLUMNS.
+    cells = np.pad(cells, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), constant_values=255)
+    rest = -count % _COLUMNS
+    cells = np.pad(cells, ((0, 0), (0, rest), *[(0, 0)] * 3), constant_values=255)
+    rows = cells.reshape(kt, -1, _COLUMNS, *cells.shape[2:])
+    grids = rows.transpose(0, 1, 3, 2, 4, 5).reshape(
+        kt, rows.shape[1] * cells.shape[2], _COLUMNS * cells.shape[3], 3
+    )
+    return list(grids)
+
+
+def write(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Writes path.png and says so."""
+    panels.write_png(path.with_suffix(".png"), picture)
+    reporting.console.print(f"{path.with_suffix('.png')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws what there are runs for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    for name in ("table1", "seg", "color", "flow", "c3d"):
+        parser.add_argument(f"--{name}", type=pathlib.Path)
+    args = parser.parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        try:
+            draw(args)
+        except UserError as error:
+            reporting.console.print(f"{name} is left out: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Opens the runs that training left behind, by their config.json, to draw what they predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from v2v_jax.errors import CheckpointError
+from v2v_jax.evaluate import Evaluator, best_params
+from v2v_jax.experiment import Experiment, make_experiment
+
+Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run's test split and its best parameters."""
+
+    experiment: Experiment
+    params: Any
+    step: int
+
+    def clips(self, count: int) -> list[Clip]:
+        """Predictions for `count` windows spread over the test split, the same for all runs."""
+        with jax.set_mesh(self.experiment.mesh):
+            return Evaluator(self.experiment).clips(self.params, count)
+
+
+def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
+    """Opens a run's folder.
+
+    Args:
+      folder: the --workdir of its training.
+      scenes: rendered test videos to look at, where the run's data are `scenes`.
+
+    Raises:
+      CheckpointError: there is no such run, or no finished checkpoint.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"No run in {folder}: it has no config.json.")
+    config = ConfigDict(json.loads(path.read_text()))
+    config.data.cache = ""
+    if config.data.name == "scenes":
+        config.data.num_test_videos = min(config.data.num_test_videos, scenes)
+    config.feed = "device"
+    experiment = make_experiment(config, "test")
+    with jax.set_mesh(experiment.mesh):
+        step, params = best_params(experiment, folder)
+    return TrainedRun(experiment, params, step)
