@@ -1,0 +1,60 @@
+"""Figures: filters drawn voxel for voxel, and what is missing left out."""
+
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import figures
+
+
+def run_with(kernel, color_order="rgb"):
+    """What figure 8 needs of a run."""
+    preprocessing = types.SimpleNamespace(color_order=color_order)
+    experiment = types.SimpleNamespace(preprocessing=preprocessing)
+    return types.SimpleNamespace(experiment=experiment, params={"conv1a": {"kernel": kernel}})
+
+
+@pytest.mark.parametrize("color_order", ["rgb", "bgr"])
+def test_every_filter_stands_in_its_place(color_order):
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 3, 11)).astype(np.float32)
+    frames = figures.filter_frames(run_with(kernel, color_order))
+    cell = 3 * figures._SCALE + 4
+    assert len(frames) == 3
+    for t, frame in enumerate(frames):
+        assert frame.shape == (2 * cell, 8 * cell, 3) and frame.dtype == np.uint8
+        for number in range(11):
+            row, column = divmod(number, 8)
+            place = frame[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+            middles = place[2 + figures._SCALE // 2 :: figures._SCALE][:3]
+            middles = middles[:, 2 + figures._SCALE // 2 :: figures._SCALE][:, :3]
+            weights = kernel[t, ..., number] / np.abs(kernel[..., number]).max()
+            weights = weights[..., ::-1] if color_order == "bgr" else weights
+            np.testing.assert_allclose(middles, 127.5 + 127.5 * weights, atol=0.51)
+
+
+def test_grey_filters_are_grey():
+    kernel = np.random.default_rng(0).standard_normal((1, 3, 3, 1, 8)).astype(np.float32)
+    (frame,) = figures.filter_frames(run_with(kernel))
+    assert np.all(frame == frame[..., :1])
+
+
+def test_missing_runs_are_left_out_with_a_sentence(tmp_path, capsys):
+    figures.main([f"--output={tmp_path / 'out'}", f"--table1={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert f"figure 4 is left out: No run in {tmp_path / 'v2v' / 'run'}" in printed
+    assert "figures 6 and 7 are" in printed or "figures 6 and 7 is left out" in printed
+    assert "figure 8 is left out: neither --c3d nor --flow is given" in printed
+    assert "figure 9 is left out: no folder of experiments.table1 is given" in printed
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_figures_of_trained_runs(tmp_path, trained):
+    arguments = [f"--seg={trained('seg').workdir}", f"--flow={trained('flow').workdir}"]
+    figures.main([f"--output={tmp_path}", *arguments])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [*(f"figure4_{i}.png" for i in range(3)), "figure8.gif", "figure8.png"]
+    for name in names:
+        assert np.asarray(Image.open(tmp_path / name).convert("RGB")).std() > 10, name
