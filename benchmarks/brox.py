@@ -1,15 +1,15 @@
-"""Brox's optical flow: pairs a second, correctness of every form, and where the time goes.
+"""Brox's optical flow: pairs a second, correctness, and where the time goes.
 
-    python -m benchmarks.brox --golden data/brox_golden            # this device's own form
-    python -m benchmarks.brox --golden FOLDER --all --batches 16 64 128 256 --json OUT/brox.json
-    python -m benchmarks.brox --profile --batches 128              # GPU: kernel by kernel
+    python -m benchmarks.brox --golden data/brox_golden
+    python -m benchmarks.brox --golden FOLDER --batches 16 64 128 256 --profile --json OUT/brox.json
 
-FOLDER holds OpenCV's frame0, frame1 (.png, or .npy of float32 grey) and its flow, a .bin. The timed
-pairs are 320×240 cuttings of these frames, mirrored by turns; without a folder they are random
-waves. Every form is held to the golden flow and to the form for all devices. A form's time is the
-shortest of some rounds, in which all take turns; the parts are differences: without the equations,
-without their terms too, and with fewer sweeps. Bytes are those of the model in brox_kernels.py,
-bandwidth is a large copy's, measured first.
+FOLDER holds OpenCV's frame0, frame1 (.png, or .npy of float32 grey) and its flow, a .bin; the mean
+endpoint difference to it is printed first, with --all also that to the form for all devices, which
+a GPU's compiler takes a minute for. The timed pairs are 320×240 cuttings of these frames, mirrored
+by turns; without a folder they are random waves. A time is the shortest of some rounds. The parts
+are differences: without the equations, without their terms too, and with fewer sweeps. On a GPU
+a sweep is held to the 60 bytes a pixel that brox_kernels.py counts, at the bandwidth of a large
+copy, which is measured first. --profile adds a GPU's kernels one by one.
 """
 
 from __future__ import annotations
@@ -26,53 +26,21 @@ import numpy as np
 
 from benchmarks import device_trace
 from v2v_jax import brox, brox_kernels, brox_level
-from v2v_jax.brox_kernels import Tiling
 
 SIZE = (240, 320)
+SWEEP_BYTES = 60  # a pixel: seven fields, the edges twice, the unknowns of both colours, new ones
 PARAMETERS = {"scale": 0.8, "outer": 77, "inner": 10, "solver": 10, "warps": 1}
 
 
-# Rows, columns, sweeps at a time, in registers?, warps, programs.
-TILINGS = tuple(
-    Tiling(*values)
-    for values in (
-        (64, 32, 1, False, 16, 264),
-        (64, 32, 2, False, 8, 264),
-        (64, 32, 2, False, 32, 264),
-        (64, 32, 5, False, 16, 264),
-        (64, 32, 2, True, 16, 132),
-        (32, 32, 2, False, 16, 528),
-        (32, 32, 2, True, 16, 264),
-        (32, 64, 2, False, 16, 264),
-        (32, 16, 1, True, 8, 1056),
-    )
-)
-
-
-def _describe(t: Tiling) -> str:
-    kept = ", registers" * t.keep
-    return f"{t.rows}×{2 * t.columns} px, {t.sweeps} sweeps{kept}, {t.programs}×{t.warps} warps"
-
-
 def forms(every: bool) -> dict[str, tuple]:
-    """name → (minimise, padding of the canvases, bytes a pixel and sweep by the model)."""
+    """name → (minimise, padding of the canvases)."""
     if jax.default_backend() == "cpu":
-        return {"XLA": (brox_level.minimise, brox.MAX_PADDING, 60.0)}
-    padding = brox.MAX_PADDING_ON_ACCELERATORS
-    tilings = {"as built": Tiling()}
-    if every:
-        half = functools.partial(brox_kernels.minimise, tiling=None)
-        rows = {
-            "XLA": (brox_level.minimise, padding, 60.0),
-            "half sweeps": (half, padding, 60.0),
-        }
-        tilings |= {_describe(tiling): tiling for tiling in TILINGS}
-    else:
-        rows = {}
-    for name, tiling in tilings.items():
-        area = tiling.rows * tiling.columns / (tiling.inner_rows * tiling.inner_columns)
-        minimise = functools.partial(brox_kernels.minimise, tiling=tiling)
-        rows[name] = (minimise, padding, (36 * area + 8) / tiling.sweeps)
+        return {"XLA": (brox_level.minimise, brox.MAX_PADDING)}
+    rows = {}
+    if brox_kernels.available():
+        rows["kernels"] = brox_kernels.minimise, brox.MAX_PADDING_ON_ACCELERATORS
+    if every or not rows:
+        rows["XLA"] = brox_level.minimise, brox.MAX_PADDING_ON_ACCELERATORS
     return rows
 
 
@@ -83,6 +51,7 @@ def solver(minimise, padding: float, **changes: int):
         frames,
         jnp.float32(0.197),
         jnp.float32(50),
+        jnp.float32(0),
         minimise=minimise,
         max_padding=padding,
         **settings,
@@ -137,7 +106,7 @@ def timed_frames(batch: int, golden: np.ndarray | None) -> np.ndarray:
     return np.stack(cuttings, 1)
 
 
-def shortest(runs: dict, frames: jax.Array, rounds: int, seconds: float) -> dict[str, float]:
+def shortest(runs: dict, frames, rounds: int, seconds: float) -> dict[str, float]:
     """name → seconds a call, the shortest of `rounds`, after one that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
@@ -161,31 +130,28 @@ def bandwidth() -> float:
     return 2 * x.nbytes / shortest({"copy": copy}, x, 3, 0.1)["copy"]
 
 
-def check(rows: dict, golden, pairs: np.ndarray) -> list[dict]:
+def check(rows: dict, golden, pairs: jax.Array, every: bool) -> list[dict]:
     """Each form's mean endpoint difference to OpenCV, and to the form for all devices."""
     records = []
-    expected = np.asarray(solver(brox_level.minimise, brox.MAX_PADDING)(pairs))
-    for name, (minimise, padding, _) in rows.items():
+    expected = np.asarray(solver(*rows["XLA"])(pairs)) if every else None
+    for name, row in rows.items():
         begin = time.perf_counter()
-        record = {"form": name}
-        try:
-            run = solver(minimise, padding)
-            result = np.asarray(run(pairs))
-            record["compile_seconds"] = time.perf_counter() - begin
+        run = solver(*row)
+        result = np.asarray(run(pairs))
+        record = {"form": name, "compile_seconds": time.perf_counter() - begin}
+        if expected is not None:
             record["to_xla"] = float(np.linalg.norm(result - expected, axis=-1).mean())
-            if golden is not None:
-                result = np.asarray(run(golden[0]))[0]
-                record["to_opencv"] = float(np.linalg.norm(result - golden[1], axis=-1).mean())
-        except Exception as error:  # a form that this device or compiler cannot run
-            record["error"] = f"{type(error).__name__}: {str(error)[:600]}"
+        if golden is not None:
+            result = np.asarray(run(golden[0]))[0]
+            record["to_opencv"] = float(np.linalg.norm(result - golden[1], axis=-1).mean())
         print(record, flush=True)
         records.append(record)
     return records
 
 
-def parts(name: str, row: tuple, frames: jax.Array, args) -> dict:
+def parts(row: tuple, frames: jax.Array, args) -> dict[str, float]:
     """Milliseconds a pair of each part of the work."""
-    minimise, padding, model = row
+    minimise, padding = row
     runs = {
         "all": solver(minimise, padding),
         "2 sweeps": solver(minimise, padding, solver=2),
@@ -196,14 +162,11 @@ def parts(name: str, row: tuple, frames: jax.Array, args) -> dict:
     ms = {k: 1e3 * s / batch for k, s in shortest(runs, frames, args.rounds, args.seconds).items()}
     sweeps = (ms["all"] - ms["2 sweeps"]) / (PARAMETERS["solver"] - 2) * PARAMETERS["solver"]
     return {
-        "form": name,
-        "batch": batch,
         "all": ms["all"],
         "resampling": ms["no terms"],
-        "derivatives and warp": ms["no equations"] - ms["no terms"],
+        "derivatives, warp": ms["no equations"] - ms["no terms"],
         "equations": ms["all"] - ms["no equations"] - sweeps,
         "sweeps": sweeps,
-        "model_bytes": model,
     }
 
 
@@ -217,7 +180,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2, help="at least so long a round")
     parser.add_argument("--profile", action="store_true", help="kernels of the largest batch")
-    parser.add_argument("--parts", type=int, default=3, help="of how many forms, the fastest")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args(argv)
     device = jax.devices()[0]
@@ -240,48 +202,32 @@ def main(argv: list[str] | None = None) -> None:
             args.json.write_text(json.dumps(record, indent=1) + "\n")
 
     frames = timed_frames(max(args.batches), golden and golden[0])
-    checks = check(rows, golden, frames[:, :1] if cpu else frames[:, :4])
-    save(checks=checks)
-    rows = {c["form"]: rows[c["form"]] for c in checks if "error" not in c}
+    pairs = jnp.asarray(frames[:, : args.batches[0]])
+    save(checks=check(rows, golden, pairs, args.all and not cpu))
     times = []
     print("\n| form | batch | ms a pair | pairs/s |\n|---|---|---|---|")
     for batch in args.batches:
-        runs = {name: solver(row[0], row[1]) for name, row in rows.items()}
-        seconds = shortest(runs, jnp.asarray(frames[:, :batch]), args.rounds, args.seconds)
-        for name, s in seconds.items():
+        pairs = jnp.asarray(frames[:, :batch])
+        runs = {name: solver(*row) for name, row in rows.items()}
+        for name, s in shortest(runs, pairs, args.rounds, args.seconds).items():
             times.append({"form": name, "batch": batch, "ms": 1e3 * s / batch, "rate": batch / s})
             print(f"| {name} | {batch} | {1e3 * s / batch:.3f} | {batch / s:.1f} |", flush=True)
         save(times=times)
-    fastest = sorted(seconds, key=seconds.get)[: args.parts]
-    save(parts=_print_parts(rows, fastest, jnp.asarray(frames[:, :batch]), record, args))
+    name, row = next(iter(rows.items()))
     if args.profile:
-        run = functools.partial(solver(*rows[fastest[0]][:2]), jnp.asarray(frames[:, :batch]))
-        print(f"\n{fastest[0]}, batch {batch}")
-        save(profile=device_trace.kernels(run))
-        device_trace.print_table(record["profile"], 40)
-
-
-def _print_parts(rows: dict, names: list[str], frames: jax.Array, record: dict, args) -> list:
+        record["profile"] = device_trace.kernels(functools.partial(solver(*row), pairs))
+        print(f"\n{name}, batch {batch}: ", end="")
+        device_trace.print_table(record["profile"], 25)
+    part = parts(row, pairs, args)
     updates = sum(h * w for h, w in brox.pyramid_sizes(SIZE, PARAMETERS["scale"], 77))
     updates *= PARAMETERS["inner"] * PARAMETERS["solver"] * PARAMETERS["warps"]
-    titles = ("all, ms a pair", "resampling", "derivatives, warp", "equations", "sweeps")
-    titles += ("bytes a pixel and sweep: by the model", "at the copy's bandwidth")
-    print(f"\n| form | batch | {' | '.join(titles)} |\n" + "|---" * (len(titles) + 2) + "|")
-    results = []
-    for name in names:
-        part = parts(name, rows[name], frames, args)
-        spent = 1e-3 * part["sweeps"] * record["bandwidth"] / updates
-        part["bytes_at_bandwidth"] = spent
-        results.append(part)
-        keys = ("all", "resampling", "derivatives and warp", "equations", "sweeps")
-        figures = " | ".join(f"{part[key]:.3f}" for key in keys)
-        share = 100 * part["model_bytes"] / spent
-        print(
-            f"| {name} | {part['batch']} | {figures} | {part['model_bytes']:.1f} | {spent:.1f}, so "
-            f"{share:.0f} % of the copy's bandwidth |",
-            flush=True,
-        )
-    return results
+    speed = SWEEP_BYTES * updates / (1e-3 * part["sweeps"])
+    print(f"\n{name}, batch {batch}, ms a pair:\n\n| {' | '.join(part)} |\n{'|---' * len(part)}|")
+    print("| " + " | ".join(f"{ms:.3f}" for ms in part.values()) + " |")
+    if not cpu:  # there the fields of a pair stay in the cache
+        share = 100 * speed / record["bandwidth"]
+        print(f"\nSweeps: {speed / 1e12:.2f} TB/s, {share:.0f} % of a copy's.")
+    save(parts=part, sweep_bandwidth=speed)
 
 
 if __name__ == "__main__":

@@ -137,32 +137,35 @@ def reference_level(frame0, frame1, u, v, alpha, gamma, inner, solver):
     return u + du, v + dv
 
 
-def reference_flow(frame0, frame1, *, alpha, gamma, scale, inner, solver, warps):
+def reference_flow(frame0, frame1, *, alpha, gamma, scale, inner, solver, warps, gamma_decay=0):
     pyramid = [(frame0.astype(np.float64), frame1.astype(np.float64))]
     sizes = brox.pyramid_sizes(frame0.shape, scale, 77)
     for (h, w), (m, n) in zip(sizes, sizes[1:]):
         rows, columns = brox.shrinking(h, m, scale), brox.shrinking(w, n, scale)
         pyramid.append(tuple(rows @ f @ columns.T for f in pyramid[-1]))
     u = v = np.zeros(sizes[-1])
+    gammas = [gamma * scale ** (gamma_decay * k) for k in range(len(sizes))]
     for k in reversed(range(len(sizes))):
         if k + 1 < len(sizes):
             (h, w), (m, n) = sizes[k + 1], sizes[k]
             rows, columns = brox.enlarging(h, m, scale), brox.enlarging(w, n, scale)
             u, v = (rows @ f @ columns.T / scale for f in (u, v))
         for _ in range(warps):
-            u, v = reference_level(*pyramid[k], u, v, alpha, gamma, inner, solver)
+            u, v = reference_level(*pyramid[k], u, v, alpha, gammas[k], inner, solver)
     return np.stack([u, v], -1)
 
 
 @pytest.mark.parametrize(
-    ("size", "warps", "max_padding"),
-    [((19, 22), 1, 0.0), ((19, 22), 1, 5.0), ((20, 17), 2, 0.7)],
-    ids=["alone", "shared canvas", "two warps"],
+    ("max_padding", "options"),
+    [(0.0, {}), (5.0, {}), (5.0, {"warps": 2}), (5.0, {"gamma_decay": 2})],
+    ids=["alone", "shared canvas", "two warps", "decaying gamma"],
 )
-def test_equals_slow_reference(size, warps, max_padding, monkeypatch):
+def test_equals_slow_reference(max_padding, options, monkeypatch):
     monkeypatch.setattr(brox, "MAX_PADDING", max_padding)
+    size = 19, 22
     frames = texture(size), texture(size, (0.7, -0.4))
-    settings = {"alpha": 0.1, "gamma": 20.0, "scale": 0.8, "warps": warps, "inner": 3, "solver": 4}
+    settings = {"alpha": 0.1, "gamma": 20.0, "scale": 0.8, "warps": 1, "inner": 3, "solver": 4}
+    settings |= options
     expected = reference_flow(*frames, **settings)
     assert np.abs(expected).max() > 0.3
     np.testing.assert_allclose(brox_flow(*frames, **settings), expected, atol=2e-3)
@@ -322,6 +325,7 @@ def test_bad_frames(frame0, frame1, message):
         {"outer": 0},
         {"solver": 2.5},
         {"warps": -1},
+        {"gamma_decay": -1},
     ],
 )
 def test_bad_parameters(settings):
@@ -332,7 +336,6 @@ def test_bad_parameters(settings):
 # ---- Real frames --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @needs_real_data
 def test_equals_opencv():
     """OpenCV's own two reference files differ from each other by 0.0059 px."""

@@ -50,6 +50,7 @@ def brox_flow(
     outer: int = 77,
     solver: int = 10,
     warps: int = 1,
+    gamma_decay: float = 0.0,
 ) -> jax.Array:
     """Flow from `frame0` to `frame1` (Brox et al., ECCV 2004, as OpenCV's CUDA code does it).
 
@@ -65,6 +66,9 @@ def brox_flow(
       outer: limit on the number of pyramid levels (OpenCV's name).
       solver: red-black sweeps for one set of weights.
       warps: times frame 1 is warped a level; OpenCV has 1, more find the motion better.
+      gamma_decay: p in γ·scale^(p·k), the γ of the k-th level above the finest. A level's gradients
+        are those of its own, larger pixels, so that they count ever more in coarser ones, as in
+        OpenCV, where p is 0; p = 2 measures them by the finest level's pixels everywhere.
 
     Returns:
       (H,W,2) or (B,H,W,2) float32 (u right, v down), pixels: frame0[y,x] lies at
@@ -74,7 +78,8 @@ def brox_flow(
       ValueError: the frames' shapes, dtypes or values, or a parameter, are none of the above.
         Values are looked at only outside of `jax.jit`, where they are known.
     """
-    _check_parameters(alpha, gamma, scale, inner=inner, outer=outer, solver=solver, warps=warps)
+    counts = {"inner": inner, "outer": outer, "solver": solver, "warps": warps}
+    _check_parameters(alpha, gamma, scale, gamma_decay, **counts)
     frame0, frame1 = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (frame0, frame1))
     _check_frames(frame0, frame1)
     frames = lax.stop_gradient(jnp.stack([jnp.asarray(x, jnp.float32) for x in (frame0, frame1)]))
@@ -85,10 +90,8 @@ def brox_flow(
         alpha=jnp.float32(alpha),
         gamma=jnp.float32(gamma),
         scale=float(scale),
-        inner=int(inner),
-        outer=int(outer),
-        solver=int(solver),
-        warps=int(warps),
+        gamma_decay=jnp.float32(gamma_decay),
+        **{name: int(count) for name, count in counts.items()},
         max_padding=MAX_PADDING if on_cpu else MAX_PADDING_ON_ACCELERATORS,
         minimise=(brox_kernels if brox_kernels.available() else brox_level).minimise,
     )
@@ -124,13 +127,19 @@ def grey_of_rgb(rgb: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     return ((9797 * r + 19234 * g + 3737 * b) >> 15).astype(np.float32) / np.float32(255)
 
 
-def _check_parameters(alpha: float, gamma: float, scale: float, **counts: int) -> None:
+def _check_parameters(
+    alpha: float, gamma: float, scale: float, gamma_decay: float, **counts: int
+) -> None:
     if not 0 < alpha < math.inf:
         raise ValueError(f"brox_flow: alpha must be a positive number, not {alpha}.")
     if not 0 <= gamma < math.inf:
         raise ValueError(f"brox_flow: gamma must be zero or a positive number, not {gamma}.")
     if not 0 < scale < 1:
         raise ValueError(f"brox_flow: scale must lie between 0 and 1, not {scale}.")
+    if not 0 <= gamma_decay < math.inf:
+        raise ValueError(
+            f"brox_flow: gamma_decay must be zero or a positive number, not {gamma_decay}."
+        )
     for name, count in counts.items():
         if count != int(count) or count < 1:
             raise ValueError(f"brox_flow: {name} must be a whole number from 1, not {count}.")
@@ -164,6 +173,7 @@ def _flow(
     frames: jax.Array,
     alpha: jax.Array,
     gamma: jax.Array,
+    gamma_decay: jax.Array,
     *,
     scale: float,
     outer: int,
@@ -172,9 +182,7 @@ def _flow(
     **counts: int | jax.Array,
 ) -> jax.Array:
     """(2,B,H,W) float32 → (B,H,W,2), from the coarsest level to the finest; `counts`: loops."""
-    solve = functools.partial(
-        brox_level.solve, minimise=minimise, alpha=alpha, gamma=gamma, **counts
-    )
+    solve = functools.partial(brox_level.solve, minimise=minimise, alpha=alpha, **counts)
     sizes = pyramid_sizes(frames.shape[-2:], scale, outer)
     pyramid = [frames]
     for (h, w), (next_h, next_w) in zip(sizes, sizes[1:]):
@@ -182,9 +190,9 @@ def _flow(
         pyramid.append(_resample(pyramid[-1], *down))
 
     def step(flow, level):
-        frames, size, up = level
+        frames, size, up, gamma = level
         flow = _resample(flow, *up) / scale
-        return solve(frames, flow, size), None
+        return solve(frames, flow, size, gamma=gamma), None
 
     flow = jnp.zeros((2, frames.shape[1], 0, 0))
     for group in reversed(_groups(sizes, max_padding)):
@@ -195,6 +203,7 @@ def _flow(
             jnp.stack([_to_canvas(pyramid[k], canvas) for k in levels]),
             np.array([sizes[k] for k in levels], np.int32),
             jax.tree.map(lambda *x: np.stack(x), *ups),
+            gamma * scale ** (gamma_decay * np.array(levels)),
         )
         flow, _ = lax.scan(step, _to_canvas(flow, canvas), inputs)
     h, w = sizes[0]
@@ -203,7 +212,9 @@ def _flow(
 
 _STATIC = ("scale", "outer", "max_padding", "minimise")
 _flow_of_any_counts = jax.jit(_flow, static_argnames=_STATIC)
-_flow_of_known_counts = jax.jit(_flow, static_argnames=(*_STATIC, "inner", "solver", "warps"))
+_flow_of_known_counts = jax.jit(
+    _flow, static_argnames=(*_STATIC, "inner", "solver", "warps", "median")
+)
 
 
 def pyramid_sizes(size: Size, scale: float, outer: int) -> list[Size]:

@@ -1,12 +1,9 @@
 """Pallas kernels for NVIDIA GPUs: the equations of Brox's method and their red-black sweeps.
 
-Counting bytes: a sweep that reads a pixel's equation, its neighbours and itself and writes itself
-moves 60 bytes of device memory a pixel, and a pair of 320×240 has 21 million such updates. The
-kernel `sweep` therefore does several sweeps on a tile before it writes the tile back: its equations
-stay in the multiprocessor's cache or registers, and its unknowns go through a small buffer of the
-program's own that never leaves the cache. A tile is read with a margin as wide as there are half
-sweeps, in which the results become wrong from outside in; so the tiles do not wait for each other
-and the results are those of sweeps over the whole level.
+Counting bytes: half a sweep reads a pixel's equation, its neighbours and itself and writes itself,
+60 bytes of device memory a pixel and sweep, and a pair of 320×240 has 21 million such updates. The
+kernel moves no more than that. Several sweeps at a time on tiles with margins would move less, but
+were slower: docs/flow.md.
 
 Fields are stored by colour, (…,2,H,W/2): of colour 0 the pixels with even i+j, of colour 1 the
 others, element k of row i being the pixel in column 2k or 2k + 1. A neighbour above or below has
@@ -35,34 +32,6 @@ TERMS, FLOW, SYSTEM = 8, 2, 7  # fields of these arrays, (B,fields,2,H,W/2)
 _MAX_ELEMENTS = 2**31 - 1  # programs address elements with 32 bits
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiling:
-    """How `sweep` divides its work.
-
-    Attributes:
-      rows, columns: of a tile with its margins; columns counted in one colour. Powers of two.
-      sweeps: done at a time; the margin is twice as many pixels wide.
-      keep: whether the tile's equations stay in registers; otherwise in the cache.
-      warps: of 32 threads, a program.
-      programs: on the whole device.
-    """
-
-    rows: int = 64
-    columns: int = 32
-    sweeps: int = 2
-    keep: bool = False
-    warps: int = 16
-    programs: int = 264
-
-    @property
-    def inner_rows(self) -> int:
-        return self.rows - 4 * self.sweeps
-
-    @property
-    def inner_columns(self) -> int:
-        return self.columns - 2 * self.sweeps
-
-
 @functools.cache
 def available() -> bool:
     """Whether this process computes on an NVIDIA GPU that can run the kernels."""
@@ -72,9 +41,9 @@ def available() -> bool:
     return capability.replace(".", "", 1).isdigit() and float(capability) >= 8
 
 
-def most_pairs(canvas: tuple[int, int]) -> int:
-    """The most pairs of this size that fit the programs' addresses."""
-    return max(1, _MAX_ELEMENTS // (TERMS * canvas[0] * canvas[1]))
+def most_pairs(size: tuple[int, int]) -> int:
+    """The most pairs of frames of this size that fit the programs' addresses."""
+    return max(1, _MAX_ELEMENTS // (TERMS * (size[0] + 1) * (size[1] + 1)))
 
 
 def minimise(
@@ -86,10 +55,9 @@ def minimise(
     gamma: jax.Array,
     inner: int,
     solver: int,
-    tiling: Tiling | None = Tiling(),
     interpret: bool = False,
 ) -> jax.Array:
-    """`brox_level.minimise` by these kernels; without a tiling one launch does half a sweep."""
+    """`brox_level.minimise` by these kernels."""
     inside = jnp.arange(flow.shape[2])[:, None] < size[0]
     inside &= jnp.arange(flow.shape[3])[None] < size[1]
     terms, start = (split_colours(jnp.swapaxes(x, 0, 1)) for x in (terms, flow))
@@ -97,14 +65,8 @@ def minimise(
 
     def reweight(_, flow):
         system = linear_system(terms, start, flow, size, weights, interpret=interpret)
-        if tiling is None:
-            step = functools.partial(half_sweeps, system, size=size, interpret=interpret)
-            return lax.fori_loop(0, solver, lambda _, flow: step(flow), flow, unroll=min(solver, 5))
         step = functools.partial(sweep, system, size=size, interpret=interpret)
-        full, rest = divmod(solver, tiling.sweeps)
-        several = lambda _, flow: step(flow, tiling=tiling)
-        flow = lax.fori_loop(0, full, several, flow, unroll=max(1, min(full, 5)))
-        return step(flow, tiling=dataclasses.replace(tiling, sweeps=rest)) if rest else flow
+        return lax.fori_loop(0, solver, lambda _, flow: step(flow), flow, unroll=min(solver, 5))
 
     flow = lax.fori_loop(0, inner, reweight, start)
     return jnp.where(inside, jnp.swapaxes(join_colours(flow), 0, 1), 0)
@@ -301,7 +263,7 @@ def _relax(equation, u, v, neighbours):
     return u, (1 - OMEGA) * v + inverse_v * (pull_v + bv - c * u)
 
 
-def half_sweeps(
+def sweep(
     system: jax.Array,
     flow: jax.Array,
     *,
@@ -309,7 +271,16 @@ def half_sweeps(
     block: int = 512,
     interpret: bool = False,
 ) -> jax.Array:
-    """One sweep by two launches in place: every pixel's neighbours have the other colour."""
+    """One sweep, in two launches and in place: a pixel's neighbours have the other colour.
+
+    Args:
+      system: (B,7,2,H,W/2) of `linear_system`.
+      flow: (B,2,2,H,W/2).
+      size: (2,) int32, the level's h and w.
+
+    Returns:
+      flow, new inside of the level.
+    """
     b, _, _, rows, columns = flow.shape
     n = rows * columns
 
@@ -347,98 +318,3 @@ def half_sweeps(
             input_output_aliases={2: 0},
         )(size, system.reshape(-1), result)
     return result.reshape(flow.shape)
-
-
-def sweep(
-    system: jax.Array,
-    flow: jax.Array,
-    *,
-    size: jax.Array,
-    tiling: Tiling,
-    interpret: bool = False,
-) -> jax.Array:
-    """`tiling.sweeps` sweeps in one launch.
-
-    Args:
-      system: (B,7,2,H,W/2) of `linear_system`.
-      flow: (B,2,2,H,W/2).
-      size: (2,) int32, the level's h and w.
-
-    Returns:
-      (B,2,2,H,W/2), anything outside of the level.
-    """
-    b, _, _, rows, columns = flow.shape
-    margin = tiling.sweeps  # in columns of one colour; twice as many rows
-    pitch = tiling.columns + 2  # of the buffer: what lies around a tile is read too
-    plane = (tiling.rows + 2) * pitch
-
-    def sweep(size_ref, system_ref, flow_ref, out_ref, buffer_ref):
-        program = pl.program_id(0)
-        h, w = size_ref[0], size_ref[1]
-        down = pl.cdiv(h, tiling.inner_rows)
-        right = pl.cdiv(pl.cdiv(w, 2), tiling.inner_columns)
-        tile_i, tile_k = jnp.arange(tiling.rows)[:, None], jnp.arange(tiling.columns)[None]
-        local = program * (4 * plane) + (tile_i + 1) * pitch + tile_k + 1
-        written = (tile_i >= 2 * margin) & (tile_i < tiling.rows - 2 * margin)
-        written &= (tile_k >= margin) & (tile_k < tiling.columns - margin)
-        barrier = (lambda: None) if interpret else triton.debug_barrier
-
-        def buffer(colour, field):
-            return (2 * colour + field) * plane + local
-
-        def one_tile(t, carry):
-            tile = program + t * tiling.programs
-            pair, rest = lax.div(tile, down * right), lax.rem(tile, down * right)
-            i = lax.div(rest, right) * tiling.inner_rows - 2 * margin + tile_i
-            k = lax.rem(rest, right) * tiling.inner_columns - margin + tile_k
-            place = _Place(pair, i, k, rows, columns, h, w)
-            here = place.inside()
-            equation = functools.partial(place.equation, system_ref)
-            kept = [equation(colour) for colour in (0, 1)] if tiling.keep else None
-            state = []
-            for colour in (0, 1):
-                for field in (0, 1):
-                    at = place.address(FLOW, field, colour)
-                    state.append(triton.load(flow_ref.at[at], mask=here, other=0.0))
-                    triton.store(buffer_ref.at[buffer(colour, field)], state[-1])
-            barrier()
-
-            def once(_, state):
-                state = list(state)
-                for colour in (0, 1):
-                    shift = 2 * place.parity(colour) - 1
-                    around = [
-                        [
-                            triton.load(buffer_ref.at[buffer(1 - colour, field) + offset])
-                            for offset in (0, shift, -pitch, pitch)
-                        ]
-                        for field in (0, 1)
-                    ]
-                    values = kept[colour] if tiling.keep else equation(colour)
-                    own = slice(2 * colour, 2 * colour + 2)
-                    state[own] = _relax(values, *state[own], around)
-                    for field, value in enumerate(state[own]):
-                        triton.store(buffer_ref.at[buffer(colour, field)], value)
-                    barrier()
-                return tuple(state)
-
-            state = lax.fori_loop(0, tiling.sweeps, once, tuple(state))
-            for index, value in enumerate(state):
-                at = place.address(FLOW, index % 2, index // 2)
-                triton.store(out_ref.at[at], value, mask=here & written)
-            return carry
-
-        mine = lax.div(b * down * right - program + tiling.programs - 1, tiling.programs)
-        lax.fori_loop(0, mine, one_tile, 0)
-
-    out, _ = _pallas_call(
-        sweep,
-        grid=(tiling.programs,),
-        out_shape=[
-            jax.ShapeDtypeStruct((flow.size,), jnp.float32),
-            jax.ShapeDtypeStruct((tiling.programs * 4 * plane,), jnp.float32),
-        ],
-        warps=tiling.warps,
-        interpret=interpret,
-    )(size, system.reshape(-1), flow.reshape(-1))
-    return out.reshape(flow.shape)
