@@ -189,9 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         "size": SIZE,
         "bandwidth": bandwidth(),
     }
-    print(
-        f"{device.device_kind}, jax {jax.__version__}, copy {record['bandwidth'] / 1e12:.2f} TB/s"
-    )
+    print(f"{device.device_kind}, jax {jax.__version__}, copy {record['bandwidth'] / 1e9:.0f} GB/s")
     golden = golden_pair(args.golden) if args.golden else None
     rows = forms(args.all)
 
