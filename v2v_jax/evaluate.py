@@ -262,7 +262,7 @@ def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]
     if task.label_names:
         reporting.print_table(
             "by class",
-            ("class", "share of voxels", "accuracy", "IoU"),
+            ("class", "share", "accuracy", "IoU"),
             [
                 (n, shown(f"share/{n}"), shown(f"accuracy/{n}"), shown(f"iou/{n}"))
                 for n in task.label_names

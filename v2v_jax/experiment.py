@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax import datasets, recipes, sharding
 from v2v_jax.datasets.video_dataset import VideoDataset
-from v2v_jax.models import MODELS
+from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.optimizers import frozen_layers, make_optimizer
 from v2v_jax.preprocess import Preprocessing
-from v2v_jax.tasks import Task, make_task
+from v2v_jax.tasks import Classification, Task, make_task
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -78,8 +78,31 @@ class Experiment:
 
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
 
+    def with_dropout_seeds(self, batch: dict[str, Any], step: jax.Array) -> dict[str, Any]:
+        """The batch with a random `dropout_seed` (B,) uint32 a clip, if the model has dropout.
+
+        It is a function of (config.seed, step), and one a clip, so that it is split with the batch
+        over devices and parts.
+        """
+        if self.config.task != Classification.name:
+            return batch
+        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
+        return batch | {"dropout_seed": jax.random.bits(key, batch["mask"].shape)}
+
+    def apply_in_training(self, params: Any, x: tuple[jax.Array, Any]) -> jax.Array:
+        """The network's own outputs of x = (inputs, dropout seeds or None), some clips of a batch.
+
+        No gradient is computed for frozen layers.
+        """
+        inputs, seeds = x
+        variables = {"params": self.stop_frozen(params)}
+        if seeds is None:
+            return self.model.apply(variables, inputs)
+        rngs = {"dropout": jax.random.key(seeds[0])}
+        return self.model.apply(variables, inputs, train=True, rngs=rngs)
+
     def stop_frozen(self, params: Any) -> Any:
-        """The parameters, but no gradient is computed for the layers that are not trained."""
+        """The parameters, of which those of frozen layers have no gradient."""
         frozen = frozen_layers(self.config, params)
         return {
             name: jax.lax.stop_gradient(layer) if name in frozen else layer
@@ -114,7 +137,7 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
 def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     """The network that `config.model` and `config.dtype` describe, for K = num_outputs."""
     variant = config.model.get("variant", "paper")  # configurations before it lack it
-    return MODELS[config.model.name](
+    return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,
         dtype=_dtype(config.dtype),

@@ -32,8 +32,8 @@ from jax.sharding import Mesh
 
 from v2v_jax import sharding
 from v2v_jax.clips import Clips
-from v2v_jax.datasets.reading import read_checked, read_videos
-from v2v_jax.datasets.video_dataset import FIELDS, VideoDataset
+from v2v_jax.datasets.reading import read_checked, read_video_labels, read_videos
+from v2v_jax.datasets.video_dataset import FIELDS, VIDEO_LABEL, VideoDataset
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.preprocess import Preprocessing, gather_clips, mirror_clips
 
@@ -47,7 +47,7 @@ class Feed(Protocol):
 
     `store` is a pytree of device arrays that each step reads; `batches` yields one pytree of global
     arrays a plan; `prepare(store, batch)`, called inside the jitted step, makes of the two the
-    fields (B,T,H,W,…) and `mask` (B,).
+    fields (B,T,H,W,…), `mask` (B,) and, where it was asked for, `video_label` (B,).
     """
 
     store: Any
@@ -88,6 +88,12 @@ def make_feed(
     if kind == "device":
         return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements)
     return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)
+
+
+def _split(dataset: VideoDataset, fields: Sequence[str]) -> tuple[tuple[str, ...], Any]:
+    """The fields that are read with the frames, and the videos' labels (N,) if asked for."""
+    labels = read_video_labels(dataset) if VIDEO_LABEL in fields else None
+    return tuple(field for field in fields if field != VIDEO_LABEL), labels
 
 
 class CorruptVideos:
@@ -131,6 +137,7 @@ class DeviceFeed:
         progress: Callable[[Iterable, int, str], Iterable] | None = None,
         count_replacements: bool = True,
     ):
+        fields, self._labels = _split(dataset, fields)
         _check_memory(dataset, fields, mesh)
         self._count_replacements = count_replacements
         self._mesh = mesh
@@ -167,7 +174,8 @@ class DeviceFeed:
 
     def _positions(self, plan: Clips) -> dict[str, np.ndarray]:
         video, start = self._replace_unreadable(plan)
-        return {
+        labels = {} if self._labels is None else {VIDEO_LABEL: self._labels[video]}
+        return labels | {
             "frame": (self._offsets[video] + start).astype(np.int32),
             "top": plan.top,
             "left": plan.left,
@@ -190,7 +198,12 @@ class DeviceFeed:
 
     def prepare(self, store: Any, batch: Batch) -> Batch:
         """Cuts the clips out of the store; traced inside the jitted step."""
-        return gather_clips(store, batch, self._preprocessing) | {"mask": batch["mask"]}
+        clips = gather_clips(store, batch, self._preprocessing)
+        return clips | _of_whole_clips(batch)
+
+
+def _of_whole_clips(batch: Batch) -> Batch:
+    return {name: batch[name] for name in ("mask", VIDEO_LABEL) if name in batch}
 
 
 def _check_memory(dataset: VideoDataset, fields: Sequence[str], mesh: Mesh) -> None:
@@ -247,7 +260,7 @@ class TfDataFeed:
     ):
         self._count_replacements = count_replacements
         self._dataset = dataset
-        self._fields = tuple(fields)
+        self._fields, self._labels = _split(dataset, fields)
         self._preprocessing = preprocessing
         self._mesh = mesh
         self.skipped = CorruptVideos(dataset)
@@ -277,7 +290,7 @@ class TfDataFeed:
     def prepare(self, store: Any, batch: Batch) -> Batch:
         """Mirrors what is to be mirrored; traced inside the jitted step."""
         clips = {field: batch[field] for field in self._fields}
-        return mirror_clips(clips, batch["mirror"]) | {"mask": batch["mask"]}
+        return mirror_clips(clips, batch["mirror"]) | _of_whole_clips(batch)
 
     def _batch_stream(self, tf, plans: Iterator[Clips], batch_size: int, errors: list[Exception]):
         """A tf.data.Dataset of this process's batches: plans → batches of decoded clips."""
@@ -304,25 +317,28 @@ class TfDataFeed:
         )
 
     def _tf_batch(self, tf, errors, video, start, top, left, mirror, mask):
-        dtypes = [tf.bool, *(tf.as_dtype(FIELDS[f].dtype) for f in self._fields)]
+        shapes = self._batch_shapes(mask.shape[0])
+        dtypes = [tf.bool, *(tf.as_dtype(dtype) for _, dtype in shapes.values())]
         read = functools.partial(self._read_batch, errors)
         counts, *values = tf.numpy_function(read, (video, start, top, left), dtypes)
         batch = {"mirror": mirror, "mask": mask & tf.ensure_shape(counts, mask.shape)}
-        for field, value in zip(self._fields, values):
-            batch[field] = tf.ensure_shape(value, self._batch_shape(mask.shape[0], field))
+        for (field, (shape, _)), value in zip(shapes.items(), values):
+            batch[field] = tf.ensure_shape(value, shape)
         return batch
 
-    def _batch_shape(self, batch_size: int, field: str) -> tuple[int, ...]:
-        size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
-        return (batch_size, *size, *FIELDS[field].channels)
+    def _batch_shapes(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """field → shape and dtype of what is read for a batch."""
+        size = (batch_size, self._preprocessing.clip_length, *self._preprocessing.crop_size)
+        shapes = {f: ((*size, *FIELDS[f].channels), FIELDS[f].dtype) for f in self._fields}
+        if self._labels is not None:
+            shapes[VIDEO_LABEL] = ((batch_size,), self._labels.dtype)
+        return shapes
 
     def _read_batch(self, errors: list[Exception], *places: np.ndarray) -> list[np.ndarray]:
         """Which clips count, (B,) bool, and the fields (B,T,H',W',…) of clips at `places`."""
         count = len(places[0])
-        batch = {
-            f: self._memory.empty(self._batch_shape(count, f), FIELDS[f].dtype)
-            for f in self._fields
-        }
+        shapes = self._batch_shapes(count)
+        batch = {field: self._memory.empty(*shape) for field, shape in shapes.items()}
         read = functools.partial(self._read_clip, batch)
         try:
             counts = list(self._pool.map(read, range(count), *(p.tolist() for p in places)))
@@ -335,20 +351,22 @@ class TfDataFeed:
         self, batch: dict[str, np.ndarray], row: int, video: int, start: int, top: int, left: int
     ) -> bool:
         """Reads a clip into a row of the batch; whether it counts."""
-        clip, replaced = self._read_or_replace(video, start)
+        clip, source = self._read_or_replace(video, start)
         h, w = self._preprocessing.crop_size
         for field, value in clip.items():
             batch[field][row] = value[:, top : top + h, left : left + w]
-        return self._count_replacements or not replaced
+        if self._labels is not None:
+            batch[VIDEO_LABEL][row] = self._labels[source]
+        return self._count_replacements or source == video
 
-    def _read_or_replace(self, video: int, start: int) -> tuple[dict[str, np.ndarray], bool]:
-        """The clip, or the first readable one of its replacements; and which of the two."""
+    def _read_or_replace(self, video: int, start: int) -> tuple[dict[str, np.ndarray], int]:
+        """The clip, or the first readable one of its replacements; and of which video it is."""
         length = self._preprocessing.clip_length
         others = _replacements(self._dataset, video, start, length)
         for candidate, first in itertools.chain([(video, start)], others):
             try:
                 clip = read_checked(self._dataset, candidate, first, first + length, self._fields)
-                return clip, candidate != video
+                return clip, candidate
             except CorruptVideoError as error:
                 self.skipped.add(candidate, error)
         raise _nothing_readable(self._dataset)

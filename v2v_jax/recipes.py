@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from v2v_jax.datasets import DATASETS
 from v2v_jax.errors import ConfigError
-from v2v_jax.models import MODELS
+from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.preprocess import Preprocessing
 from v2v_jax.tasks import TASKS
 
@@ -33,6 +33,10 @@ _PAPER_SCHEDULES = {
     "segmentation": dict(learning_rate=1e-4, weight_decay=0.005, decay_every=30_000, steps=100_000),
     "flow": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
     "color": dict(learning_rate=6e-3, weight_decay=0.0, decay_every=200_000, steps=600_000),
+    # C3D's, at its batches of 30 (Tran et al. 2015).
+    "classification": dict(
+        learning_rate=3e-3, weight_decay=0.005, decay_every=20_000, steps=60_000
+    ),
     "depth": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
 }
 
@@ -149,7 +153,8 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     _choice("task", config.task, tuple(TASKS))
-    _choice("model.name", config.model.name, tuple(MODELS))
+    known = CLASSIFIERS if config.task == "classification" else MODELS
+    _choice("model.name", config.model.name, tuple(known))
     _choice("model.initialization", config.model.initialization, ("he", "release"))
     _choice("model.variant", config.model.variant, ("paper", "release"))
     if config.model.variant == "release" and config.model.name != "v2v":

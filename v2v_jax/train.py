@@ -159,6 +159,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     )
 
     def step(state: TrainState, store: Any, batch: Any):
+        batch = experiment.with_dropout_seeds(batch, state.step)
         gradient, (total, count), sums = gradient_of_batch(state.params, store, batch)
         gradient = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -197,15 +198,13 @@ def _gradient_of_part(experiment: Experiment, feed: Feed, params: Any, store: An
     Returns:
       The gradient of the loss's sum, that sum and its count, and the task's sums.
     """
-    task, model = experiment.task, experiment.model
+    task, seeds = experiment.task, batch.get("dropout_seed")
     batch = feed.prepare(store, batch)
     inputs = task.inputs(batch, experiment.preprocessing)
-    apply = recompute.in_parts(
-        lambda params, x: model.apply({"params": params}, x), experiment.config.recompute
-    )
+    apply = recompute.in_parts(experiment.apply_in_training, experiment.config.recompute)
 
     def total_of(params):
-        outputs = task.complete(apply(experiment.stop_frozen(params), inputs), batch)
+        outputs = task.complete(apply(params, (inputs, seeds)), batch)
         total, count = task.loss(outputs, batch)
         return total, (count, outputs)
 

@@ -58,7 +58,7 @@ class PackedVideos(VideoDataset):
     delivers those of their clips that can be read.
 
     Attributes:
-      name, fields, label_names, frame_size, videos: the dataset's.
+      name, fields, label_names, video_label_names, frame_size, videos: the dataset's.
     """
 
     def __init__(self, source: VideoDataset, folder: str | os.PathLike[str], split: str) -> None:
@@ -78,6 +78,7 @@ class PackedVideos(VideoDataset):
         self.name = source.name
         self.fields = source.fields
         self.label_names = source.label_names
+        self.video_label_names = source.video_label_names
         self.frame_size = source.frame_size
         self.native_size = source.native_size
         self.videos = source.videos
@@ -92,6 +93,10 @@ class PackedVideos(VideoDataset):
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
         return self._source.identity()
+
+    def video_label(self, video: int) -> int:
+        """See `VideoDataset.video_label`."""
+        return self._source.video_label(video)
 
     def prepare_fields(self, fields: Sequence[str], progress: Progress | None = None) -> None:
         """Opens the cache that holds these fields; builds it if there is none that can be used.

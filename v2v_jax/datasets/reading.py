@@ -83,6 +83,33 @@ def map_videos(
                 future.cancel()
 
 
+def read_video_labels(dataset: VideoDataset, workers: int | None = None) -> np.ndarray:
+    """The class of every video, (N,) int32; several at a time where that takes Python's time.
+
+    Raises:
+      DataError: the dataset has no such classes, or a label that has no name.
+    """
+    count = len(dataset.videos)
+    workers = min(workers or os.cpu_count() or 1, count // 16)  # a process takes a second to start
+    if dataset.python_bound and workers > 1:
+        with _executor(dataset, workers) as pool:
+            labels = list(pool.map(_video_label_in_process, range(count), chunksize=8))
+    else:
+        labels = [dataset.video_label(video) for video in range(count)]
+    classes = len(dataset.video_label_names)
+    for video, label in enumerate(labels):
+        if not 0 <= label < classes:
+            raise DataError(
+                f"Video {dataset.videos[video].name} of {dataset.name} has the class {label}; its "
+                f"classes are 0 to {classes - 1}."
+            )
+    return np.array(labels, np.int32)
+
+
+def _video_label_in_process(video: int) -> int:
+    return _dataset.video_label(video)
+
+
 def read_checked(
     dataset: VideoDataset, video: int, start: int, stop: int, fields: Sequence[str]
 ) -> Frames:

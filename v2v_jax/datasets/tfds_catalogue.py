@@ -176,6 +176,25 @@ class TfdsUcf101(_TfdsVideos):
     _splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}
     _frames_key: ClassVar[str] = "video"
 
+    def __init__(self, data_dir: str | os.PathLike[str], split: str, **options: Any) -> None:
+        """See `_TfdsVideos`."""
+        super().__init__(data_dir, split, **options)
+        import tensorflow_datasets as tfds
+
+        info = tfds.builder(self._label, data_dir=os.fspath(data_dir)).info
+        self.video_label_names = tuple(info.features["label"].names)
+
+    def video_label(self, video: int) -> int:
+        """See `VideoDataset.video_label`; reads the whole record."""
+        record = self._record(self._indices[video])
+        value = record["label"].int64_list.value if "label" in record else ()
+        if len(value) != 1:
+            raise DataError(
+                f"{self.videos[video].name} of {self._label} has no class; prepare the dataset "
+                "again."
+            )
+        return int(value[0])
+
 
 class TfdsDavis(_TfdsVideos):
     """DAVIS 2017 of tensorflow-datasets; its validation split is our test split.

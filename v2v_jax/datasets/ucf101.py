@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
@@ -78,9 +79,37 @@ class Ucf101(VideoFileDataset):
         missing = [entry for entry, path in zip(entries, found, strict=True) if path is None]
         if missing:
             _report_missing(missing, len(entries), list_path, videos, allow_missing)
+        self.video_label_names = _class_names(lists, list_number)
         paths = [path for path in found if path is not None]
         names = [os.path.relpath(path, videos) for path in paths]
         super().__init__(names, paths, frame_size, min_frames)
+        numbers = {name.lower(): number for number, name in enumerate(self.video_label_names)}
+        self._labels = [numbers[_class_of(video.name)] for video in self.videos]
+
+    def video_label(self, video: int) -> int:
+        """See `VideoDataset.video_label`: the folder's place among `video_label_names`."""
+        return self._labels[video]
+
+
+def _class_of(name: str) -> str:
+    """Class/v_Class_g01_c01.avi → class."""
+    return pathlib.PurePath(name).parts[0].lower()
+
+
+def _class_names(lists: str, list_number: int) -> tuple[str, ...]:
+    """The classes in the order of `classInd.txt`; without it the folders of both lists, sorted."""
+    path = os.path.join(lists, "classInd.txt")
+    names = []
+    if os.path.exists(path):
+        names = [name for _, name in sorted(_read_classes(path).items())]
+    known = {name.lower() for name in names}
+    more = {}
+    for split in ("train", "test"):
+        file = os.path.join(lists, f"{split}list{list_number:02d}.txt")
+        for entry in _read_list(file) if os.path.exists(file) else ():
+            if entry.folder.lower() not in known:
+                more[entry.folder.lower()] = entry.folder
+    return (*names, *(more[key] for key in sorted(more)))
 
 
 def _read_lines(path: str) -> Iterator[tuple[str, str]]:
@@ -115,12 +144,10 @@ def _read_list(path: str) -> Iterator[_Entry]:
         raise DataError(f"UCF101 list {path} is empty; unpack ucfTrainTestlist again.")
 
 
-def _check_labels(entries: list[_Entry], class_path: str) -> None:
-    """Compares the class numbers with `classInd.txt`, where that file is at hand."""
-    if not os.path.exists(class_path):
-        return
+def _read_classes(path: str) -> dict[int, str]:
+    """1-based class number → name, of `classInd.txt`."""
     classes = {}
-    for line, where in _read_lines(class_path):
+    for line, where in _read_lines(path):
         number, _, name = line.partition(" ")
         if not number.isdecimal() or not name:
             raise DataError(
@@ -128,6 +155,14 @@ def _check_labels(entries: list[_Entry], class_path: str) -> None:
                 "ucfTrainTestlist again."
             )
         classes[int(number)] = name
+    return classes
+
+
+def _check_labels(entries: list[_Entry], class_path: str) -> None:
+    """Compares the class numbers with `classInd.txt`, where that file is at hand."""
+    if not os.path.exists(class_path):
+        return
+    classes = _read_classes(class_path)
     for entry in entries:
         if entry.label is None:
             continue

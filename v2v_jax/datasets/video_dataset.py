@@ -13,6 +13,7 @@ from v2v_jax.errors import DataError
 
 FRAME_SIZE = (128, 171)  # height, width that C3D and V2V resize to (paper section 4)
 IGNORE_LABEL = 255
+VIDEO_LABEL = "video_label"  # a field of whole videos: (B,) int32 in a batch, see `video_label`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class VideoDataset(abc.ABC):
       name: the dataset's name, as in `--config=…:dataset=NAME`.
       fields: which of `FIELDS` it can deliver.
       label_names: class names, index = label; empty where there are no labels.
+      video_label_names: names of the classes of whole videos; empty where there are none.
       python_bound: whether `read` spends its time in Python rather than in a library that frees the
         interpreter lock, so that reading in parallel takes processes, not threads.
       frame_size: (H, W) of everything that `read` returns.
@@ -63,6 +65,7 @@ class VideoDataset(abc.ABC):
     fields: ClassVar[tuple[str, ...]] = ("video",)
     python_bound: ClassVar[bool] = False
     label_names: tuple[str, ...] = ()
+    video_label_names: tuple[str, ...] = ()
     frame_size: tuple[int, int] = FRAME_SIZE
     native_size: tuple[int, int] | None = None
     videos: Sequence[VideoInfo]
@@ -86,6 +89,13 @@ class VideoDataset(abc.ABC):
         """(H, W) of a video before resizing, where that is known without reading it."""
         del video
         return None
+
+    def video_label(self, video: int) -> int:
+        """The class of a whole video, an index into `video_label_names`, where that is not empty.
+
+        Not stored in caches, and not what a step waits for: it is read once before training.
+        """
+        raise DataError(f"Dataset {self.name} has no classes of whole videos.")
 
     def identity(self) -> dict[str, Any]:
         """What its frames depend on, JSON-ready: files, parameters, versions of decoders.
@@ -116,10 +126,11 @@ class VideoDataset(abc.ABC):
 
     def check_fields(self, fields: Sequence[str]) -> None:
         """Raises DataError if this dataset lacks one of `fields`."""
-        missing = [field for field in fields if field not in self.fields]
+        known = (*self.fields, *([VIDEO_LABEL] if self.video_label_names else ()))
+        missing = [field for field in fields if field not in known]
         if missing:
             raise DataError(
                 f"Dataset {self.name} has no {', '.join(missing)}: it delivers "
-                f"{', '.join(self.fields)}; choose a dataset that has it with "
+                f"{', '.join(known)}; choose a dataset that has it with "
                 "--config=…:dataset=NAME."
             )

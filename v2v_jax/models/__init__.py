@@ -1,15 +1,19 @@
-"""The networks. Each is a Linen module called on (B,T,H,W,C) and returning (B,T,H,W,K) float32."""
+"""The networks: Linen modules called on (B,T,H,W,C) and returning (B,T,H,W,K) float32; C3D (B,K)."""
 
 import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 
+from v2v_jax.models.c3d import C3D
 from v2v_jax.models.upsample import ConvUp
 from v2v_jax.models.v2v import V2V
 
-__all__ = ["MODELS", "V2V", "ConvUp"]
+__all__ = ["CLASSIFIERS", "MODELS", "C3D", "V2V", "ConvUp"]
 
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "c3d": lambda num_outputs, **options: C3D(num_outputs, **options),  # for whole clips
+}
 # `config.model.name` → what makes it of (num_outputs, width, dtype, initialization): V2V and the
 # paper's baselines (section 4).
 MODELS: dict[str, Callable[..., nn.Module]] = {

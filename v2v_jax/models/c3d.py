@@ -1,14 +1,15 @@
-"""C3D's convolutional trunk (Tran et al. 2015), the lower half of V2V."""
+"""C3D (Tran et al. 2015): its convolutional trunk, the lower half of V2V, and its classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from v2v_jax.models.layers import max_pool3d, normal
+from v2v_jax.models.layers import Conv3D, fan_in_normal, max_pool3d, normal
 
 # (layer, filters) in stages; a stage ends where a pooling layer follows (SPEC: paper figure 3).
 TRUNK = (
@@ -72,3 +73,66 @@ def trunk(
         if stage[-1][0] >= last:
             break
     return tuple(stages)
+
+
+class C3D(nn.Module):
+    """C3D with its classifier: one answer a clip, unlike this package's other networks.
+
+    pool5 rounds its size up, as Caffe does: 2×7×7 → 1×4×4. fc6 reads it in the order (T,H,W,C);
+    `pretrained` permutes the weights of files that have it as (C,T,H,W). So a trained fc6 takes
+    clips of one size only.
+
+    Attributes:
+      num_classes: K.
+      width: multiplies every layer's number of filters (1.0 is the paper's network, with 4096 in
+        fc6 and fc7).
+      dropout: share of fc6's and fc7's outputs that training drops.
+      dtype: of the computation; parameters are float32.
+      initialization: "he", or "release" (see `initializers`; fc6 and fc7 Gaussian with standard
+        deviation 0.005, fc8 0.01 and zero biases).
+    """
+
+    num_classes: int
+    width: float = 1.0
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+    initialization: Literal["he", "release"] = "he"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """(B,T,H,W,C) → logits (B,K) float32; any T, H and W of at least 8, 16 and 16.
+
+        train: drops outputs at random, for which apply takes rngs={"dropout": key}.
+        """
+        x = trunk(x.astype(self.dtype), self._conv, temporal=True)[-1]
+        # Zeros beside the outputs of a ReLU change no maximum: this is rounding up.
+        x = jnp.pad(x, [(0, 0), *((0, n % 2) for n in x.shape[1:4]), (0, 0)])
+        x = max_pool3d(x, (2, 2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for name in ("fc6", "fc7"):
+            x = nn.relu(self._dense(scaled(4096, self.width), name, gain=2.0, std=0.005)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return self._dense(self.num_classes, "fc8", gain=1.0, std=0.01)(x).astype(jnp.float32)
+
+    def _conv(self, filters: int, name: str, pool: tuple[int, int, int] | None = None) -> Conv3D:
+        return Conv3D(
+            scaled(filters, self.width),
+            relu=True,
+            pool=pool,
+            dtype=self.dtype,
+            name=name,
+            **initializers(self.initialization, name, fan_in_normal(2.0)),
+        )
+
+    def _dense(self, features: int, name: str, gain: float, std: float) -> nn.Dense:
+        kernel_init = nn.initializers.variance_scaling(gain, "fan_in", "normal")
+        bias = 0.0
+        if self.initialization == "release":
+            kernel_init, bias = normal(std), float(name != "fc8")
+        return nn.Dense(
+            features,
+            dtype=self.dtype,
+            name=name,
+            kernel_init=kernel_init,
+            bias_init=nn.initializers.constant(bias),
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from v2v_jax.datasets.video_dataset import VideoDataset
+from v2v_jax.tasks.classification import Classification
 from v2v_jax.tasks.color import Color
 from v2v_jax.tasks.depth import Depth
 from v2v_jax.tasks.flow import Flow
@@ -18,6 +19,7 @@ __all__ = [
     "TASKS",
     "Arrays",
     "Batch",
+    "Classification",
     "Color",
     "Depth",
     "Flow",
@@ -28,7 +30,9 @@ __all__ = [
     "restore_task",
 ]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Segmentation, Flow, Color, Depth)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Segmentation, Flow, Color, Depth, Classification)
+}
 
 
 def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints: int = 0) -> Task:
@@ -42,6 +46,8 @@ def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints
     """
     task = TASKS[name]
     dataset.check_fields(task.fields)
+    if task is Classification:
+        return Classification(dataset.video_label_names)
     if task is Segmentation:
         return Segmentation(dataset.label_names)
     return Color(residual, hints) if task is Color else task()
@@ -56,8 +62,8 @@ def restore_task(
       name, label_names, residual, hints: as stored with the weights. Of hints, it is given those
         of a batch's `hint_mask` and draws none of its own.
     """
-    if name == Segmentation.name:
-        return Segmentation(label_names)
+    if name in (Segmentation.name, Classification.name):
+        return TASKS[name](label_names)
     if name == Color.name:
         return Color(residual, hints, draw_hints=False)
     return TASKS[name]()

@@ -82,7 +82,7 @@ def vehicle(rng: np.random.Generator, z: float, air: np.ndarray) -> Sprite:
     speed = rng.choice([-1, 1]) * rng.uniform(1.8, 5.0) * z / FOCAL if drives else 0.0
     label = CARS if drives else SOLID
     x = rng.uniform(-half, half)
-    return _sprite(canvas, z, air, x, label, speed=speed, period=2 * half)
+    return _sprite(canvas, z, air, x, label, speed=speed, period=2 * half, kind="vehicle")
 
 
 def _paint_car(
@@ -107,7 +107,7 @@ def person(rng: np.random.Generator, z: float, air: np.ndarray) -> list[Sprite]:
     half = half_view(z) + 0.8
     speed = rng.choice([-1, 1]) * rng.uniform(0.9, 2.4) * z / FOCAL if walks else 0.0
     x = rng.uniform(-half, half)
-    place = {"x": x, "label": label, "speed": speed, "period": 2 * half}
+    place = {"x": x, "label": label, "speed": speed, "period": 2 * half, "kind": "person"}
     stride = rng.uniform(0.30, 0.45)
     pace = 2 * np.pi / rng.uniform(11, 18) if walks else 0.0
     phase = rng.uniform(0, 2 * np.pi)

@@ -116,6 +116,7 @@ class Sprite:
         outside the picture.
       label: class index.
       deformation: None for a rigid sprite.
+      kind: "vehicle", "person" (each of its parts), or empty for all else.
     """
 
     texture: np.ndarray
@@ -128,6 +129,7 @@ class Sprite:
     speed: float = 0.0
     period: float = 1.0
     deformation: Deformation | None = None
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from v2v_jax.datasets.chunked_tfds import ChunkedTfds
 from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, Scenes
+from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES
 from v2v_jax.datasets.video_dataset import VideoInfo
 
 
@@ -15,6 +16,7 @@ class ScenesTfds(ChunkedTfds):
     name = Scenes.name
     fields = Scenes.fields
     label_names = LABEL_NAMES
+    video_label_names = VIDEO_LABEL_NAMES
     preparing = "v2v_jax.datasets.scenes.prepare_tfds"
 
     def _building(self) -> Any:
@@ -30,3 +32,7 @@ class ScenesTfds(ChunkedTfds):
             VideoInfo(f"scenes-{self.split}-{config.seed}-{index:05d}", config.num_frames)
             for index in range(count)
         ]
+
+    def video_label(self, video: int) -> int:
+        """See `VideoDataset.video_label`: computed, as it is not among what is stored."""
+        return self._builder.builder_config.scenes(self.split).video_label(video)
