@@ -234,3 +234,9 @@ def test_importing_does_not_import_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert result.stdout.strip() == "False"
+
+
+def test_ucf101_has_the_catalogues_classes(prepared):
+    train = TfdsUcf101(prepared, "train", frame_size=SIZE)
+    assert len(train.video_label_names) == 101 and train.video_label_names[0] == "ApplyEyeMakeup"
+    assert [train.video_label(video) for video in (0, 1)] == [0, 1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from v2v_jax.datasets.reading import read_video_labels
 from v2v_jax.datasets.ucf101 import Ucf101
 from v2v_jax.datasets.video_dataset import FIELDS
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -212,3 +213,32 @@ def test_real_videos():
     assert 20 < clip.mean() < 235
     with pytest.raises(DataError, match="of the 9537 videos"):
         Ucf101(REAL, "train")
+
+
+# ------------------------------------------------------------------------------------------------
+# Classes of whole videos
+
+
+def test_the_class_is_the_folder(root):
+    train = Ucf101(root, "train", frame_size=(16, 24))
+    assert train.video_label_names == ("HandstandPushups", "YoYo")
+    assert read_video_labels(train).tolist() == [1, 0]
+    test = Ucf101(root, "test", frame_size=(16, 24))
+    assert test.video_label_names == train.video_label_names
+    assert read_video_labels(test).tolist() == [1]
+
+
+def test_without_the_list_of_classes_they_are_sorted(root):
+    (root / "ucfTrainTestlist" / "classInd.txt").unlink()
+    for split, labels in (("train", [1, 0]), ("test", [1])):
+        dataset = Ucf101(root, split, frame_size=(16, 24))
+        assert dataset.video_label_names == ("HandstandPushups", "YoYo")
+        assert read_video_labels(dataset).tolist() == labels
+
+
+@pytest.mark.skipif(not os.path.isdir(REAL), reason="needs V2V_REAL_DATA")
+def test_real_videos_have_their_classes():
+    dataset = Ucf101(REAL, "train", allow_missing=True)
+    assert len(dataset.video_label_names) == 101
+    for video, label in zip(dataset.videos, read_video_labels(dataset)):
+        assert video.name.split("/")[0].lower() == dataset.video_label_names[label].lower()

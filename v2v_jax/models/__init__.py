@@ -1,4 +1,4 @@
-"""The networks: Linen modules called on (B,T,H,W,C) and returning (B,T,H,W,K) float32; C3D (B,K)."""
+"""The networks: Linen modules of (B,T,H,W,C) that return (B,T,H,W,K) float32, C3D (B,K)."""
 
 import functools
 from collections.abc import Callable
