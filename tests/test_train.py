@@ -17,7 +17,8 @@ from v2v_jax.datasets.scenes import Scenes
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.evaluate import Evaluator, evaluate
 from v2v_jax.experiment import make_experiment
-from v2v_jax.train import TrainingDiverged, announce, train_and_evaluate
+from v2v_jax.monitor import TrainingDiverged
+from v2v_jax.train import announce, train_and_evaluate
 
 # Each compiles for ten seconds: the quick tests do one task of either direction of `better`.
 TASKS = ("seg", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("color", "depth")))
@@ -85,7 +86,7 @@ def test_logs(trained):
 
 
 @pytest.mark.parametrize("name", ["seg", "flow"])  # accuracy: more is better; epe: less is
-def test_latest_and_best_checkpoints_are_kept(trained, name):
+def test_latest_two_and_best_checkpoints_are_kept(trained, name):
     run = trained(name)
     with opened_checkpoints(run.config, run.workdir) as (experiment, checkpoints):
         headline, better = experiment.task.headline, experiment.task.better
@@ -94,7 +95,7 @@ def test_latest_and_best_checkpoints_are_kept(trained, name):
         assert checkpoints.best_step() == best
         assert checkpoints.latest_step() == 60
         kept = {int(path.name) for path in checkpoints.directory.iterdir()}
-        assert kept == {best, 60}
+        assert kept == {best, 40, 60}
         about = checkpoints.read_about(60)
     assert about["config"] == json.loads(json.dumps(run.config.to_dict()))
     assert about["version"] == v2v_jax.__version__

@@ -1,6 +1,7 @@
 """Video files: frame-exact reading, damaged files, writing."""
 
 import os
+import resource
 import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+import v2v_jax.video as video_module
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.video import VideoFile, read_video, write_video
 
@@ -262,3 +264,74 @@ def test_bad_destinations(tmp_path):
     with pytest.raises(DataError, match="existing, writable folder"):
         write_video(tmp_path / "none" / "a.mp4", frames)
     shutil.rmtree(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------
+# Hostile files
+
+
+def write_claiming(path, h, w):
+    """An MJPEG video whose pictures claim another size than the 16x16 that they have."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuvj420p"
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    size = lambda h, w: b"\xff\xc0\x00\x11\x08" + h.to_bytes(2, "big") + w.to_bytes(2, "big")
+    assert data.count(size(16, 16)) == 4
+    path.write_bytes(data.replace(size(16, 16), size(h, w)))
+
+
+def test_pictures_that_claim_to_be_huge_are_refused_before_decoding(tmp_path):
+    """30000x30000 would take 1.3 GB a frame."""
+    path = tmp_path / "bomb.avi"
+    write_claiming(path, 30_000, 30_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptVideoError):
+        VideoFile(path).read(0, 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kilobytes
+
+
+def test_header_that_claims_to_be_huge(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    monkeypatch.setattr(video_module, "_MAX_PIXELS", 32 * 48 - 1)
+    with pytest.raises(CorruptVideoError, match="claims 48x32 pixels, and 1535 in all"):
+        VideoFile(path)
+
+
+def test_too_many_frames(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    monkeypatch.setattr(video_module, "_MAX_FRAMES", 3)
+    with pytest.raises(CorruptVideoError, match="more than 3 frames"):
+        VideoFile(path)
+
+
+def test_decoding_that_brings_no_frame_times_out(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    file = VideoFile(path)
+    monkeypatch.setattr(video_module, "_STUCK", -1.0)
+    av_open = av.open  # which has the same limit
+    monkeypatch.setattr(
+        video_module.av, "open", lambda *args, timeout, **kwargs: av_open(*args, **kwargs)
+    )
+    with pytest.raises(CorruptVideoError, match="no frame came within"):
+        file.read(0, 1)
+
+
+def test_playlist_opens_nothing_else(tmp_path):
+    """FFmpeg would follow an HLS playlist, whatever the file's name, to any file or address."""
+    write_video(tmp_path / "secret.mp4", np.zeros((4, 32, 48, 3), np.uint8))
+    for name, text in {
+        "hls.avi": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mp4\n",
+        "concat.avi": f"ffconcat version 1.0\nfile {tmp_path}/secret.mp4\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CorruptVideoError):
+            VideoFile(tmp_path / name)

@@ -70,6 +70,7 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None  # of the last checkpoint begun
         self._checkpointer = _new_checkpointer()
+        self._closed = False
         if writable:
             self._first_process(self._tidy)
 
@@ -253,6 +254,9 @@ class Checkpoints:
         Raises:
           CheckpointError: the last checkpoint could not be written.
         """
+        if self._closed:
+            return
+        self._closed = True
         if self._thread is not None:
             self._thread.join()
             self._thread = None

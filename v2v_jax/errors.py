@@ -27,3 +27,7 @@ class CheckpointError(UserError):
 
 class WeightsError(UserError):
     """A weight file is damaged, unsafe, of an unknown format, or of another network."""
+
+
+class Stopped(Exception):
+    """The run was asked to end, and has saved what there is: no error, the exit status is 0."""

@@ -61,7 +61,9 @@ class Evaluator:
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
         everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
         self._sums = jax.jit(self._batch_sums, out_shardings=everywhere)
-        self._predict = jax.jit(self._batch_predictions, out_shardings=split)
+        # Pictures are drawn by each process from the whole batch.
+        shown = everywhere if jax.process_count() > 1 else split
+        self._predict = jax.jit(self._batch_predictions, out_shardings=shown)
 
     def _forward(self, params, store, batch):
         batch = self._feed.prepare(store, batch)
@@ -93,10 +95,12 @@ class Evaluator:
         )
         return list(windows)
 
-    def __call__(self, params: Any) -> dict[str, float]:
-        """The task's metrics over all windows."""
+    def __call__(self, params: Any, check: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The task's metrics over all windows; `check` is called after each batch and may raise."""
         total = None
-        for _, _, sums in self._window_sums(params):
+        for _, row, sums in self._window_sums(params):
+            if row == 0:
+                check()
             total = metrics.add(total, sums)
         return self._experiment.task.summarize(total)
 
@@ -125,7 +129,7 @@ class Evaluator:
     def clip(self, params: Any, plan: Clips, row: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Fields (T,H,W,…) and prediction of one window.
 
-        For a single process: it reads a whole batch back.
+        With several processes all of them call it, and get the same.
         """
         batch = next(iter(self._feed.batches([plan])))
         fields, prediction = self._predict(params, self._feed.store, batch)
@@ -134,7 +138,7 @@ class Evaluator:
     def clips(self, params: Any, count: int) -> list[tuple[str, dict[str, np.ndarray], np.ndarray]]:
         """(name, fields (T,H,W,…), prediction) of up to `count` windows, spread over the split.
 
-        For a single process: it reads whole batches back.
+        With several processes all of them call it, and get the same.
         """
         places = [(p, row) for p in self.plans() for row in np.flatnonzero(p.mask)]
         count = min(count, len(places))
@@ -172,17 +176,20 @@ def _evaluate(experiment: Experiment, workdir: pathlib.Path, report: bool) -> di
     evaluator = Evaluator(experiment)
     sums, windows = evaluator.windows(params)
     values = experiment.task.summarize(sums)
+    clips = evaluator.clips(params, experiment.config.num_pictures)
+    if report:  # all processes take part in predicting its clips
+        written = make_report(experiment, evaluator, workdir, step, params, sums, windows)
+    if jax.process_index() > 0:
+        return values  # the first process writes
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
     reporting.write_text(
         folder / "metrics.json", json.dumps({"step": step, **_json_ready(values)}, indent=2) + "\n"
     )
     print_metrics(experiment, step, values)
-    clips = evaluator.clips(params, experiment.config.num_pictures)
     for index, (name, clip, prediction) in enumerate(clips):
         draw(experiment, name, clip, prediction, folder / f"clip{index}")
     if report:
-        written = make_report(experiment, evaluator, workdir, step, params, sums, windows)
         reporting.write_text(folder / "report.html", page(written))
     reporting.console.print(f"Metrics and pictures are in {folder}")
     return values

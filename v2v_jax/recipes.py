@@ -95,6 +95,8 @@ def make_config(
     config.recompute = 1  # parts of those, one at a time in memory: see v2v_jax/recompute.py
     config.log_every = max(1, config.num_steps // 200)
     config.eval_every = max(1, config.num_steps // 10)
+    config.save_every = 0  # steps between checkpoints, beside those with every evaluation; 0: none
+    config.skip_nonfinite = 0  # how many steps in a row may be skipped for a NaN; 0: the first ends
     config.eval_batch_size = config.batch_size
     config.num_pictures = 4
     return config
@@ -183,6 +185,11 @@ def validate(config: ConfigDict) -> None:
             f"optimizer.trunk_multiplier is {config.optimizer.trunk_multiplier}; it must not be "
             "negative."
         )
+    for key in ("save_every", "skip_nonfinite"):
+        if config[key] < 0:
+            raise ConfigError(f"{key} is {config[key]}; it must be at least 0.")
+    if not all(config.preprocessing.std):
+        raise ConfigError(f"preprocessing.std is {config.preprocessing.std}; it divides the input.")
     if config.model.width <= 0:
         raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
     for key, length in {"frame_size": 2, "crop_size": 2, "mean": 3, "std": 3}.items():

@@ -13,9 +13,13 @@ from v2v_jax.errors import ConfigError
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices of all processes (or those given) with the one axis `data`."""
+    """A mesh over all devices of all processes (or those given) with the one axis `data`.
+
+    Each process's devices are neighbours on it, so that its rows of a batch are too.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,8 +44,10 @@ def local_rows(batch_size: int, mesh: Mesh) -> tuple[int, int]:
             f"batch_size {batch_size} cannot be divided among {devices} devices; "
             f"choose a multiple of {devices}."
         )
-    share = batch_size // jax.process_count()
-    return share * jax.process_index(), share * (jax.process_index() + 1)
+    share = batch_size // devices
+    owners = np.array([device.process_index for device in mesh.devices.flat])
+    own = np.flatnonzero(owners == jax.process_index())
+    return share * int(own[0]), share * int(own[-1] + 1)
 
 
 def to_global(local: Any, mesh: Mesh) -> Any:

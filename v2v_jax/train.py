@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -19,40 +19,46 @@ from ml_collections import ConfigDict
 from v2v_jax import accumulation, fine_tuning, losses, recompute, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import ClipSampler
-from v2v_jax.errors import ConfigError, UserError
+from v2v_jax.errors import ConfigError, Stopped
 from v2v_jax.evaluate import Evaluator
 from v2v_jax.experiment import Experiment, TrainState, make_experiment
 from v2v_jax.input_pipeline import Feed, make_feed
+from v2v_jax.monitor import Monitor
+from v2v_jax.preemption import StopRequest
 
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
-
-
-class TrainingDiverged(UserError):
-    """The loss is not finite any more."""
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     """Trains what `config` describes and evaluates it every `config.eval_every` steps.
 
-    In `workdir`: checkpoints/ (the latest and the best), metrics.jsonl, tensorboard/, config.json.
-    If there is a checkpoint, training goes on from it.
+    In `workdir`: checkpoints/ (the latest two and the best), metrics.jsonl, tensorboard/,
+    config.json. If there is a checkpoint, training goes on from it.
 
     Returns:
       The last evaluation's metrics.
 
     Raises:
       UserError: bad configuration, data or checkpoint, or a loss that is not finite.
+      Stopped: SIGTERM asked it to end; the state is saved.
     """
     workdir = pathlib.Path(workdir)
-    experiment = make_experiment(config, "train")
-    sampler = make_sampler(experiment)
-    sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
-    check_parts(experiment)
-    task = experiment.task
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
+        stop = stack.enter_context(StopRequest())
+        experiment = make_experiment(config, "train")
+        sampler = make_sampler(experiment)
+        sharding.local_rows(config.batch_size, experiment.mesh)  # fail before anything is read
+        check_parts(experiment)
+        task = experiment.task
         stack.enter_context(jax.set_mesh(experiment.mesh))
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, experiment.about, headline=task.headline, better=task.better)
+            Checkpoints(
+                workdir,
+                experiment.about,
+                headline=task.headline,
+                better=task.better,
+                writable=True,
+            )
         )
         state, first_step = _start(experiment, checkpoints)
         feed = make_feed(
@@ -70,24 +76,82 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         if jax.process_index() == 0:
             text = config.to_json_best_effort(indent=2)
             reporting.write_text(workdir / "config.json", text + "\n")
-        train_step = make_train_step(experiment, feed)
-        monitor = stack.enter_context(Monitor(experiment, sampler, feed, log, first_step))
-        plans = (sampler.plan(step) for step in range(first_step, config.num_steps))
+        progress = checkpoints.read_about(first_step)["progress"] if first_step else {}
+        monitor = stack.enter_context(Monitor(experiment, sampler, feed, log, first_step, progress))
+        run = _Run(experiment, checkpoints, evaluator, monitor, log, stop)
+        return run.train(make_train_step(experiment, feed), feed, sampler, state, first_step)
+
+
+@dataclasses.dataclass
+class _Run:
+    """The parts of a run, and its loop."""
+
+    experiment: Experiment
+    checkpoints: Checkpoints
+    evaluator: Evaluator
+    monitor: Monitor
+    log: reporting.MetricsLog
+    stop: StopRequest
+
+    def train(
+        self, train_step: TrainStep, feed: Feed, sampler: ClipSampler, state: Any, first_step: int
+    ) -> dict[str, float]:
+        """Steps first_step + 1 … num_steps; the last evaluation's metrics."""
+        config = self.experiment.config
         values: dict[str, float] = {}
+        if first_step and self._is_evaluated(first_step):
+            if not self.checkpoints.metrics(first_step):  # saved, but ended before its evaluation
+                values = self.evaluate(state, first_step)
+        plans = (sampler.plan(step) for step in range(first_step, config.num_steps))
+        self.stop.arm()
         for step, batch in enumerate(feed.batches(plans), first_step + 1):
             state, metrics = train_step(state, feed.store, batch)
-            monitor.add(step, metrics)
-            if step % config.eval_every == 0 or step == config.num_steps:
-                monitor.flush()  # so that no checkpoint is written after a loss that is not finite
-                with monitor.line.pause():
-                    values = evaluator(state.params)
-                    log.write(step, "eval", values)
-                    report(experiment, step, values)
-                    checkpoints.save(state, step, values)
+            self.monitor.add(step, metrics)
+            self.checkpoints.check()
+            if self.stop.reached():
+                self.save_and_stop(state, step)
+            if self._is_evaluated(step):
+                values = self.evaluate(state, step)
+            elif config.save_every and step % config.save_every == 0:
+                self.save(state, step)
         if not values:  # nothing was left to train
-            values = evaluator(state.params)
-            report(experiment, first_step, values)
-    return values
+            values = self.evaluator(state.params)
+            report(self.experiment, first_step, values)
+        return values
+
+    def _is_evaluated(self, step: int) -> bool:
+        config = self.experiment.config
+        return step % config.eval_every == 0 or step == config.num_steps
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Evaluates, logs and saves."""
+        self.monitor.flush()  # so that no checkpoint is written after a loss that is not finite
+
+        def check() -> None:
+            if self.stop.reached():
+                self.save_and_stop(state, step)
+
+        with self.monitor.line.pause():
+            values = self.evaluator(state.params, check)
+            self.log.write(step, "eval", values)
+            report(self.experiment, step, values)
+            self.save(state, step, values)
+        return values
+
+    def save(self, state: TrainState, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Saves in the background."""
+        self.monitor.flush()
+        self.log.sync()
+        self.checkpoints.save(state, step, values, self.monitor.progress())
+
+    def save_and_stop(self, state: TrainState, step: int) -> None:
+        """Saves, waits until that is on disk, and raises Stopped."""
+        self.save(state, step)
+        self.checkpoints.close()
+        raise Stopped(
+            f"Stopped by SIGTERM after step {step} of {self.experiment.config.num_steps}, which is "
+            "saved; run the same command again to go on."
+        )
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -142,7 +206,8 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     """The jitted training step (state, feed.store, batch) → (state, metrics); donates the state.
 
     Metrics: `loss` and the global norms of gradient, update and parameters, float32 scalars, beside
-    the task's sums.
+    the task's sums. With `config.skip_nonfinite` a step whose loss, gradient or update is not
+    finite changes neither parameters nor optimiser state, and its metric `skipped` is 1, not 0.
     """
     optimizer, mesh = experiment.optimizer, experiment.mesh
     parts = check_parts(experiment)
@@ -171,6 +236,14 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
             "parameter_norm": optax.tree.norm(params),
             "sums": sums,
         }
+        if experiment.config.skip_nonfinite:
+            names = ("loss", "gradient_norm", "update_norm")
+            good = jnp.isfinite(jnp.stack([metrics[name] for name in names])).all()
+            keep = lambda new, old: jnp.where(good, new, old)
+            params = jax.tree.map(keep, params, state.params)
+            opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+            metrics["parameter_norm"] = optax.tree.norm(params)
+            metrics["skipped"] = 1.0 - good
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(
@@ -214,82 +287,6 @@ def _gradient_of_part(experiment: Experiment, feed: Feed, params: Any, store: An
         for name, value in task.sums(outputs, batch).items()
     }
     return gradient, (total, count), sums
-
-
-class Monitor:
-    """Reads the steps' metrics one step late, so that the device never waits for the host."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        sampler: ClipSampler,
-        feed: Feed,
-        log: reporting.MetricsLog,
-        first_step: int,
-    ):
-        self._experiment = experiment
-        self._sampler = sampler
-        self._feed = feed
-        self._log = log
-        self._first_step = first_step
-        self.line = reporting.ProgressLine(first_step, experiment.config.num_steps)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes a dispatched step's metrics and looks at those of the step before.
-
-        Raises:
-          TrainingDiverged: that step's loss, or a parameter after it, was not finite.
-        """
-        self.flush()
-        self._pending = (step, metrics)
-
-    def flush(self) -> None:
-        """Looks at the step that is still pending, waiting for it."""
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        for name in ("loss", "parameter_norm"):
-            value = float(metrics[name])
-            if not math.isfinite(value):
-                raise TrainingDiverged(self._divergence(step, name, value))
-        if step == self._first_step + 1:
-            self.line.restart(step)  # the first step's time is the compiler's
-        config = self._experiment.config
-        if step % config.log_every == 0 or step == config.num_steps:
-            self._report(step, metrics)
-
-    def _divergence(self, step: int, name: str, value: float) -> str:
-        plan = self._sampler.plan(step - 1)
-        videos = self._experiment.dataset.videos
-        clips = ", ".join(f"{videos[v].name} frame {s}" for v, s in zip(plan.video, plan.start))
-        return (
-            f"The {name.replace('_', ' ')} is {value} at step {step}, whose clips are {clips}; "
-            "lower --config.optimizer.learning_rate, or check these clips."
-        )
-
-    def _report(self, step: int, metrics: Mapping[str, Any]) -> None:
-        from v2v_jax.metrics import add
-
-        task, config = self._experiment.task, self._experiment.config
-        scalars = {name: float(value) for name, value in metrics.items() if name != "sums"}
-        headline = task.summarize(add(None, metrics["sums"]))[task.headline]
-        speed = self.line.update(
-            step, config.batch_size, {"loss": scalars["loss"], task.headline: headline}
-        )
-        values = {**scalars, task.headline: headline}
-        if speed is not None:
-            values["clips_per_second"] = speed
-        self._log.write(step, "train", values)
-
-    def __enter__(self) -> Monitor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the progress line and says how many unreadable videos were skipped."""
-        self.line.end()
-        if self._feed.skipped:
-            reporting.console.print(f"{len(self._feed.skipped)} unreadable videos were skipped")
 
 
 def report(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,18 @@ INTERPOLATION = Interpolation.BICUBIC
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
 # MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
 _NOT_CODED_BYTES = 16
+# What a hostile file may claim: 8K video just fits, and 46 hours at 25 frames a second.
+_MAX_PIXELS = 1 << 25
+_MAX_FRAMES = 1 << 22
+_STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
+# Not those of playlists (HLS, concat, …), which would open other files, or addresses.
+_FORMATS = (
+    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,"
+    "nut,obu,ogg,rm,webm,yuv4mpegpipe"
+)
+_OPEN = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# Without `explode` FFmpeg hides damage by copying from neighbouring frames.
+_DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
 # Seconds that a Matroska file may end before the duration in its header.
 _DURATION_TOLERANCE = 0.1
 
@@ -49,12 +62,14 @@ class VideoFile:
         """Indexes the packets of a video, without decoding their pixels.
 
         Raises:
-          DataError: the file does not exist.
-          CorruptVideoError: it is no video, or is empty, truncated or damaged.
+          DataError: the file does not exist, or is a pipe, folder or device.
+          CorruptVideoError: it is no video, or is empty, truncated or damaged; or claims more than
+            2^25 pixels or holds more than 2^22 frames.
         """
         self.path = os.fspath(path)
         if not os.path.isfile(self.path):
-            raise DataError(f"Video {self.path} does not exist; check the path.")
+            reason = "is not a regular file" if os.path.exists(self.path) else "does not exist"
+            raise DataError(f"Video {self.path} {reason}; check the path.")
         with _opened(self.path) as (container, stream):
             self.fps = float(stream.average_rate or stream.guessed_rate or 25)
             self.size = (stream.codec_context.height, stream.codec_context.width)
@@ -281,7 +296,11 @@ def _opened(
     threads: that decode; 0 is one a processor.
     """
     try:
-        with av.open(path) as container:
+        # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
+        limit = {"max_pixels": _DECODE["max_pixels"]}
+        with av.open(
+            path, options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
+        ) as container:
             if not container.streams.video:
                 raise _corrupt(path, "it has no video stream")
             stream = container.streams.video[0]
@@ -289,8 +308,13 @@ def _opened(
             context.thread_count = threads
             if threads != 1:
                 context.thread_type = "AUTO"  # frames and slices
-            # Without this FFmpeg hides damage by copying from neighbouring frames.
-            context.options = {"err_detect": "explode"}
+            context.options = _DECODE
+            if context.width * context.height > _MAX_PIXELS:
+                raise _corrupt(
+                    path,
+                    f"its header claims {context.width}x{context.height} pixels, and {_MAX_PIXELS} "
+                    "in all are the limit",
+                )
             yield container, stream
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise _corrupt(path, getattr(error, "strerror", None) or str(error)) from error
@@ -301,7 +325,10 @@ def _decode(
 ) -> Iterator[av.VideoFrame]:
     """Decodes from where the container stands, which is a keyframe."""
     first = None
+    deadline = time.monotonic() + _STUCK
     for packet in container.demux(stream):
+        if time.monotonic() > deadline:
+            raise _corrupt(path, f"no frame came within {_STUCK:.0f} s")
         if packet.size == 0 and packet.dts is not None:
             continue  # a dropped frame in an AVI file; the decoder would take it for the end
         if trust_times and packet.pts is not None:
@@ -312,6 +339,7 @@ def _decode(
             if frame.is_corrupt:
                 raise _corrupt(path, f"the frame at time {frame.time} s is damaged")
             yield frame
+            deadline = time.monotonic() + _STUCK
 
 
 class _Packet(NamedTuple):
@@ -343,6 +371,8 @@ def _scan_packets(
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream.index == stream.index:
             packets.append(_Packet(*(getattr(packet, name) for name in _Packet._fields)))
+        if len(packets) > _MAX_FRAMES:
+            raise _corrupt(path, f"it holds more than {_MAX_FRAMES} frames")
     promised = (container.duration or 0) / av.time_base
     if "matroska" in container.format.name and end < promised - _DURATION_TOLERANCE:
         raise _corrupt(path, f"its header promises {promised:.1f} s, it holds {end:.1f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from v2v_jax.datasets.listing import (
     MIN_FRAMES,
+    check_inside,
     check_split,
     check_window,
     file_identities,
@@ -25,6 +27,11 @@ from v2v_jax.errors import CorruptVideoError, DataError
 LABEL_NAMES = ("background", "foreground")
 # The archive of 2017 brings two kinds of lists, that of 2016 one a resolution.
 _LIST_FOLDERS = ("2017", "2016", "480p", "1080p")
+# What Pillow raises for pictures that are damaged, or claim to be huge.
+_PICTURE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
+    Image.DecompressionBombError,
+)
 _LIST_NAMES = {"train": "train.txt", "test": "val.txt"}
 
 
@@ -143,7 +150,7 @@ def open_picture(source: str | bytes, name: str) -> Image.Image:
             return Image.open(io.BytesIO(source))
         with open(source, "rb") as file:  # in memory: an unread Image keeps its file open
             return Image.open(io.BytesIO(file.read()))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _PICTURE_ERRORS as error:
         raise _unreadable(name, error) from error
 
 
@@ -164,7 +171,7 @@ def decode_frame(picture: Image.Image, size: tuple[int, int], name: str) -> np.n
     h, w = size
     try:
         return np.asarray(picture.convert("RGB").resize((w, h), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError) as error:
+    except _PICTURE_ERRORS as error:
         raise _unreadable(name, error) from error
 
 
@@ -202,7 +209,7 @@ def decode_mask(
         )
     try:
         values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _PICTURE_ERRORS as error:
         raise _unreadable(name, error) from error
     if picture.mode in ("P", "L", "1"):
         labels = (values > 0).astype(np.uint8)
@@ -263,6 +270,7 @@ def _split_sequences(
             f"{', '.join(present[:6]) or 'those there are'}."
         )
     if held_out is None:
+        check_inside("davis", frames, (os.path.join(frames, name) for name in names), source)
         return names
     return [name for name in present if (name in held_out) == (split == "test")]
 
@@ -272,8 +280,13 @@ def _read_official_list(root: str, split: str) -> tuple[list[str], str]:
     for folder in _LIST_FOLDERS:
         path = os.path.join(root, "ImageSets", folder, _LIST_NAMES[split])
         if os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                lines = file.read().split("\n")
+            try:
+                with open(path, encoding="utf-8") as file:
+                    lines = file.read().split("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(
+                    f"DAVIS list {path} cannot be read ({error}); unpack the lists again."
+                ) from error
             # 2017: a sequence a line; 2016: "/JPEGImages/480p/bear/00000.jpg /Annotations/…".
             names = [line.split()[0] for line in lines if line.strip()]
             return list(dict.fromkeys(_sequence_name(name) for name in names)), path

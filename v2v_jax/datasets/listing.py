@@ -138,6 +138,23 @@ def check_window(info: VideoInfo, start: int, stop: int) -> None:
         )
 
 
+def check_inside(dataset: str, root: str, paths: Iterable[str], source: str) -> None:
+    """Raises DataError if a path that a list file named leads out of the dataset's folder.
+
+    Links count by where they lead; the folder itself may be one.
+
+    Args:
+      source: the list, for the message.
+    """
+    real = os.path.join(os.path.realpath(root), "")
+    for path in paths:
+        if not os.path.realpath(path).startswith(real):
+            raise DataError(
+                f"Dataset {dataset}: {path}, which {source} names, leads out of {root}, to "
+                f"{os.path.realpath(path)}; copy it into that folder."
+            )
+
+
 def file_identities(paths: Iterable[str | os.PathLike[str]]) -> list[list[Any]]:
     """[name, bytes, time of the last change in ns] of every file, for `VideoDataset.identity`.
 

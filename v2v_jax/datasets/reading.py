@@ -143,7 +143,9 @@ def _executor(dataset: VideoDataset, workers: int) -> concurrent.futures.Executo
 def _set_dataset(dataset: VideoDataset) -> None:
     global _dataset
     _dataset = dataset
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    # Ctrl-C and a cluster's preemption are the main process's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _call_in_process(function: Callable[[VideoDataset, int], T], video: int) -> T:

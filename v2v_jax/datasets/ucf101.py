@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 from absl import logging
 
-from v2v_jax.datasets.listing import MIN_FRAMES, VideoFileDataset, check_split
+from v2v_jax.datasets.listing import MIN_FRAMES, VideoFileDataset, check_inside, check_split
 from v2v_jax.datasets.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
 
@@ -81,6 +81,7 @@ class Ucf101(VideoFileDataset):
             _report_missing(missing, len(entries), list_path, videos, allow_missing)
         self.video_label_names = _class_names(lists, list_number)
         paths = [path for path in found if path is not None]
+        check_inside(self.name, videos, paths, list_path)
         names = [os.path.relpath(path, videos) for path in paths]
         super().__init__(names, paths, frame_size, min_frames)
         numbers = {name.lower(): number for number, name in enumerate(self.video_label_names)}
@@ -114,6 +115,10 @@ def _class_names(lists: str, list_number: int) -> tuple[str, ...]:
 
 def _read_lines(path: str) -> Iterator[tuple[str, str]]:
     """Yields (line without its end, "path, line n") of all lines that are not blank."""
+    if not os.path.isfile(path):
+        raise DataError(
+            f"UCF101 list {path} cannot be read (it is no file); unpack ucfTrainTestlist again."
+        )
     try:
         # Universal newlines: the official lists end lines in CR LF.
         with open(path, encoding="utf-8") as file:
