@@ -8,8 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
-from tests.tiny import ROOT
+from ml_collections import ConfigDict
+
+from tests.tiny import ROOT, tiny_config
+
+# The smallest network: these tests compile it once for each number of devices.
+ARGUMENT = "model=conv3b_up"
 
 # Runs train.py's main and notes in a file what this process reads of the training videos.
 _NOTING = """
@@ -31,6 +37,11 @@ if __name__ == "__main__":
 """
 
 
+def small_config(**overrides: Any) -> ConfigDict:
+    """What `start` runs with `tiny_arguments(**overrides)`."""
+    return tiny_config("seg", ARGUMENT, **overrides)
+
+
 def start(
     workdir: pathlib.Path,
     *arguments: str,
@@ -38,11 +49,12 @@ def start(
     devices: int = 1,
     notes: pathlib.Path | None = None,
 ) -> subprocess.Popen:
-    """Starts a program on configs/seg.py with `devices` CPU devices; its output is piped."""
+    """Starts a program on `small_config` with `devices` CPU devices; its output is piped."""
     command = [program] if notes is None else ["-c", _NOTING, str(notes)]
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, *command, "--config=configs/seg.py", f"--workdir={workdir}", *arguments],
+        [sys.executable, *command, f"--config=configs/seg.py:{ARGUMENT}", f"--workdir={workdir}",
+         *arguments],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -65,7 +77,7 @@ def start_two(
     ]  # fmt: skip
 
 
-def finish(processes: list[subprocess.Popen], seconds: float = 240) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen], seconds: float = 900) -> list[tuple[int, str, str]]:
     """(exit status, standard output, standard error) of each; kills those that take longer."""
     deadline, results = time.monotonic() + seconds, []
     try:
@@ -78,7 +90,7 @@ def finish(processes: list[subprocess.Popen], seconds: float = 240) -> list[tupl
     return results
 
 
-def wait_for_step(workdir: pathlib.Path, step: int, processes, seconds: float = 240) -> None:
+def wait_for_step(workdir: pathlib.Path, step: int, processes, seconds: float = 900) -> None:
     """Waits until metrics.jsonl has a line of that step."""
     deadline, path = time.monotonic() + seconds, workdir / "metrics.jsonl"
     while not (path.exists() and f'{{"step": {step},' in path.read_text()):

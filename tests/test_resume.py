@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.processes import finish, start, wait_for_step
-from tests.tiny import ROOT, tiny_arguments, tiny_config
+from tests.processes import finish, small_config, start, wait_for_step
+from tests.tiny import ROOT, tiny_arguments
 from v2v_jax import train
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.errors import Stopped
@@ -49,13 +49,13 @@ def assert_equal_runs(config, one, other):
 @pytest.mark.parametrize("feed", FEEDS)
 def test_sigkill_at_random_moments(tmp_path, feed):
     """Saving at every step, so that a kill is nearly always in the middle of saving."""
-    options = dict(num_steps=24, eval_every=8, save_every=1, feed=feed)
-    config, random = tiny_config("seg", **options), np.random.default_rng()
+    options = dict(num_steps=60, eval_every=20, save_every=1, feed=feed)
+    config, random = small_config(**options), np.random.default_rng()
     workdir, kills = tmp_path / "killed", 0
     while True:
         process = start(workdir, *tiny_arguments(**options))
         if kills < 3:
-            wait_for_step(workdir, 6 * kills + 2, [process])
+            wait_for_step(workdir, 15 * kills + 2, [process])
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(float(random.uniform(0, 0.5)))
             process.send_signal(signal.SIGKILL)
@@ -150,7 +150,7 @@ def interrupt(monkeypatch, method, at: int, stop):
 
 @pytest.mark.slow
 def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
-    config = tiny_config("seg", feed="tf_data", save_every=1)
+    config = small_config(feed="tf_data", save_every=1)
     train_and_evaluate(config, tmp_path / "whole")
 
     def kill():
@@ -166,7 +166,7 @@ def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
 
 def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
     """In the middle of training, then in the middle of an evaluation, which is then done first."""
-    config = tiny_config("seg")
+    config = small_config()
     train_and_evaluate(config, tmp_path / "whole")
     parts = tmp_path / "parts"
     terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
@@ -205,4 +205,4 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
         monkeypatch, (Checkpoints, "latest_step"), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
     with pytest.raises(Stopped, match="nothing was to be saved"):
-        train_and_evaluate(tiny_config("seg"), tmp_path)
+        train_and_evaluate(small_config(), tmp_path)
