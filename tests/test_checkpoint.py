@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import shutil
 import subprocess
 
 import jax
@@ -209,18 +208,6 @@ def test_second_checkpoint_of_a_step_replaces_the_first(tmp_path):
         assert checkpoints.read_about(1)["progress"] == {"losses": [0.1]}
         assert checkpoints.restore(1, make_state(0))["step"] == 5
     assert names(tmp_path) == {"1"}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here: that takes root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_full_disk(small_disk, caplog):

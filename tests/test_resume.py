@@ -206,3 +206,28 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
     )
     with pytest.raises(Stopped, match="nothing was to be saved"):
         train_and_evaluate(small_config(), tmp_path)
+
+
+@pytest.mark.slow
+def test_full_disk_while_training(small_disk, tmp_path, monkeypatch, caplog):
+    """Full from step 4 to step 8: training goes on, nothing that was logged is lost."""
+    config = small_config(num_steps=12, eval_every=12, save_every=2)
+    workdir, ballast = small_disk / "run", small_disk / "ballast"
+    add = train.Monitor.add
+
+    def fill_and_free(monitor, step, metrics):
+        if step == 4:
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(512)):
+                    pass
+        if step == 8:
+            ballast.unlink()
+        add(monitor, step, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Monitor, "add", fill_and_free)
+        train_and_evaluate(config, workdir)
+    assert "cannot be written" in caplog.text and "No space left on device" in caplog.text
+    assert "its lines wait in memory until there is room" in caplog.text
+    train_and_evaluate(config, tmp_path / "whole")
+    assert_equal_runs(config, tmp_path / "whole", workdir)
