@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from v2v_jax import command_line, flow_files, manifest, recipes, reporting
-from v2v_jax.datasets import davis, ucf101
-from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
+from v2v_jax import command_line, flow_files, manifest, pretrained, recipes, reporting
+from v2v_jax.datasets import davis, frame_folder, ucf101
+from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, WeightsError
 from v2v_jax.video import VideoFile, write_video
 
 
@@ -27,13 +27,15 @@ class Target:
 
     Attributes:
       read: (bytes, an empty folder that it may use) → reads them.
-      seeds: (an empty folder) → some valid files, to be mutated.
+      seeds: (an empty folder) → files to be mutated.
       errors: what `read` may raise.
+      valid: whether the first seed is a file that the reader takes.
     """
 
     read: Callable[[bytes, pathlib.Path], object]
     seeds: Callable[[pathlib.Path], list[bytes]]
     errors: tuple[type[Exception], ...]
+    valid: bool = True
 
 
 # ------------------------------------------------------------------------------------------------
@@ -129,6 +131,38 @@ def _read_davis_list(data: bytes, folder: pathlib.Path) -> None:
     assert set(names) <= {"bear"}, names
 
 
+def _read_folder_list(data: bytes, folder: pathlib.Path) -> None:
+    (folder / "train.txt").write_bytes(data)
+    names = frame_folder._split(str(folder), ["bear", "boat"], "train", None)
+    assert set(names) <= {"bear", "boat"}, names
+
+
+def _read_classes(data: bytes, folder: pathlib.Path) -> None:
+    (folder / frame_folder._TABLES[0]).write_bytes(data)
+    assert 2 <= len(frame_folder._read_classes(str(folder)).names) <= 255
+
+
+def _read_weights(data: bytes, folder: pathlib.Path) -> None:
+    path = folder / "weights"
+    path.write_bytes(data)
+    pretrained.load_c3d(path)
+
+
+def _weights_seeds(folder: pathlib.Path) -> list[bytes]:
+    """Small ones, of wrong shapes: true ones have 100 MB."""
+    arrays = {
+        "conv1a/kernel": np.zeros((3, 3, 3, 3, 2), np.float32),
+        "conv1a/bias": np.zeros(2, np.float32),
+    }
+    seeds = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, **arrays)
+        seeds.append(buffer.getvalue())
+    # A pickle that runs code when it is loaded; a layer of a Caffe model.
+    return [*seeds, b"cposix\nsystem\n(S'exit 1'\ntR.", b"\n\x03c3d\x12\x08\n\x06conv1a"]
+
+
 def _read_recipe(data: bytes, folder: pathlib.Path) -> None:
     options = recipes.parse_arg(data.decode(errors="replace"))
     assert options.dataset in recipes.CHOICES["dataset"]
@@ -185,6 +219,9 @@ TARGETS: dict[str, Target] = {
         _text("bear\n", "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png\n", ".."),
         (DataError,),
     ),
+    "folder_list": Target(_read_folder_list, _text("bear\nboat\n", "../bear"), (DataError,)),
+    "classes": Target(_read_classes, _text("0 0 0 a\n1 2 3 b\n"), (DataError,)),
+    "weights": Target(_read_weights, _weights_seeds, (WeightsError,), valid=False),
     "recipe": Target(
         _read_recipe, _text("demo,dataset=scenes,model=v2v", "size=small"), (ConfigError,)
     ),
