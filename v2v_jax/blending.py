@@ -3,7 +3,7 @@
 A state holds one window's Gaussian-weighted sum over time. What is final goes to tiles of the
 output: a tile is the sum over windows of rows · window · columns, with the matrices of
 `windows.plan_axis`, which blend and scale to the video's size at once. Tiles have one size, and a
-video has as many as it needs: so the same four compiled programs serve every video.
+video has as many as it needs: so the same few compiled programs serve every video.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Blender:
         self.window, self.num_values = window, num_values
         weight = gaussian(window[0]).astype(np.float32)[:, None, None, None]
         self.accumulate = jax.jit(functools.partial(_accumulate, weight), donate_argnums=0)
-        self._add = jax.jit(_add_to_tile, donate_argnums=0)
+        self._add_columns = jax.jit(_add_columns, donate_argnums=0)
+        self._add_rows = jax.jit(_add_rows, donate_argnums=0)
         self._empty = jax.jit(lambda *size: jnp.zeros(size, jnp.float32), static_argnums=range(4))
         self._finish = jax.jit(lambda finish, *args: finish(*args), static_argnums=0)
 
@@ -100,21 +101,36 @@ class Blender:
         """(T,H,W,K) float32 zeros."""
         return self._empty(*self.window, self.num_values)
 
+    def strip(
+        self, states: list[jax.Array], scale: jax.Array, columns: list[tuple[int, jax.Array]]
+    ) -> jax.Array:
+        """What the windows of one row add to TILE columns of the result.
+
+        Args:
+          states: of the windows along W, (T,H,W,K) each.
+          scale: (T,) float32, from the `TimeWindow`.
+          columns: the matrices that reach the columns.
+
+        Returns:
+          (T,H,TILE,K) float32, H still the window's.
+        """
+        total = self._empty(self.window[0], self.window[1], TILE, self.num_values)
+        for j, column in columns:
+            total = self._add_columns(total, states[j], scale, column)
+        return total
+
     def tile(
         self,
-        states: list[list[jax.Array]],
-        scale: jax.Array,
+        strips: list[jax.Array],
         rows: list[tuple[int, jax.Array]],
-        columns: list[tuple[int, jax.Array]],
         finish: Finish,
         video: np.ndarray | None,
     ) -> jax.Array:
         """One tile of the result.
 
         Args:
-          states: [window along H][window along W] → (T,H,W,K).
-          scale: (T,) float32, from the `TimeWindow`.
-          rows, columns: the matrices that reach the tile.
+          strips: of the windows along H, of the tile's columns.
+          rows: the matrices that reach the tile.
           finish: see `Finish`.
           video: (T,TILE,TILE,3) uint8, of the video's size; None where `finish` does not read it.
 
@@ -123,8 +139,7 @@ class Blender:
         """
         total = self._empty(self.window[0], TILE, TILE, self.num_values)
         for i, row in rows:
-            for j, column in columns:
-                total = self._add(total, states[i][j], scale, row, column)
+            total = self._add_rows(total, strips[i], row)
         return self._finish(finish, total, video)
 
 
@@ -136,8 +151,13 @@ def _accumulate(weight, state, predictions, index, shift):
     return moved + weight * lax.dynamic_index_in_dim(predictions, index, keepdims=False)
 
 
-def _add_to_tile(total, state, scale, rows, columns):
-    # Highest: an accelerator's default would round what is to come back unchanged.
-    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-    values = product("yh,thwk->tywk", rows, state * scale[:, None, None, None])
-    return total + product("xw,tywk->tyxk", columns, values)
+# Highest: an accelerator's default would round what is to come back unchanged.
+_product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+
+def _add_columns(total, state, scale, columns):
+    return total + _product("xw,thwk->thxk", columns, state * scale[:, None, None, None])
+
+
+def _add_rows(total, strip, rows):
+    return total + _product("yh,thxk->tyxk", rows, strip)

@@ -40,7 +40,7 @@ class FrameSource:
     num_frames: int | None = None
 
 
-def open_source(video: Video) -> FrameSource:
+def open_source(video: Video | FrameSource) -> FrameSource:
     """Frames of a video file, a folder of pictures, an array or an iterable.
 
     Args:
@@ -51,6 +51,8 @@ def open_source(video: Video) -> FrameSource:
       DataError: there is nothing there, no frame, or a frame that is none or of another size than
         the first; the later ones are raised when they are reached.
     """
+    if isinstance(video, FrameSource):
+        return video
     if isinstance(video, (str, os.PathLike)):
         path = pathlib.Path(video)
         if path.is_dir():

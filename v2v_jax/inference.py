@@ -80,8 +80,6 @@ class Predictor:
     * color: (T,H,W,3) uint8 RGB. Of the video only the grey is used.
     * depth: (T,H,W) float32 metres.
 
-    Not to be used by two threads at once.
-
     Attributes:
       network: the trained network; `network.about` is the record stored with the weights.
       task: its task's name.
@@ -159,11 +157,11 @@ class Predictor:
         for _, values in self.chunks(video, probabilities=probabilities):
             yield from values
 
-    def chunks(self, video: Video, *, probabilities: bool = False) -> Iterator[Chunk]:
+    def chunks(self, video: Video | FrameSource, *, probabilities: bool = False) -> Iterator[Chunk]:
         """Like `stream`, several frames at a time together with the video's own.
 
         Args:
-          video: see the class.
+          video: see the class; or a `FrameSource`.
           probabilities: give (n,H,W,K) float32 for segmentation, instead of labels.
 
         Raises:
@@ -349,10 +347,11 @@ def _result(
     frames = [frame.whole for frame in window.items[: window.num_final]]
     scale = jax.device_put(window.scale)
     tiles = []
-    for top, rows in zip(plan.row_tiles.starts, plan.row_tiles.matrices):
-        for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
+    for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
+        strips = [plan.blender.strip(row, scale, columns) for row in states]
+        for top, rows in zip(plan.row_tiles.starts, plan.row_tiles.matrices):
             video = _tile_of_frames(frames, top, left, len(window.items), finish)
-            tile = plan.blender.tile(states, scale, rows, columns, finish, video)
+            tile = plan.blender.tile(strips, rows, finish, video)
             tile.copy_to_host_async()
             tiles.append((top, left, tile))
     return _Result(frames, tiles, plan.flow_scale)

@@ -106,7 +106,7 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     where = f"The checkpoint {workdir / 'checkpoints' / str(step)}"
     fields = from_about(about, where)
     try:
-        task, model, like = _rebuilt(about)
+        task, like, apply = _rebuilt(about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(about, where, error) from error
     with Checkpoints(workdir, about, headline=task.headline, better=task.better) as checkpoints:
@@ -114,17 +114,6 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
             best = checkpoints.best_step()
             step = step if best is None else best
         params = checkpoints.restore(step, like).params
-    if task.name == "color" and task.residual:
-        complete = lambda raw: raw  # added to the grey after it was scaled up
-    else:
-        complete = task.predict
-    preprocessing = fields["preprocessing"]
-
-    def apply(params: Any, video: jax.Array) -> jax.Array:
-        raw = model.apply({"params": params}, task.inputs({"video": video}, preprocessing))
-        values = complete(raw)
-        return values[..., None] if values.ndim == video.ndim - 1 else values
-
     return TrainedNetwork(apply=apply, params=params, step=step, **fields)
 
 
@@ -143,8 +132,21 @@ def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
     )
 
 
-def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Task, model, and the abstract training state of a stored configuration."""
+def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
+    """`TrainedNetwork.apply` of a stored configuration.
+
+    Args:
+      about: the record stored with the weights.
+      dtype: of the computation, where the configuration leaves it to the platform ("auto").
+    """
+    config = ConfigDict(about["config"])
+    if config.dtype == "auto":
+        config.dtype = dtype
+    return _rebuilt({**about, "config": config.to_dict()})[2]
+
+
+def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Array], Any]]:
+    """Task, abstract training state and `apply` of a stored configuration."""
     from v2v_jax.experiment import TrainState, make_model
     from v2v_jax.optimizers import make_optimizer
     from v2v_jax.tasks import restore_task
@@ -169,7 +171,15 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(state)
     )
-    return task, model, like
+
+    def apply(params: Any, video: jax.Array) -> jax.Array:
+        batch = {"video": video}
+        raw = model.apply({"params": params}, task.inputs(batch, preprocessing))
+        # A residual is added to the grey only after it was scaled up.
+        values = raw if about["residual"] else task.predict(raw)
+        return values[..., None] if values.ndim == video.ndim - 1 else values
+
+    return task, like, apply
 
 
 def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:

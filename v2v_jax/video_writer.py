@@ -60,13 +60,18 @@ class VideoWriter:
         self._temporary = os.path.join(folder, f".{os.getpid()}-{threading.get_ident()}-{name}")
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._stream: av.VideoStream | None = None
         self._shape: tuple[int, ...] | None = None
         self.num_frames = 0
-        self._container = None
         with contextlib.ExitStack() as opened, self._errors():
             self._container = opened.enter_context(av.open(self._temporary, "w"))
-            self._sound = _Sound(sound_of, self._container) if sound_of is not None else None
+            self._stream = self._container.add_stream(
+                "libx264", rate=self._rate, options={"crf": "18"}
+            )
+            self._stream.pix_fmt = "yuv420p"
+            self._sound = None
+            if sound_of is not None:
+                self._sound = _Sound(sound_of, self._container)
+                opened.callback(self._sound.close)
             self._opened = opened.pop_all()
 
     def add(self, frame: np.ndarray) -> None:
@@ -79,20 +84,15 @@ class VideoWriter:
         frame = np.asarray(frame)
         if self._shape is None:
             _check_frame(frame)
-        if frame.shape != (self._shape or frame.shape) or frame.dtype != np.uint8:
+            self._shape = frame.shape
+            self._stream.height, self._stream.width = (n + n % 2 for n in frame.shape[:2])
+        if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(
-                f"Frame {self.num_frames} is {frame.shape} {frame.dtype}; expected "
-                f"{self._shape or '(H,W,3)'} uint8 like the first frame."
+                f"Frame {self.num_frames} is {frame.shape} {frame.dtype}; expected {self._shape} "
+                "uint8 like the first frame."
             )
         h, w, _ = frame.shape
         with self._errors():
-            if self._stream is None:
-                self._shape = frame.shape
-                self._stream = self._container.add_stream(
-                    "libx264", rate=self._rate, options={"crf": "18"}
-                )
-                self._stream.pix_fmt = "yuv420p"
-                self._stream.height, self._stream.width = h + h % 2, w + w % 2
             if h % 2 or w % 2:
                 frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -108,13 +108,12 @@ class VideoWriter:
           ValueError: no frame was added.
           DataError: the disk is full, or the file cannot be written any more.
         """
-        if self._stream is None:
+        if not self.num_frames:
             raise ValueError(f"Video {self.path} got no frames; expected at least one.")
         with self._errors():
             self._container.mux(self._stream.encode(None))
             if self._sound is not None:
                 self._sound.copy_until(self.num_frames / self._rate)
-                self._sound.finish()
             self._opened.close()
             os.replace(self._temporary, self.path if path is None else path)
 
@@ -141,6 +140,7 @@ class _Sound:
 
     def __init__(self, path: str | os.PathLike[str], target: av.container.OutputContainer) -> None:
         self._packets: Iterator[av.Packet] | None = None
+        self._source: av.container.InputContainer | None = None
         with contextlib.suppress(av.error.FFmpegError, OSError, IndexError, ValueError):
             self._source = av.open(os.fspath(path))
             source = self._source.streams.audio[0]
@@ -183,9 +183,9 @@ class _Sound:
             self._target.mux(self._next)
             self._next = None
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Closes the source."""
-        if hasattr(self, "_source"):
+        if self._source is not None:
             self._source.close()
 
 

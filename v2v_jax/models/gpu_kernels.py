@@ -16,11 +16,13 @@ whose arrays are larger is worked off in parts.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -150,12 +152,29 @@ def per_device(
     )(*batched, *whole)
 
 
-@functools.cache
+_switched_off = contextvars.ContextVar("switched_off", default=False)
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """What is traced inside uses no kernel: for programs that are to run on any GPU."""
+    token = _switched_off.set(True)
+    try:
+        yield
+    finally:
+        _switched_off.reset(token)
+
+
 def available() -> bool:
-    """Whether this process computes on a GPU that the kernels fit.
+    """Whether this process computes on a GPU that the kernels fit, and they are not switched off.
 
     Where it does not (a CPU that exports a program for GPUs), layers.py uses forms that run on all.
     """
+    return not _switched_off.get() and _fits()
+
+
+@functools.cache
+def _fits() -> bool:
     if triton is None or jax.default_backend() != "gpu":
         return False
     return str(getattr(jax.devices()[0], "compute_capability", "")) in _LARGE

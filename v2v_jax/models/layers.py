@@ -29,6 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 
 from v2v_jax.models import gpu_kernels
 from v2v_jax.models.convolution_forms import (
@@ -120,7 +121,9 @@ def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
         return "taps_in_input"
     if 4 * cout <= cin:
         return "taps_in_output"
-    return "gathered" if math.prod(x.shape[:4]) < 1024 else "per_tap"
+    # Of an exported program the batch is not known: taken for a clip alone, as CPUs mostly have it.
+    batch = 1 if is_symbolic_dim(x.shape[0]) else x.shape[0]
+    return "gathered" if batch * math.prod(x.shape[1:4]) < 1024 else "per_tap"
 
 
 def _pays_winograd(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
