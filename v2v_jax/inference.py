@@ -202,12 +202,17 @@ class Predictor:
         if ending.error is not None:
             raise ending.error
 
+    def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H,W) of the frames that the network sees, for a video of (H,W) = size."""
+        if self._scale == "native":
+            return size
+        factor = min(self.network.preprocessing.frame_size) / min(size)
+        h, w = (max(1, round(side * factor)) for side in size)
+        return h, w
+
     def _plan(self, size: tuple[int, int]) -> _Plan:
         """The windows for frames of that size."""
-        inner = size
-        if self._scale == "training":
-            factor = min(self.network.preprocessing.frame_size) / min(size)
-            inner = tuple(max(1, round(side * factor)) for side in size)
+        inner = self.scaled_size(size)
         time, *window = self.network.clip
         batch_size = self._batch_size
         if self._full_frame:
