@@ -26,7 +26,7 @@ import pathlib
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ from v2v_jax.video import VideoStream
 from v2v_jax.video_writer import VideoWriter
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--checkpoint", help="a run's folder, or an exported file")
@@ -53,7 +53,9 @@ def main() -> None:
     add("--batch_size", type=int, help="windows a call of the network")
     add("--overlap", type=float, default=0.25)
     add("--output", default="predict.json")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    if (options.checkpoint is None) == (options.random is None):
+        parser.error("one of --checkpoint and --random is needed")
     with tempfile.TemporaryDirectory() as folder:
         video = options.video or _made_up_video(folder, options.frames, options.size)
         network = _random_network(options.random) if options.random else None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import layers, network
+from benchmarks import layers, network, predict
 from v2v_jax.models import V2V
 
 pytestmark = pytest.mark.slow  # full-size layers on a CPU
@@ -28,6 +28,16 @@ def test_network(tmp_path, capsys):
     assert ("PyTorch eager" in names) == has_pytorch
     assert all(row["milliseconds"] > 0 for row in written["rows"])
     assert "| forward | 1 | v2v_jax |" in capsys.readouterr().out
+
+
+def test_predict(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    options = ["--random=0.05", "--frames=20", "--size=48x64", "--repeats=1"]
+    predict.main([*options, f"--output={path}"])
+    written = json.loads(path.read_text())
+    assert written["video"] == "20 frames of 48x64" and written["whole_of_slowest"] > 0
+    assert set(written["fps"]) == {"decode", "network", "encode", "whole"}
+    assert "| network |" in capsys.readouterr().out
 
 
 def test_pytorch_network_is_the_same_network():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,14 @@ def rgb_from_gray(values: jax.Array, video: jax.Array) -> jax.Array:
     return rgb_of(values + to_gray(video), video)
 
 
+def on_device(values: Any) -> Any:
+    """Arrays of a pytree on the first device, bound to it.
+
+    Without being bound, programs would be compiled a second time for what is.
+    """
+    return jax.device_put(values, jax.local_devices()[0])
+
+
 class Tiles(NamedTuple):
     """One axis of a video, cut into tiles.
 
@@ -76,7 +84,7 @@ def cut_tiles(axis: Axis) -> Tiles:
     matrices = []
     for start in starts:
         parts = padded[:, start : start + TILE]
-        matrices.append([(n, jax.device_put(part)) for n, part in enumerate(parts) if part.any()])
+        matrices.append([(n, on_device(part)) for n, part in enumerate(parts) if part.any()])
     return Tiles(starts, target, matrices)
 
 
@@ -92,14 +100,21 @@ class Blender:
         self.window, self.num_values = window, num_values
         weight = gaussian(window[0]).astype(np.float32)[:, None, None, None]
         self.accumulate = jax.jit(functools.partial(_accumulate, weight), donate_argnums=0)
+        self._columns, self._rows = jax.jit(_columns), jax.jit(_rows)
         self._add_columns = jax.jit(_add_columns, donate_argnums=0)
         self._add_rows = jax.jit(_add_rows, donate_argnums=0)
-        self._empty = jax.jit(lambda *size: jnp.zeros(size, jnp.float32), static_argnums=range(4))
         self._finish = jax.jit(lambda finish, *args: finish(*args), static_argnums=0)
+        # Compiled now: not every video has voxels that several windows reach.
+        t, h, w = window
+        zeros = lambda *size: on_device(np.zeros(size, np.float32))
+        rows, columns = ([(0, zeros(TILE, side))] * 2 for side in (h, w))
+        strip = self.strip([self.empty_state()], zeros(t), columns)
+        self._summed([strip], rows)
 
     def empty_state(self) -> jax.Array:
         """(T,H,W,K) float32 zeros."""
-        return self._empty(*self.window, self.num_values)
+        # An array of its own each time: `accumulate` reuses its memory.
+        return on_device(np.zeros((*self.window, self.num_values), np.float32))
 
     def strip(
         self, states: list[jax.Array], scale: jax.Array, columns: list[tuple[int, jax.Array]]
@@ -114,8 +129,9 @@ class Blender:
         Returns:
           (T,H,TILE,K) float32, H still the window's.
         """
-        total = self._empty(self.window[0], self.window[1], TILE, self.num_values)
-        for j, column in columns:
+        (first, column), *others = columns
+        total = self._columns(states[first], scale, column)
+        for j, column in others:
             total = self._add_columns(total, states[j], scale, column)
         return total
 
@@ -137,10 +153,14 @@ class Blender:
         Returns:
           What `finish` makes of (T,TILE,TILE,K).
         """
-        total = self._empty(self.window[0], TILE, TILE, self.num_values)
-        for i, row in rows:
+        return self._finish(finish, self._summed(strips, rows), video)
+
+    def _summed(self, strips: list[jax.Array], rows: list[tuple[int, jax.Array]]) -> jax.Array:
+        (first, row), *others = rows
+        total = self._rows(strips[first], row)
+        for i, row in others:
             total = self._add_rows(total, strips[i], row)
-        return self._finish(finish, total, video)
+        return total
 
 
 def _accumulate(weight, state, predictions, index, shift):
@@ -155,9 +175,17 @@ def _accumulate(weight, state, predictions, index, shift):
 _product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
-def _add_columns(total, state, scale, columns):
-    return total + _product("xw,thwk->thxk", columns, state * scale[:, None, None, None])
+def _columns(state, scale, columns):
+    return _product("xw,thwk->thxk", columns, state * scale[:, None, None, None])
 
 
-def _add_rows(total, strip, rows):
-    return total + _product("yh,thxk->tyxk", rows, strip)
+def _rows(strip, rows):
+    return _product("yh,thxk->tyxk", rows, strip)
+
+
+def _add_columns(total, *args):
+    return total + _columns(*args)
+
+
+def _add_rows(total, *args):
+    return total + _rows(*args)

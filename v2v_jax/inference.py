@@ -123,7 +123,7 @@ class Predictor:
         self._full_frame, self._scale, self._overlap = full_frame, scale, overlap
         default = _BATCH_SIZE.get(jax.default_backend(), _BATCH_SIZE_ELSEWHERE)
         self._batch_size = batch_size or default
-        self._params = jax.device_put(network.params, jax.local_devices()[0])
+        self._params = blending.on_device(network.params)
         self._forward = jax.jit(network.apply)
         self._blenders: dict[tuple[int, int, int], Blender] = {}
 
@@ -350,7 +350,7 @@ def _result(
     window: TimeWindow, states: list[list[jax.Array]], plan: _Plan, finish: Finish
 ) -> _Result:
     frames = [frame.whole for frame in window.items[: window.num_final]]
-    scale = jax.device_put(window.scale)
+    scale = blending.on_device(window.scale)
     tiles = []
     for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
         strips = [plan.blender.strip(row, scale, columns) for row in states]
