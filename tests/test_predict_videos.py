@@ -47,7 +47,7 @@ def with_sound(path: Path, frames: np.ndarray, codec: str = "aac", fps: int = 10
         for number, frame in enumerate(frames):
             container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             part = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-            part.sample_rate, part.pts = 48000, number * 4800
+            part.sample_rate, part.pts, part.time_base = 48000, number * 4800, Fraction(1, 48000)
             container.mux(sound.encode(part))
         container.mux(video.encode(None))
         container.mux(sound.encode(None))

@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not os.path.exists(options.video):
             raise DataError(f"Video {options.video} does not exist; check --video.")
+        if options.fps is not None and not 0 < options.fps < 1000:
+            raise ConfigError(f"--fps={options.fps}; expected a number between 0 and 1000.")
         if os.path.isdir(options.video) and (videos := _find_videos(pathlib.Path(options.video))):
             return _predict_collection(options, videos)
         return _predict_one(options)
