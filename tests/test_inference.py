@@ -14,7 +14,7 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference import Predictor
 from v2v_jax.preprocess import Preprocessing, to_gray
-from v2v_jax.trained_network import TrainedNetwork
+from v2v_jax.trained_network import TrainedNetwork, from_about
 from v2v_jax.video import read_video, write_video
 
 
@@ -259,6 +259,11 @@ def test_a_checkpoint_of_another_version_is_one_clear_sentence(trained, monkeypa
     monkeypatch.setattr(Checkpoints, "read_about", other)
     with pytest.raises(CheckpointError, match="written by version 0.0.7 .* use the version"):
         v2v_jax.load(trained("seg").workdir)
+
+
+def test_a_classifier_has_no_answer_for_every_voxel():
+    with pytest.raises(CheckpointError, match="'classification'; prediction needs a network"):
+        from_about({"task": "classification"}, "The checkpoint x")
 
 
 def test_importing_the_package_stays_light():

@@ -173,10 +173,7 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Arr
     )
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
-        batch = {"video": video}
-        if about.get("hints"):  # nobody gives any here; those of training show the true colours
-            batch["hint_mask"] = jnp.zeros(video.shape[:4], bool)
-        raw = model.apply({"params": params}, task.inputs(batch, preprocessing))
+        raw = model.apply({"params": params}, task.inputs({"video": video}, preprocessing))
         # A residual is added to the grey only after it was scaled up.
         values = raw if about["residual"] else task.predict(raw)
         return values[..., None] if values.ndim == video.ndim - 1 else values
