@@ -160,8 +160,14 @@ class _Sound:
                 yield packet
 
     def _encoded(self, source: av.AudioStream) -> Iterator[av.Packet]:
+        # Only the beginning's time is the source's: later ones may have gaps that the encoder
+        # refuses.
+        samples = None
         for frame in self._source.decode(source):
-            frame.pts = None  # a decoder's times may have gaps that the encoder refuses
+            if samples is None:
+                samples = max(0, round((frame.time or 0) * frame.sample_rate))
+            frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
+            samples += frame.samples
             yield from self._stream.encode(frame)
         yield from self._stream.encode(None)
 
@@ -178,7 +184,8 @@ class _Sound:
             if self._next is None:
                 self._packets = None
                 return
-            if self._next.pts * self._next.time_base >= seconds:
+            begins = self._next.pts
+            if begins is not None and begins * self._next.time_base >= seconds:
                 return
             self._target.mux(self._next)
             self._next = None
