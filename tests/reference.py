@@ -109,3 +109,32 @@ def crop_and_mirror(
                 value = value * np.array([-1, 1], value.dtype)
         result[name] = np.ascontiguousarray(value)
     return result
+
+
+def flow_metrics(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    valid: np.ndarray,
+    occluded: np.ndarray | None,
+    scale: tuple[float, float],
+) -> dict[str, float]:
+    """Sintel's and KITTI's metrics of (…,2) flows, voxel by voxel, in native pixels."""
+    chosen: dict[str, list[float]] = {
+        name: [] for name in ("native", "matched", "unmatched", "s0-10", "s10-40", "s40+")
+    }
+    wrong = {"outliers_1px": 0, "outliers_3px": 0, "outliers_5px": 0, "fl_all": 0}
+    for i in map(tuple, np.argwhere(valid)):
+        true = [float(truth[i][c]) * scale[c] for c in (0, 1)]
+        error = float(np.hypot(*[float(prediction[i][c]) * scale[c] - true[c] for c in (0, 1)]))
+        speed = float(np.hypot(*true))
+        chosen["native"].append(error)
+        if occluded is not None:
+            chosen["unmatched" if occluded[i] else "matched"].append(error)
+        chosen["s0-10" if speed < 10 else "s10-40" if speed < 40 else "s40+"].append(error)
+        for pixels in (1, 3, 5):
+            wrong[f"outliers_{pixels}px"] += error > pixels
+        wrong["fl_all"] += error > 3 and error > 0.05 * speed
+    known = {k: v for k, v in chosen.items() if occluded is not None or "matched" not in k}
+    means = {f"epe_{k}": np.mean(v) if v else np.nan for k, v in known.items()}
+    total = int(valid.sum())
+    return means | {k: v / total if total else np.nan for k, v in wrong.items()}

@@ -94,10 +94,11 @@ def test_native_pairs(tmp_path):
     dataset = open_test(tmp_path)
     pairs = dataset.native_pairs()
     assert pairs == [(0, i) for i in range(16)]
-    pair = dataset.native_pair(0, 3)
-    assert (pair["frame0"] == 20).all() and (pair["frame1"] == 25).all()
-    assert pair["flow"].shape == (H, W, 2) and (pair["flow"][6:] == [4, -4]).all()
-    assert pair["flow_valid"].sum() == 18 * W and pair["flow_occluded"].sum() == 20 * H
+    frames = list(dataset.native_frames(0))
+    assert len(frames) == 17 and frames[3].shape == (H, W, 3) and (frames[3] == 20).all()
+    flow, valid, occluded = dataset.native_truth(0, 3)
+    assert flow.shape == (H, W, 2) and (flow[6:] == [4, -4]).all()
+    assert valid.sum() == 18 * W and occluded.sum() == 20 * H
 
 
 def test_points_that_leave_the_frame_stay_valid(tmp_path):
@@ -120,11 +121,11 @@ def test_partial_trees(tmp_path):
         ("clean/cave_4 from 0009", 8),
     ]
     arrays = dataset.read(0, 0, 8, ALL)
-    np.testing.assert_array_equal(
-        arrays["video"][:, 0, 0, 0], [20, 20, 20, 25, 30, 30, 30, 30]
-    )  # 4 4 4 5 6 6 6 6
-    np.testing.assert_array_equal(arrays["flow_valid"].any((1, 2)), [0, 0, 0, 1, 0, 0, 0, 0])
-    assert dataset.native_pairs() == [(0, 3)] and dataset.native_pair(0, 3)["flow"][9, 0, 0] == 5
+    # 4 5 6 5 4 5 6 5: the flow from 5 to 6 is known, both times.
+    np.testing.assert_array_equal(arrays["video"][:, 0, 0, 0], [20, 25, 30, 25, 20, 25, 30, 25])
+    np.testing.assert_array_equal(arrays["flow_valid"].any((1, 2)), [0, 1, 0, 0, 0, 1, 0, 0])
+    assert dataset.native_pairs() == [(0, 1)] and dataset.native_truth(0, 1)[0][9, 0, 0] == 5
+    assert [frame[0, 0, 0] for frame in dataset.native_frames(0)] == [20, 25, 30]
     # A video that is long enough is as without `partial`.
     whole = Sintel(tmp_path, "train", held_out=("cave_4",), partial=True)
     assert [(v.name, v.num_frames) for v in whole.videos] == [("clean/alley_1 from 0001", 17)]
@@ -135,7 +136,7 @@ def test_without_occlusions(tmp_path):
     (tmp_path / "training/occlusions").rename(tmp_path / "elsewhere")
     dataset = open_test(tmp_path)
     assert dataset.fields == ("video", "flow", "flow_valid")
-    assert "flow_occluded" not in dataset.native_pair(0, 0)
+    assert dataset.native_truth(0, 0)[2] is None
     with pytest.raises(DataError, match="has no flow_occluded"):
         dataset.read(0, 0, 1, ALL)
 
@@ -218,14 +219,13 @@ def test_real_files():
     assert [(v.name, v.num_frames) for v in test.videos] == [("final/temple_3 from 0021", 16)]
     assert test.native_size == (436, 1024)
     arrays = test.read(0, 0, 16, ALL)
-    labelled = arrays["flow_valid"].any((1, 2))
-    np.testing.assert_array_equal(np.flatnonzero(labelled), [7])  # 6 x 21, 21, 22, 23, 7 x 24
-    native = test.native_pair(0, 7)
-    speed = np.linalg.norm(native["flow"][native["flow_valid"]], axis=-1).mean()
-    assert speed == pytest.approx(56.996, abs=1e-2)
-    kept = arrays["flow_valid"][7]
-    rescaled = arrays["flow"][7].astype(np.float32) * [1024 / 171, 436 / 128]
+    labelled = np.flatnonzero(arrays["flow_valid"].any((1, 2)))
+    np.testing.assert_array_equal(labelled, [1, 7, 13])  # 21 22 23 24 23 22 21 22 …
+    [(video, index)] = test.native_pairs()
+    flow, valid, occluded = test.native_truth(video, index)
+    speed = np.linalg.norm(flow[valid], axis=-1).mean()
+    assert index == 1 and speed == pytest.approx(56.996, abs=1e-2)
+    kept = arrays["flow_valid"][1]
+    rescaled = arrays["flow"][1].astype(np.float32) * [1024 / 171, 436 / 128]
     assert np.linalg.norm(rescaled[kept], axis=-1).mean() == pytest.approx(speed, rel=0.02)
-    assert native["flow_occluded"].mean() == pytest.approx(
-        arrays["flow_occluded"][7].mean(), abs=0.01
-    )
+    assert occluded.mean() == pytest.approx(arrays["flow_occluded"][1].mean(), abs=0.01)

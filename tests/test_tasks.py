@@ -94,16 +94,55 @@ def test_flow_is_learned_over_15_and_measured_in_pixels():
     total, count = reference.huber(outputs, flow / 15, valid)
     assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
     np.testing.assert_allclose(task.predict(outputs), 15 * outputs, rtol=1e-6)
-    assert values_of(task, outputs, arrays) == pytest.approx(
-        {
-            "epe": reference.mean_distance(15 * outputs, flow, valid),
-            "baseline_epe": np.linalg.norm(flow[valid], axis=-1).mean(),
-        },
-        rel=1e-5,
-    )
+    expected = {
+        "epe": reference.mean_distance(15 * outputs, flow, valid),
+        "baseline_epe": np.linalg.norm(flow[valid], axis=-1).mean(),
+    }
+    for prefix, answer in (("", 15 * outputs), ("baseline_", np.zeros_like(outputs))):
+        more = reference.flow_metrics(answer, flow, valid, None, (1, 1))
+        expected |= {prefix + name: value for name, value in more.items()}
+    assert values_of(task, outputs, arrays) == pytest.approx(expected, rel=1e-5, nan_ok=True)
     exact = np.nan_to_num(flow).astype(np.float32) / 15
     assert loss_of(task, exact, arrays) < 1e-10
     assert values_of(task, exact, arrays)["epe"] < 1e-4
+
+
+def test_flow_of_a_shrunk_dataset_is_also_measured_in_its_own_pixels():
+    class Shrunk(VideoDataset):
+        name, fields = "shrunk", ("video", "flow", "flow_valid", "flow_occluded")
+        frame_size, native_size = (H, W), (4 * H, 5 * W)
+        read = None  # the task is only told what there is
+
+    task, arrays = make_task("flow", Shrunk()), batch()
+    assert task.fields == ("video", "flow", "flow_valid")  # what training reads
+    assert task.evaluation_fields == (*task.fields, "flow_occluded")
+    arrays["flow_occluded"] = np.random.default_rng(5).random(SHAPE) < 0.3
+    outputs = outputs_for(task)
+    valid = arrays["flow_valid"] & arrays["mask"][:, None, None, None]
+    flow = arrays["flow"].astype(np.float64)
+    expected = {
+        "epe": reference.mean_distance(15 * outputs, flow, valid),
+        "baseline_epe": np.linalg.norm(flow[valid], axis=-1).mean(),
+    }
+    for prefix, answer in (("", 15 * outputs), ("baseline_", np.zeros_like(outputs))):
+        more = reference.flow_metrics(answer, flow, valid, arrays["flow_occluded"], (5, 4))
+        expected |= {prefix + name: value for name, value in more.items()}
+    found = values_of(task, outputs, arrays)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found["epe_s40+"] > found["epe_s0-10"] and found["epe_native"] > 4 * found["epe"]
+
+
+def test_training_counts_only_what_its_headline_needs():
+    for task in ALL_TASKS:
+        arrays, outputs = batch(), outputs_for(task)
+        sums = jax.jit(task.training_sums)(outputs, arrays)
+        value = task.summarize(metrics.add(None, sums))[task.headline]
+        assert value == values_of(task, outputs, arrays)[task.headline], task.name
+    assert set(jax.eval_shape(Flow().training_sums, outputs_for(Flow()), batch())) == {
+        "distance",
+        "baseline",
+        "count",
+    }
 
 
 def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1():

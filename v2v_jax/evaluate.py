@@ -51,7 +51,7 @@ class Evaluator:
         self._feed = feed or make_feed(
             config.feed,
             experiment.dataset,
-            experiment.task.fields,
+            experiment.task.evaluation_fields,
             experiment.preprocessing,
             mesh,
             reporting.progress,

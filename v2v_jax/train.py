@@ -284,7 +284,7 @@ def _gradient_of_part(experiment: Experiment, feed: Feed, params: Any, store: An
     (total, (count, outputs)), gradient = jax.value_and_grad(total_of, has_aux=True)(params)
     sums = {
         name: (value.sum() if value.ndim == 1 else value).astype(jnp.float32)  # (B,): one a clip
-        for name, value in task.sums(outputs, batch).items()
+        for name, value in task.training_sums(outputs, batch).items()
     }
     return gradient, (total, count), sums
 

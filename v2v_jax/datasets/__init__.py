@@ -11,6 +11,7 @@ from v2v_jax.datasets.davis import Davis
 from v2v_jax.datasets.frame_folder import FrameFolder
 from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.datasets.listing import VideoFileDataset
+from v2v_jax.datasets.movi import Movi
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.sintel import HELD_OUT, Sintel
 from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
@@ -136,6 +137,16 @@ def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     )
 
 
+def _open_movi(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+    return Movi(
+        options["root"],
+        split,
+        variant=options["variant"],
+        resolution=options["resolution"],
+        frame_size=frame_size,
+    )
+
+
 def _check_source(options: Mapping[str, Any]) -> None:
     if options["source"] not in ("", "files"):
         raise ConfigError(f"data.source is {options['source']!r}; known: files, tfds.")
@@ -187,6 +198,9 @@ DATASETS: dict[str, DatasetEntry] = {
             partial=False,
             cache="",
         ),
+    ),
+    "movi": DatasetEntry(
+        _open_movi, dict(root="data/movi", variant="movi_e", resolution="256x256", cache="")
     ),
     "folder": DatasetEntry(
         _open_folder, dict(root="data/videos", test_share=0.1, flow_labels="", cache="")

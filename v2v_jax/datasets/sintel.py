@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Sequence:
 
     Attributes:
       render_pass, name: folders.
-      numbers: of every frame of the video; the same one may repeat at the ends.
+      numbers: of every frame of the video; a short run goes back and forth.
       labelled: whether the flow of a frame to the next one is known.
     """
 
@@ -85,7 +86,8 @@ class Sintel(VideoDataset):
           held_out: sequences of the test split; all others train.
           partial: only some of the files are at hand. Each run of consecutive frames is then a
             video, frames without a flow file have no valid flow, and a run shorter than
-            `min_frames` is lengthened to it by repeating its first and last frame, not valid.
+            `min_frames` is lengthened to it by reflection, back and forth; where it goes back
+            nothing is valid.
           frame_size: (H, W) to resize to.
           min_frames: shorter sequences are left out with a warning, unless `partial`.
 
@@ -164,11 +166,11 @@ class Sintel(VideoDataset):
             return [_Sequence(render_pass, name, tuple(numbers), (*known, False))]
         sequences = []
         for run in _runs(numbers):
-            known = [number in with_flow for number in run[:-1]] + [False]
-            short = max(min_frames - len(run), 0)
-            before, after = short // 2, short - short // 2
-            numbers = (*[run[0]] * before, *run, *[run[-1]] * after)
-            labelled = (*[False] * before, *known, *[False] * after)
+            numbers = np.pad(run, (0, max(min_frames - len(run), 0)), mode="reflect").tolist()
+            labelled = tuple(
+                now in with_flow and after == now + 1 for now, after in itertools.pairwise(numbers)
+            )
+            numbers, labelled = tuple(numbers), (*labelled, False)
             sequences.append(_Sequence(render_pass, name, numbers, labelled))
         return sequences
 
@@ -241,29 +243,16 @@ class Sintel(VideoDataset):
             nothing = np.zeros((h, w), bool)
             flow = np.zeros((h, w, 2), np.float16)
             return {"flow": flow, "flow_valid": nothing, "flow_occluded": nothing}
-        flow, valid, occluded = self.native_labels(name, number)
+        flow, valid, occluded = self._native_labels(name, number)
         resized, kept = resize_flow(flow, valid, self.frame_size)
         labels = {"flow": resized.astype(np.float16), "flow_valid": kept}
         if occluded is not None:
             labels["flow_occluded"] = resize_mask(occluded, self.frame_size)
         return labels
 
-    def native_labels(
+    def _native_labels(
         self, name: str, number: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """The labels of one frame as they are on disk.
-
-        Args:
-          name: the sequence.
-          number: the frame's, from 1.
-
-        Returns:
-          Flow (H,W,2) float32 in pixels of the original frames, valid (H,W) bool, and occluded
-          (H,W) bool or None if there are no such masks.
-
-        Raises:
-          CorruptVideoError, DataError: as `read`.
-        """
         path = self._label_path("flow", name, number)
         try:
             flow, known = read_flow(path)
@@ -276,30 +265,35 @@ class Sintel(VideoDataset):
         return flow, valid, self._mask(self._label_path("occlusions", name, number))
 
     def native_pairs(self) -> list[tuple[int, int]]:
-        """(video, index of the frame in it) of every frame whose flow is known."""
+        """(video, index of the frame in it) of every frame whose flow is known, once each."""
         return [
             (video, i)
             for video, sequence in enumerate(self._sequences)
             for i, known in enumerate(sequence.labelled)
-            if known
+            if known and sequence.numbers.index(sequence.numbers[i]) == i
         ]
 
-    def native_pair(self, video: int, index: int) -> dict[str, np.ndarray]:
-        """A labelled frame, its follower and the labels, all of their original size.
+    def native_frames(self, video: int) -> Iterator[np.ndarray]:
+        """The frames (H,W,3) uint8 RGB of a video in their original size, each once, in order."""
+        sequence = self._sequences[video]
+        for number in sorted(set(sequence.numbers)):
+            path = self._path(sequence, number)
+            yield decode_frame(open_picture(path, path), self.native_size, path)
+
+    def native_truth(
+        self, video: int, index: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The labels of one of `native_pairs` as they are on disk.
 
         Returns:
-          `frame0`, `frame1` (H,W,3) uint8 RGB; `flow` (H,W,2) float32, `flow_valid` and, where
-          there are such masks, `flow_occluded` (H,W) bool.
+          Flow (H,W,2) float32 in pixels of the original frames, valid (H,W) bool, and occluded
+          (H,W) bool or None if there are no such masks.
+
+        Raises:
+          CorruptVideoError, DataError: as `read`.
         """
         sequence = self._sequences[video]
-        number = sequence.numbers[index]
-        pair = {}
-        for key, which in (("frame0", number), ("frame1", number + 1)):
-            path = self._path(sequence, which)
-            pair[key] = decode_frame(open_picture(path, path), self.native_size, path)
-        flow, valid, occluded = self.native_labels(sequence.name, number)
-        pair |= {"flow": flow, "flow_valid": valid}
-        return pair if occluded is None else pair | {"flow_occluded": occluded}
+        return self._native_labels(sequence.name, sequence.numbers[index])
 
     def _mask(self, path: str) -> np.ndarray:
         picture = open_picture(path, path)

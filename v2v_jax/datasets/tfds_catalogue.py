@@ -30,8 +30,8 @@ from v2v_jax.datasets.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 
 
-class _TfdsVideos(VideoDataset):
-    """What the two datasets share: records, their frame counts, decoding."""
+class TfdsVideos(VideoDataset):
+    """What these datasets share: records, their frame counts, decoding."""
 
     # Set by the subclasses: configurations, splits by our names, keys of the record.
     _configs: ClassVar[tuple[str, ...]]
@@ -39,7 +39,8 @@ class _TfdsVideos(VideoDataset):
     _frames_key: ClassVar[str]
     _masks_key: ClassVar[str] = ""
     _name_key: ClassVar[str] = ""
-    _catalogue_name: ClassVar[str]
+    _more_keys: ClassVar[tuple[str, ...]] = ()
+    _catalogue_name: str
 
     def __init__(
         self,
@@ -76,7 +77,10 @@ class _TfdsVideos(VideoDataset):
         self.frame_size = frame_size
         self._label = f"{self._catalogue_name}/{config}"
         self._records, folder, self._files, fingerprint = _open_records(
-            self._label, os.fspath(data_dir), self._splits[split]
+            self._label,
+            os.fspath(data_dir),
+            self._splits[split],
+            self._remedy(os.fspath(data_dir)),
         )
         counts = folder / f"v2v_frame_counts-{self._splits[split]}.json"
         known = _read_counts(counts, fingerprint)
@@ -131,6 +135,13 @@ class _TfdsVideos(VideoDataset):
                 arrays["labels"].append(labels)
         return {field: np.stack(array) for field, array in arrays.items()}
 
+    def _remedy(self, data_dir: str) -> str:
+        """How to get the data; not `tfds build`, which needs Apache Beam."""
+        return (
+            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{self._label}', "
+            f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
+        )
+
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
         return {"files": file_identities(self._files), "pillow": PIL.__version__}
@@ -146,8 +157,9 @@ class _TfdsVideos(VideoDataset):
                 f"Record {index} of {self._label} cannot be read ({error}); prepare the dataset "
                 "again."
             ) from error
+        keys = (self._frames_key, self._masks_key, self._name_key)
         # Asking a protobuf map for a key that it lacks would create an empty one.
-        for key in filter(None, (self._frames_key, self._masks_key, self._name_key)):
+        for key in filter(None, (*keys, *self._more_keys)):
             if key not in features:
                 raise CorruptVideoError(
                     f"Record {index} of {self._label} has no {key}; prepare the dataset again."
@@ -167,7 +179,7 @@ class _TfdsVideos(VideoDataset):
         return name, num_frames
 
 
-class TfdsUcf101(_TfdsVideos):
+class TfdsUcf101(TfdsVideos):
     """UCF101 of tensorflow-datasets: `ucf101/ucf101_1` (official split 1) and its siblings."""
 
     name: ClassVar[str] = "tfds_ucf101"
@@ -196,7 +208,7 @@ class TfdsUcf101(_TfdsVideos):
         return int(value[0])
 
 
-class TfdsDavis(_TfdsVideos):
+class TfdsDavis(TfdsVideos):
     """DAVIS 2017 of tensorflow-datasets; its validation split is our test split.
 
     Labels: background 0, any object 1, void 255.
@@ -214,7 +226,7 @@ class TfdsDavis(_TfdsVideos):
 
 
 def _open_records(
-    label: str, data_dir: str, split: str
+    label: str, data_dir: str, split: str, remedy: str
 ) -> tuple[Sequence[Any], Any, list[Any], list[int]]:
     """A prepared split: records as tf.train.Example, folder, files, numbers that identify it.
 
@@ -225,12 +237,11 @@ def _open_records(
     import tensorflow_datasets as tfds
 
     tf.config.set_visible_devices([], "GPU")
-    remedy = (  # not `tfds build`, which needs Apache Beam
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{label}', "
-        f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
-    )
-    builder = tfds.builder(label, data_dir=data_dir)
-    if split not in builder.info.splits:
+    try:
+        builder = tfds.builder(label, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:  # not in the catalogue, nor prepared there
+        builder = None
+    if builder is None or split not in builder.info.splits:
         raise DataError(f"{label} is not prepared in {data_dir}; prepare it: {remedy}")
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:

@@ -50,6 +50,10 @@ def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints
         return Classification(dataset.video_label_names)
     if task is Segmentation:
         return Segmentation(dataset.label_names)
+    if task is Flow:
+        return Flow(
+            with_occlusion="flow_occluded" in dataset.fields, native_scale=_native_scale(dataset)
+        )
     return Color(residual, hints) if task is Color else task()
 
 
@@ -67,3 +71,9 @@ def restore_task(
     if name == Color.name:
         return Color(residual, hints, draw_hints=False)
     return TASKS[name]()
+
+
+def _native_scale(dataset: VideoDataset) -> tuple[float, float]:
+    """Native pixels a pixel of the resized frame, (x, y)."""
+    (h, w), (native_h, native_w) = dataset.frame_size, dataset.native_size or dataset.frame_size
+    return native_w / w, native_h / h

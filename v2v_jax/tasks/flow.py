@@ -6,12 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax import losses, metrics, visualize
+from v2v_jax import flow_metrics, losses, metrics, visualize
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
 class Flow(Task):
-    """Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels."""
+    """Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels.
+
+    `epe` is in pixels of the resized frames, which the network sees (the paper's 1.24 px is such a
+    figure); all other metrics, `epe_native` too, in the pixels of the dataset's own frames: see
+    `flow_metrics`.
+    """
 
     name = "flow"
     fields = ("video", "flow", "flow_valid")
@@ -20,6 +25,22 @@ class Flow(Task):
     num_outputs = 2
     alpha = 15.0
 
+    def __init__(
+        self, *, with_occlusion: bool = False, native_scale: tuple[float, float] = (1.0, 1.0)
+    ):
+        """Which metrics there are.
+
+        Args:
+          with_occlusion: whether the dataset has `flow_occluded`.
+          native_scale: native pixels a pixel of the resized frame, (x, y).
+        """
+        self._scale = native_scale
+        self._with_occlusion = with_occlusion
+
+    @property
+    def evaluation_fields(self):
+        return (*self.fields, *["flow_occluded"] * self._with_occlusion)
+
     def loss(self, outputs, batch):
         target = batch["flow"].astype(jnp.float32) / self.alpha
         return losses.huber(outputs, target, self._valid(batch))
@@ -27,7 +48,8 @@ class Flow(Task):
     def _valid(self, batch: Batch) -> jax.Array:
         return clip_valid(batch["flow_valid"], batch)
 
-    def sums(self, outputs, batch):
+    def training_sums(self, outputs, batch):
+        """End-point errors alone: the others are of no use for training and take time."""
         valid = self._valid(batch)
         flow = self.predict(outputs)
         return {
@@ -36,11 +58,27 @@ class Flow(Task):
             "count": metrics.count(valid),
         }
 
-    def summarize(self, sums):
+    def sums(self, outputs, batch):
+        flow = self.predict(outputs)
+        truth = (batch["flow"], self._valid(batch), batch.get("flow_occluded"), self._scale)
+        zero = flow_metrics.error_sums(jnp.zeros_like(flow), *truth)
         return {
+            **self.training_sums(outputs, batch),
+            **flow_metrics.truth_counts(*truth),
+            **flow_metrics.error_sums(flow, *truth),
+            **{f"baseline_{name}": value for name, value in zero.items()},
+        }
+
+    def summarize(self, sums):
+        result = {
             "epe": metrics.ratio(sums["distance"], sums["count"]),
             "baseline_epe": metrics.ratio(sums["baseline"], sums["count"]),
         }
+        if "fl_all" not in sums:  # training's
+            return result
+        for prefix in ("", "baseline_"):
+            result |= flow_metrics.summarize(sums, prefix)
+        return result
 
     def predict(self, outputs):
         """(…,2) flow (u,v) in pixels per frame."""

@@ -53,6 +53,11 @@ class Task(abc.ABC):
     def num_outputs(self) -> int:
         """K, outputs a voxel."""
 
+    @property
+    def evaluation_fields(self) -> tuple[str, ...]:
+        """What evaluation reads: `fields`, and what else the metrics can use."""
+        return self.fields
+
     def inputs(self, batch: Batch, preprocessing: Preprocessing) -> jax.Array:
         """The network's input (B,T,H,W,C) float32."""
         return preprocessing.normalize(batch["video"])
@@ -68,6 +73,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def sums(self, outputs: jax.Array, batch: Batch) -> metrics.Sums:
         """What `summarize` needs of a batch: per-clip values (B,) or matrices (K,K)."""
+
+    def training_sums(self, outputs: jax.Array, batch: Batch) -> metrics.Sums:
+        """What `summarize` needs for the headline metric alone, in every training step."""
+        return self.sums(outputs, batch)
 
     @abc.abstractmethod
     def summarize(self, sums: Arrays) -> dict[str, float]:
