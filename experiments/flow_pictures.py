@@ -55,9 +55,7 @@ def draw_row(
     return scale, columns
 
 
-def rows(
-    clips: list, predictor: Predictor, teachers: tuple[str, ...], count: int
-) -> list[Row]:
+def rows(clips: list, predictor: Predictor, teachers: tuple[str, ...], count: int) -> list[Row]:
     """One row a clip, of the middle of the frames that are looked at, for `count` of the clips."""
     chosen = np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int)
     result = []
