@@ -12,8 +12,8 @@ from v2v_jax import flow_metrics, metrics
 
 SHAPE = (3, 2, 4, 5)
 SCALE = (6.0, 3.5)
-counts_of = jax.jit(flow_metrics.truth_counts, static_argnums=4)
-errors_of = jax.jit(flow_metrics.error_sums, static_argnums=5)
+counts_of = jax.jit(flow_metrics.truth_counts, static_argnums=3)
+errors_of = jax.jit(flow_metrics.error_sums, static_argnums=4)
 
 
 def found(prediction, truth, valid, occluded, scale):

@@ -1,14 +1,12 @@
 """MOVi: tiny data with Kubric's features, written by tensorflow-datasets, read by our class."""
 
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from v2v_jax import datasets
-from v2v_jax.datasets import movi
+from v2v_jax.datasets import convert_tfds, movi
 from v2v_jax.datasets.movi import Movi
 from v2v_jax.datasets.video_dataset import FIELDS
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -175,7 +173,9 @@ def test_by_name(prepared):
 
 
 def test_not_there_or_in_another_format(tmp_path, prepared):
-    with pytest.raises(DataError, match="movi_e/256x256 is not prepared in .*tfds convert_format"):
+    with pytest.raises(
+        DataError, match="movi_e/256x256 is not prepared in .*convert_tfds .*256x256/1.0.0"
+    ):
         Movi(tmp_path, "train")
     with pytest.raises(DataError, match="no variant 'movi_x'; choose one of movi_a"):
         Movi(prepared, "train", variant="movi_x")
@@ -185,20 +185,31 @@ def test_not_there_or_in_another_format(tmp_path, prepared):
         Movi(prepared, "train", variant="movi_d")
 
 
-@pytest.mark.slow
-def test_kubrics_own_format_and_the_conversion_that_the_message_shows(tmp_path):
+def test_kubrics_own_format_is_converted(tmp_path, capsys):
     prepare(tmp_path, "tfrecord")
-    with pytest.raises(DataError, match="tfrecord, which has no random access") as info:
+    with pytest.raises(DataError, match="tfrecord, which has no random access; convert it") as info:
         Movi(tmp_path, "test")
-    command = str(info.value).split(" run ")[-1].split()
-    assert command[:2] == ["tfds", "convert_format"] and str(tmp_path) in command[2]
-    program = "from tensorflow_datasets.scripts.cli.main import launch_cli; launch_cli()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command[1:]], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    folder = str(info.value).split()[-1]
+    assert convert_tfds.main([folder]) == 0
+    assert "3 files written" in capsys.readouterr().out
     video = Movi(tmp_path, "test", frame_size=(H, W)).read(0, 0, T)["video"]
     np.testing.assert_array_equal(video, example(3)["video"])
+    assert len(Movi(tmp_path, "train").videos) == 2
+    assert convert_tfds.convert(folder) == 0  # nothing is left to do
+
+
+def test_what_cannot_be_converted(tmp_path, capsys):
+    assert convert_tfds.main([str(tmp_path)]) == 1
+    assert "has no TFRecord files; expected the folder" in capsys.readouterr().err
+    prepare(tmp_path, "tfrecord")
+    folder = tmp_path / "movi_e/256x256/1.0.0"
+    [shard] = folder.glob("*-train.tfrecord-*")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(DataError, match="train.tfrecord-00000-of-00001 is damaged"):
+        convert_tfds.convert(folder)
+    assert not list(folder.glob("*-train.array_record-*"))
+    with pytest.raises(DataError, match="which has no random access"):
+        Movi(tmp_path, "test")
 
 
 def test_damaged_records(prepared):

@@ -87,8 +87,7 @@ class Movi(TfdsVideos):
     def _remedy(self, data_dir: str) -> str:
         return (
             f"copy gs://kubric-public/tfds/{self._label} into it and run "
-            f"tfds convert_format --dataset_version_dir={data_dir}/{self._label}/1.0.0 "
-            "--out_file_format=array_record"
+            f"python -m v2v_jax.datasets.convert_tfds {data_dir}/{self._label}/1.0.0"
         )
 
     def read(

@@ -247,7 +247,8 @@ def _open_records(
     if "array_record" not in formats:
         raise DataError(
             f"{label} in {data_dir} is prepared as {', '.join(sorted(formats))}, which has no "
-            f"random access; delete {builder.data_path} and prepare it as array_record: {remedy}"
+            "random access; convert it: python -m v2v_jax.datasets.convert_tfds "
+            f"{builder.data_path}"
         )
     try:
         records = builder.as_data_source(
