@@ -70,15 +70,18 @@ def _convert_shard(shard: pathlib.Path, target: pathlib.Path) -> None:
     unfinished = target.with_name(f".{target.name}.unfinished")
     writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
     try:
-        for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
-            writer.write(record)
+        try:
+            for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
+                writer.write(record)
+        finally:
+            writer.close()
+        os.replace(unfinished, target)
     except tf.errors.OpError as error:
         raise DataError(
             f"TFRecord file {shard} is damaged ({error.message}); fetch it again."
         ) from error
     finally:
-        writer.close()
-    os.replace(unfinished, target)
+        unfinished.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
