@@ -29,7 +29,7 @@ from v2v_jax import brox, brox_kernels, brox_level
 
 SIZE = (240, 320)
 SWEEP_BYTES = 60  # a pixel: seven fields, the edges twice, the unknowns of both colours, new ones
-PARAMETERS = {"scale": 0.8, "outer": 77, "inner": 10, "solver": 10, "warps": 1}
+PARAMETERS = {"scale": 0.8, "outer": 77, "inner": 10, "solver": 10, "warps": 1, "warped_levels": 77}
 
 
 def forms(every: bool) -> dict[str, tuple]:
@@ -51,7 +51,6 @@ def solver(minimise, padding: float, **changes: int):
         frames,
         jnp.float32(0.197),
         jnp.float32(50),
-        jnp.float32(0),
         minimise=minimise,
         max_padding=padding,
         **settings,

@@ -30,12 +30,10 @@ SETTINGS = (
     *(f"warps=5,inner=5,alpha={a}" for a in (0.05, 0.1, 0.14, 0.3)),
     *(f"warps=5,inner=5,gamma={g}" for g in (5, 15, 100)),
     *(f"warps=5,inner=5,solver={s}" for s in (5, 20)),
-    *(f"warps=5,inner=3,gamma_decay={p}" for p in (1, 2)),
-    "warps=5,inner=3,gamma_decay=2,alpha=0.25",
-    "warps=5,inner=3,gamma_decay=2,gamma=100",
     "warps=5,inner=3,outer=10",
-    "scale=0.9,warps=3,inner=3",
-    "scale=0.9,warps=3,inner=3,gamma_decay=2",
+    *(f"warps=5,inner=3,warped_levels={n}" for n in (3, 5, 6, 7, 9)),
+    *(f"warps=5,inner=2,warped_levels={n}" for n in (6, 7)),
+    "warps=10,inner=2,warped_levels=6",
 )
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 

@@ -36,6 +36,9 @@ COARSEST = 15  # the pyramid ends with the first level that has a side as short 
 MAX_PADDING = 0.7
 MAX_PADDING_ON_ACCELERATORS = 0.3
 
+# Parameters for brox_flow that find flow better than OpenCV's: docs/flow.md has the comparison.
+ACCURATE = {"warps": 5, "inner": 3, "warped_levels": 6}
+
 Size = tuple[int, int]  # H, W
 
 
@@ -50,12 +53,13 @@ def brox_flow(
     outer: int = 77,
     solver: int = 10,
     warps: int = 1,
-    gamma_decay: float = 0.0,
+    warped_levels: int = 77,
 ) -> jax.Array:
     """Flow from `frame0` to `frame1` (Brox et al., ECCV 2004, as OpenCV's CUDA code does it).
 
-    The defaults are the labels' parameters. A new shape, scale or outer compiles anew, on
-    accelerators other counts too. No gradient flows through it.
+    The defaults are the labels' parameters; `**ACCURATE` gives better flow. A new shape, scale,
+    outer or warped_levels compiles anew, on accelerators other counts too. No gradient flows
+    through it.
 
     Args:
       frame0, frame1: (H,W) or (B,H,W) float grey in [0,1], sides of 16 pixels or more.
@@ -65,10 +69,9 @@ def brox_flow(
       inner: recomputations of the robust weights a warp.
       outer: limit on the number of pyramid levels (OpenCV's name).
       solver: red-black sweeps for one set of weights.
-      warps: times frame 1 is warped a level; OpenCV has 1, more find the motion better.
-      gamma_decay: p in γ·scale^(p·k), the γ of the k-th level above the finest. A level's gradients
-        are those of its own, larger pixels, so that they count ever more in coarser ones, as in
-        OpenCV, where p is 0; p = 2 measures them by the finest level's pixels everywhere.
+      warps: times frame 1 is warped, a level; OpenCV has 1, more find the motion better.
+      warped_levels: the finest levels, which have so many warps. A coarser one has a single warp,
+        and warps · inner recomputations: more of them can lead it to far too large motion.
 
     Returns:
       (H,W,2) or (B,H,W,2) float32 (u right, v down), pixels: frame0[y,x] lies at
@@ -79,7 +82,7 @@ def brox_flow(
         Values are looked at only outside of `jax.jit`, where they are known.
     """
     counts = {"inner": inner, "outer": outer, "solver": solver, "warps": warps}
-    _check_parameters(alpha, gamma, scale, gamma_decay, **counts)
+    _check_parameters(alpha, gamma, scale, warped_levels=warped_levels, **counts)
     frame0, frame1 = (x if isinstance(x, jax.Array) else np.asarray(x) for x in (frame0, frame1))
     _check_frames(frame0, frame1)
     frames = lax.stop_gradient(jnp.stack([jnp.asarray(x, jnp.float32) for x in (frame0, frame1)]))
@@ -90,7 +93,7 @@ def brox_flow(
         alpha=jnp.float32(alpha),
         gamma=jnp.float32(gamma),
         scale=float(scale),
-        gamma_decay=jnp.float32(gamma_decay),
+        warped_levels=int(warped_levels),
         **{name: int(count) for name, count in counts.items()},
         max_padding=MAX_PADDING if on_cpu else MAX_PADDING_ON_ACCELERATORS,
         minimise=(brox_kernels if brox_kernels.available() else brox_level).minimise,
@@ -127,19 +130,13 @@ def grey_of_rgb(rgb: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     return ((9797 * r + 19234 * g + 3737 * b) >> 15).astype(np.float32) / np.float32(255)
 
 
-def _check_parameters(
-    alpha: float, gamma: float, scale: float, gamma_decay: float, **counts: int
-) -> None:
+def _check_parameters(alpha: float, gamma: float, scale: float, **counts: int) -> None:
     if not 0 < alpha < math.inf:
         raise ValueError(f"brox_flow: alpha must be a positive number, not {alpha}.")
     if not 0 <= gamma < math.inf:
         raise ValueError(f"brox_flow: gamma must be zero or a positive number, not {gamma}.")
     if not 0 < scale < 1:
         raise ValueError(f"brox_flow: scale must lie between 0 and 1, not {scale}.")
-    if not 0 <= gamma_decay < math.inf:
-        raise ValueError(
-            f"brox_flow: gamma_decay must be zero or a positive number, not {gamma_decay}."
-        )
     for name, count in counts.items():
         if count != int(count) or count < 1:
             raise ValueError(f"brox_flow: {name} must be a whole number from 1, not {count}.")
@@ -173,48 +170,49 @@ def _flow(
     frames: jax.Array,
     alpha: jax.Array,
     gamma: jax.Array,
-    gamma_decay: jax.Array,
     *,
     scale: float,
     outer: int,
+    warped_levels: int,
+    warps: int | jax.Array,
+    inner: int | jax.Array,
     max_padding: float,
-    minimise: Callable[..., jax.Array],
-    **counts: int | jax.Array,
+    **options: Callable[..., jax.Array] | int | jax.Array,
 ) -> jax.Array:
-    """(2,B,H,W) float32 → (B,H,W,2), from the coarsest level to the finest; `counts`: loops."""
-    solve = functools.partial(brox_level.solve, minimise=minimise, alpha=alpha, **counts)
+    """(2,B,H,W) float32 → (B,H,W,2), from the coarsest level to the finest."""
+    solve = functools.partial(brox_level.solve, alpha=alpha, gamma=gamma, **options)
     sizes = pyramid_sizes(frames.shape[-2:], scale, outer)
     pyramid = [frames]
     for (h, w), (next_h, next_w) in zip(sizes, sizes[1:]):
         down = shrinking(h, next_h, scale), shrinking(w, next_w, scale)
-        pyramid.append(_resample(pyramid[-1], *down))
+        pyramid.append(_resample(pyramid[-1], *map(_taps, down)))
 
-    def step(flow, level):
-        frames, size, up, gamma = level
+    def step(flow, level, **counts):
+        frames, size, up = level
         flow = _resample(flow, *up) / scale
-        return solve(frames, flow, size, gamma=gamma), None
+        return solve(frames, flow, size, **counts), None
 
     flow = jnp.zeros((2, frames.shape[1], 0, 0))
-    for group in reversed(_groups(sizes, max_padding)):
+    for group in reversed(_groups(sizes, max_padding, warped_levels)):
         canvas = tuple(n + n % 2 for n in sizes[group[0]])
         levels = group[::-1]
-        ups = [_enlarging_matrices(sizes, k, canvas, scale) for k in levels]
+        ups = [_enlarging_taps(sizes, k, canvas, scale) for k in levels]
         inputs = (
             jnp.stack([_to_canvas(pyramid[k], canvas) for k in levels]),
             np.array([sizes[k] for k in levels], np.int32),
             jax.tree.map(lambda *x: np.stack(x), *ups),
-            gamma * scale ** (gamma_decay * np.array(levels)),
         )
-        flow, _ = lax.scan(step, _to_canvas(flow, canvas), inputs)
+        counts = {"warps": warps, "inner": inner}
+        if group[0] >= warped_levels:
+            counts = {"warps": 1, "inner": warps * inner}
+        flow, _ = lax.scan(functools.partial(step, **counts), _to_canvas(flow, canvas), inputs)
     h, w = sizes[0]
     return jnp.moveaxis(flow[:, :, :h, :w], 0, -1)
 
 
-_STATIC = ("scale", "outer", "max_padding", "minimise")
+_STATIC = ("scale", "outer", "warped_levels", "max_padding", "minimise")
 _flow_of_any_counts = jax.jit(_flow, static_argnames=_STATIC)
-_flow_of_known_counts = jax.jit(
-    _flow, static_argnames=(*_STATIC, "inner", "solver", "warps", "median")
-)
+_flow_of_known_counts = jax.jit(_flow, static_argnames=(*_STATIC, "inner", "solver", "warps"))
 
 
 def pyramid_sizes(size: Size, scale: float, outer: int) -> list[Size]:
@@ -226,14 +224,14 @@ def pyramid_sizes(size: Size, scale: float, outer: int) -> list[Size]:
     return sizes
 
 
-def _groups(sizes: list[Size], max_padding: float) -> list[list[int]]:
-    """Levels that share a canvas, the finest first."""
+def _groups(sizes: list[Size], max_padding: float, split: int) -> list[list[int]]:
+    """Levels that share a canvas, the finest first; with level `split` a group begins."""
     area = [h * w for h, w in sizes]
     groups: list[list[int]] = []
     padding = math.inf
     for k in range(len(sizes)):
         padding += area[groups[-1][0]] - area[k] if groups else 0
-        if padding > max_padding * area[0]:
+        if padding > max_padding * area[0] or k == split:
             groups.append([])
             padding = 0
         groups[-1].append(k)
@@ -246,7 +244,7 @@ def _to_canvas(x: jax.Array, canvas: Size) -> jax.Array:
     return jnp.pad(x, pad)
 
 
-# ---- Resampling: small constant matrices --------------------------------------------------------
+# ---- Resampling ---------------------------------------------------------------------------------
 
 
 def shrinking(n: int, m: int, scale: float) -> np.ndarray:
@@ -273,21 +271,51 @@ def enlarging(n: int, m: int, scale: float) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _enlarging_matrices(
-    sizes: list[Size], k: int, canvas: Size, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """From level k+1 to k for rows (H,H) and columns (W,W) of the canvas; zero outside of them."""
-    matrices = []
+def _taps(matrix: np.ndarray, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A banded matrix (m,n) → columns (m,T) int32 and weights (m,T) of `count` entries a row."""
+    m, n = matrix.shape
+    first = (matrix != 0).argmax(1)
+    last = n - 1 - (matrix != 0)[:, ::-1].argmax(1)
+    count = count or int((last - first).max()) + 1
+    at = first[:, None] + np.arange(count)
+    inside = np.minimum(at, n - 1)
+    weights = np.where(at < n, matrix[np.arange(m)[:, None], inside], 0)
+    return inside.astype(np.int32), weights.astype(np.float32)
+
+
+def _enlarging_taps(sizes: list[Size], k: int, canvas: Size, scale: float) -> tuple:
+    """From level k+1 to k, for the rows and the columns of the canvas; weights 0 outside."""
+    taps = []
     for axis in (0, 1):
-        padded = np.zeros((canvas[axis],) * 2, np.float32)
+        index = np.zeros((canvas[axis], 4), np.int32)
+        weights = np.zeros((canvas[axis], 4), np.float32)
         if k + 1 < len(sizes):  # the coarsest level begins with zero flow
             n, m = sizes[k + 1][axis], sizes[k][axis]
-            padded[:m, :n] = enlarging(n, m, scale)
-        matrices.append(padded)
-    return matrices[0], matrices[1]
+            index[:m], weights[:m] = _taps(enlarging(n, m, scale), 4)
+        taps.append((index, weights))
+    return tuple(taps)
 
 
-def _resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """(…,h,w) → (…,H,W) by rows (H,h) and columns (W,w); full float32 on every accelerator."""
-    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-    return product("Hh,...hw->...Hw", rows, product("...hw,Ww->...hW", x, columns))
+def _resample(x: jax.Array, rows: tuple, columns: tuple) -> jax.Array:
+    """(…,h,w) → (…,H,W) by the taps of rows and of columns.
+
+    Not as matrix products, for which a GPU's compiler tries out dozens of programs each.
+    """
+    for (index, weights), axis in ((columns, x.ndim - 1), (rows, x.ndim - 2)):
+        index, weights = jnp.asarray(index), jnp.asarray(weights)
+        weights = weights if axis == x.ndim - 1 else weights[:, None]
+
+        def add(t, total, x=x, axis=axis, index=index, weights=weights):
+            taken = jnp.take(x, index[:, t], axis=axis, mode="clip")
+            return total + weights[:, ..., t] * taken
+
+        count = index.shape[1]
+        shape = (*x.shape[:axis], index.shape[0], *x.shape[axis + 1 :])
+        x = jnp.zeros(shape, x.dtype)
+        if count <= 8:
+            for t in range(count):
+                x = add(t, x)
+        else:
+            x = lax.fori_loop(0, count, add, x)
+        x = lax.optimization_barrier(x)  # or each pass is computed anew for each tap of the next
+    return x
