@@ -21,7 +21,6 @@ from v2v_jax.experiment import make_experiment
 from v2v_jax.train import train_and_evaluate
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
-FEEDS = ("device", pytest.param("tf_data", marks=pytest.mark.slow))
 
 
 def final_state(config, workdir):
@@ -46,7 +45,8 @@ def assert_equal_runs(config, one, other):
     assert lines_of(other) == lines_of(one)
 
 
-@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["device", "tf_data"])
 def test_sigkill_at_random_moments(tmp_path, feed):
     """Saving at every step, so that a kill is nearly always in the middle of saving."""
     options = dict(num_steps=60, eval_every=20, save_every=1, feed=feed)
