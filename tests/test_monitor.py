@@ -113,14 +113,12 @@ def test_spikes_are_logged_with_their_clips(monitored, tmp_path, caplog):
     for step, loss in enumerate(losses, 1):
         look_at(monitor, step, loss=loss)
     assert "jumps" not in caplog.text  # noise is no spike
-    lines = []
-    for each in (monitor, None):
-        if each is None:  # a run that goes on after step 60
-            each = monitored(60, json.loads(json.dumps(progress)))
-        else:
-            progress = monitor.progress()
+    progress, lines = json.loads(json.dumps(monitor.progress())), []
+    for again in (False, True):
+        if again:  # a run that goes on after step 60, which drops the line of step 61
+            monitor = monitored(60, progress)
         caplog.clear()
-        look_at(each, 61, loss=3.0)
+        look_at(monitor, 61, loss=3.0)
         assert "The loss jumps to 3 at step 61, from a median of" in caplog.text
         assert ", ".join(clips_of(monitor, 61)) in caplog.text
         lines.append((tmp_path / "metrics.jsonl").read_text())
