@@ -31,9 +31,8 @@ SETTINGS = (
     *(f"warps=5,inner=5,gamma={g}" for g in (5, 15, 100)),
     *(f"warps=5,inner=5,solver={s}" for s in (5, 20)),
     "warps=5,inner=3,outer=10",
-    *(f"warps=5,inner=3,warped_levels={n}" for n in (3, 5, 6, 7, 9)),
-    *(f"warps=5,inner=2,warped_levels={n}" for n in (6, 7)),
-    "warps=10,inner=2,warped_levels=6",
+    *(f"warps=5,inner=3,warped_levels={n}" for n in (6, 9, 10)),
+    "warps=5,inner=2,warped_levels=9",
 )
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 

@@ -37,7 +37,7 @@ MAX_PADDING = 0.7
 MAX_PADDING_ON_ACCELERATORS = 0.3
 
 # Parameters for brox_flow that find flow better than OpenCV's: docs/flow.md has the comparison.
-ACCURATE = {"warps": 5, "inner": 3, "warped_levels": 6}
+ACCURATE = {"warps": 5, "inner": 3, "warped_levels": 9}
 
 Size = tuple[int, int]  # H, W
 
