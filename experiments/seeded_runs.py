@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from v2v_jax import reporting
+from v2v_jax import fine_tuning, reporting
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.evaluate import Evaluator
 from v2v_jax.experiment import Experiment, TrainState, make_experiment
@@ -29,6 +29,7 @@ class SeededRuns:
     def __init__(self, config: ConfigDict):
         """config: as for `train.train_and_evaluate`; its seed does not matter."""
         self.experiment = make_experiment(config, "train")
+        self._filled: dict[str, Any] | None = None  # layers out of config.init_from
         task = self.experiment.task
         with jax.set_mesh(self.experiment.mesh):
             self._feed = make_feed(
@@ -71,11 +72,20 @@ class SeededRuns:
     def _start(self, experiment: Experiment) -> TrainState:
         # From the shared experiment, which keeps its compiled program.
         state = self.experiment.init_state(experiment.config.seed)
-        if experiment.config.get("init_from"):
-            from v2v_jax import fine_tuning
-
-            state = fine_tuning.initialize(experiment, state)
-        return state
+        if not experiment.config.init_from:
+            return state
+        if self._filled is None:
+            filled = fine_tuning.initialize(experiment, state).params
+            # Those that fit are other arrays than the start's. On the host: training donates its
+            # state, and the next seed wants them again.
+            self._filled = {
+                name: jax.device_get(layer)
+                for name, layer in filled.items()
+                if layer is not state.params[name]
+            }
+        put = lambda value, like: jax.device_put(value, like.sharding)
+        filled = {n: jax.tree.map(put, v, state.params[n]) for n, v in self._filled.items()}
+        return state.replace(params=state.params | filled)
 
     def _run(self, experiment: Experiment, workdir: pathlib.Path | None) -> dict[str, Any]:
         config, task = experiment.config, experiment.task

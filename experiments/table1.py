@@ -14,7 +14,7 @@ checkpoint of each row's first seed in ROW/run (for eval.py and experiments.figu
 Called again it goes on: finished runs are not done again.
 
 --jobs processes share the accelerator, so that one compiles while another trains; their clips/s
-are then no measure of speed. The frames are rendered or decoded once, into WORKDIR/cache.
+are then no measure of speed. The rows' frames are rendered or decoded once, into WORKDIR/cache.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -65,20 +66,19 @@ def row_config(settings: Settings, row: Row, workdir: pathlib.Path) -> ConfigDic
     config.eval_every = max(1, settings.steps // 4)
     if row.pretrained:
         config.init_from = settings.init_from or str(workdir / "c3d")
-    return _with_options(config, settings.options, workdir)
+    config.data.cache = str(workdir / "cache")
+    return _with_options(config, settings.options)
 
 
-def c3d_config(settings: Settings, workdir: pathlib.Path) -> ConfigDict:
+def c3d_config(settings: Settings) -> ConfigDict:
     """The configuration of the pretraining."""
     config = importlib.import_module("configs.c3d").get_config(f"dataset={settings.dataset}")
-    return _with_options(config, (*settings.options, *settings.pretraining), workdir)
+    config.eval_every = config.num_steps  # a checkpoint of C3D is a gigabyte
+    return _with_options(config, (*settings.options, *settings.pretraining))
 
 
-def _with_options(
-    config: ConfigDict, options: tuple[str, ...], workdir: pathlib.Path
-) -> ConfigDict:
+def _with_options(config: ConfigDict, options: tuple[str, ...]) -> ConfigDict:
     config.feed = "device"
-    config.data.cache = str(workdir / "cache")
     config.lock()
     for option in options:
         key, equals, text = option.partition("=")
@@ -109,9 +109,10 @@ def work(name: str, settings: Settings, seeds: int, workdir: pathlib.Path) -> No
         from v2v_jax.train import train_and_evaluate
 
         start = time.perf_counter()
-        config = c3d_config(settings, workdir)
+        config = c3d_config(settings)
         values = train_and_evaluate(config, workdir / "c3d")
-        result = {"metrics": values, "seconds": round(time.perf_counter() - start, 1)}
+        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        result = {"metrics": metrics, "seconds": round(time.perf_counter() - start, 1)}
         _write_json(workdir / "c3d.json", result | {"steps": config.num_steps})
         return
     from experiments.seeded_runs import SeededRuns

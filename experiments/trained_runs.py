@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from v2v_jax import recipes
 from v2v_jax.errors import CheckpointError
 from v2v_jax.evaluate import Evaluator, best_params
 from v2v_jax.experiment import Experiment, make_experiment
@@ -45,7 +45,15 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     path = pathlib.Path(folder) / "config.json"
     if not path.exists():
         raise CheckpointError(f"No run in {folder}: it has no config.json.")
-    config = ConfigDict(json.loads(path.read_text()))
+    stored = json.loads(path.read_text())
+    # Fields that runs of an older version lack have their defaults.
+    options = recipes.parse_arg(f"dataset={stored['data']['name']},model={stored['model']['name']}")
+    config = recipes.make_config(stored["task"], options, num_steps=1, learning_rate=1.0)
+    for key, value in stored.items():
+        if isinstance(value, dict) and key in config:
+            config[key].update(value)
+        else:
+            config[key] = value
     config.data.cache = ""
     if config.data.name == "scenes":
         config.data.num_test_videos = min(config.data.num_test_videos, scenes)

@@ -177,12 +177,16 @@ def test_given_weights_need_no_c3d(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_by_seed_equal_training_and_compile_once(tmp_path, compilation_cache):
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_runs_by_seed_equal_training_and_compile_once(tmp_path, compilation_cache, pretrained):
     from experiments.seeded_runs import SeededRuns
     from v2v_jax.evaluate import evaluate
     from v2v_jax.train import train_and_evaluate
 
     config = tiny_config("seg", feed="device")
+    if pretrained:
+        train_and_evaluate(tiny_config("seg", feed="device", seed=5), tmp_path / "start")
+        config.init_from = str(tmp_path / "start")
     runs = SeededRuns(config)
     results = [runs.run(seed, tmp_path / f"seed{seed}") for seed in (0, 1)]
     assert runs.compilations == 1
