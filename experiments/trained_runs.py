@@ -47,7 +47,8 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
         raise CheckpointError(f"No run in {folder}: it has no config.json.")
     stored = json.loads(path.read_text())
     # Fields that runs of an older version lack have their defaults.
-    options = recipes.parse_arg(f"dataset={stored['data']['name']},model={stored['model']['name']}")
+    names = dict(dataset=stored["data"]["name"], model=stored["model"]["name"])
+    options = recipes.parse_arg("", **names)
     config = recipes.make_config(stored["task"], options, num_steps=1, learning_rate=1.0)
     for key, value in stored.items():
         if isinstance(value, dict) and key in config:

@@ -95,6 +95,16 @@ def test_distributions_of_rendered_scenes(task, field):
         assert found[name] == pytest.approx(expected, rel=0.02, abs=1e-3), name
 
 
+def test_classes_of_videos_are_counted():
+    config = tiny_config("c3d", data__num_train_videos=5, data__num_test_videos=1)
+    report = check_data.check(config)["train"]
+    scenes = Scenes("train", num_videos=5, num_frames=12, frame_size=(48, 64))
+    counts = dict.fromkeys(scenes.video_label_names, 0)
+    for video in range(5):
+        counts[scenes.video_label_names[scenes.video_label(video)]] += 1
+    assert report["videos of a class"] == counts and report["problems"] == []
+
+
 def test_blank_videos_are_named(tmp_path):
     make_gatech(tmp_path)
     for path in (tmp_path / "Images" / "Original").glob("2_*"):

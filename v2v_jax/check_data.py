@@ -22,8 +22,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from v2v_jax import command_line, datasets, recipes, reporting
-from v2v_jax.datasets.reading import map_videos, read_checked
-from v2v_jax.datasets.video_dataset import IGNORE_LABEL, VideoDataset
+from v2v_jax.datasets.reading import map_videos, read_checked, read_video_labels
+from v2v_jax.datasets.video_dataset import IGNORE_LABEL, VIDEO_LABEL, VideoDataset
 from v2v_jax.errors import DataError
 from v2v_jax.tasks import TASKS
 
@@ -127,11 +127,22 @@ def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
     except DataError as error:  # nothing can be opened at all
         return {"videos": 0, "problems": [(f"{config.data.name}, {split} split", str(error))]}
     found = Contents(problems=list(getattr(dataset, "corrupt", [])))
-    videos = map_videos(functools.partial(check_video, fields=fields), dataset)
+    of_frames = [field for field in fields if field != VIDEO_LABEL]
+    videos = map_videos(functools.partial(check_video, fields=of_frames), dataset)
     count = len(dataset.videos)
     for _, contents in reporting.progress(videos, count, f"reading {dataset.name}, {split}"):
         found += contents
-    return _report(dataset, config, split, found, fields)
+    report = _report(dataset, config, split, found, fields)
+    if VIDEO_LABEL in fields:
+        try:
+            counts = np.bincount(
+                read_video_labels(dataset), minlength=len(dataset.video_label_names)
+            )
+            names = zip(dataset.video_label_names, counts.tolist())
+            report["videos of a class"] = dict(names)
+        except DataError as error:
+            report["problems"].append((f"{dataset.name}, labels of videos", str(error)))
+    return report
 
 
 def _report(
@@ -229,7 +240,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         elif isinstance(value, dict):
             for label, number in value.items():
                 share = label == "valid share"
-                text = f"{number:.1%}" if share else f"{number:.3g}"
+                text = f"{number:.1%}" if share else f"{number:.4g}"
                 lines.append((f"{key}: {label}", text))
         elif isinstance(value, list):
             lines.append((key, ", ".join(f"{number:.4g}" for number in value)))
