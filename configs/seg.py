@@ -9,8 +9,10 @@ class has 0.27 (docs/results.md). On a CPU it takes days; there:
 
     python train.py --config=configs/seg.py:demo --workdir=runs/demo      (`make demo`)
 
-Other data: seg.py:dataset=davis (foreground). The paper's schedule: seg.py:recipe=paper (100,000
-steps of one clip). 2D-V2V: seg.py:model=v2v_2d. A quarter of the filters: seg.py:size=small.
+Other data: seg.py:dataset=gatech (the paper's), frames (such as CamVid), davis (foreground). The
+paper's schedule: seg.py:recipe=paper (100,000 steps of one clip). Its baselines:
+seg.py:model=v2v_2d (2D-V2V), conv3b_up, conv4b_up, conv5b_up; all of Table 1:
+experiments/table1.py. A quarter of the filters: seg.py:size=small.
 """
 
 from ml_collections import ConfigDict
