@@ -1,6 +1,8 @@
 """Exported files: the same results, no model code, and what is said of files that do not fit."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -15,7 +17,9 @@ from v2v_jax.errors import CheckpointError
 from v2v_jax.inference import Predictor
 from v2v_jax.trained_network import from_checkpoint
 
-BARE = """
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# With JAX alone, then with this package, but none of its models.
+PROGRAM = """
 import io, json, sys, zipfile
 import jax, jax.export, numpy as np
 
@@ -28,18 +32,14 @@ with zipfile.ZipFile(sys.argv[1]) as archive:
             layer, kind = name[len("weights/"):-len(".npy")].split("/")
             array = np.load(io.BytesIO(archive.read(name)))
             weights.setdefault(layer, {})[kind] = array
-video = np.load(sys.argv[2])  # (B,T,H,W,3) uint8 RGB
-values = jax.jit(network.call)(weights, video)
-np.save(sys.argv[3], values)
+clips = np.load("clips.npy")  # (B,T,H,W,3) uint8 RGB
+np.save("bare.npy", jax.jit(network.call)(weights, clips))
 assert "v2v_jax" not in sys.modules
-"""
-LOADED = """
-import sys
-import numpy as np
+
 import v2v_jax
 
 predictor = v2v_jax.load(sys.argv[1])
-np.save(sys.argv[3], predictor.probabilities(np.load(sys.argv[2])))
+np.save("loaded.npy", predictor.probabilities(np.load("video.npy")))
 models = [name for name in sys.modules if name.startswith(("v2v_jax.models", "flax"))]
 assert not models, models
 """
@@ -54,25 +54,22 @@ def exported(trained, tmp_path_factory):
     return network, path
 
 
-def run(code: str, *arguments) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_results_equal_the_checkpoints_without_its_model_code(exported, tmp_path):
     network, path = exported
     video = np.random.default_rng(0).integers(0, 256, (11, 50, 71, 3), dtype=np.uint8)
-    expected = Predictor(network).probabilities(video)
-    np.save(tmp_path / "video.npy", video)
-    run(LOADED, path, tmp_path / "video.npy", tmp_path / "loaded.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "loaded.npy"), expected, atol=1e-5)
-
-    # And by JAX alone, any number of clips.
     clips = np.stack([video[:8, :32, :32], video[3:, 18:, 39:], video[1:9, :32, 20:52]])
+    np.save(tmp_path / "video.npy", video)
     np.save(tmp_path / "clips.npy", clips)
-    run(BARE, path, tmp_path / "clips.npy", tmp_path / "bare.npy")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    expected = Predictor(network).probabilities(video)
+    np.testing.assert_allclose(np.load(tmp_path / "loaded.npy"), expected, atol=1e-5)
     expected = jax.jit(network.apply)(network.params, clips)
     np.testing.assert_allclose(np.load(tmp_path / "bare.npy"), expected, atol=1e-5)
 

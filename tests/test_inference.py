@@ -35,14 +35,14 @@ COPY = Predictor(stub(None), scale="native", batch_size=3)
 sides = st.integers(1, 149)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(1, 70), sides, sides, st.integers(0, 9))
 def test_a_network_that_copies_gives_back_exactly_the_input(t, h, w, seed):
     video = noise(t, h, w, 3, seed=seed)
     np.testing.assert_array_equal(COPY(video), video)
 
 
-@pytest.mark.parametrize("size", [(1, 1, 1), (3, 25, 31), (70, 24, 41), (17, 141, 137)])
+@pytest.mark.parametrize("size", [(3, 25, 31), (17, 141, 137)])
 def test_copying_with_whole_frames_or_without_overlap(size):
     video = noise(*size, 3)
     for options in (dict(full_frame=True), dict(overlap=0.0), dict(overlap=0.5, batch_size=7)):

@@ -154,10 +154,10 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))
         params = _nested(members)
-    except (ValueError, KeyError, AssertionError) as error:
+    except Exception as error:  # of any kind: another version's bytes are not what is looked for
         raise CheckpointError(
             f"{path} was written by JAX {record.get('jax')} and JAX {jax.__version__} cannot read "
-            f"it ({str(error)[:200]}); export the checkpoint again."
+            f"it ({type(error).__name__}: {str(error)[:200]}); export the checkpoint again."
         ) from error
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
@@ -224,6 +224,7 @@ def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -
         convert = jax2tf.convert(
             make_apply(network.about, "float32"),
             polymorphic_shapes=[None, "b, ..."],
+            with_gradient=False,
             native_serialization_platforms=PLATFORMS,
         )
         module = tf.Module()
