@@ -6,7 +6,7 @@
 
 The whole would take as long as the slowest of the three if nothing but that one limited it. Each is
 timed on the same frames, after everything is compiled, `--repeats` times; the quickest counts. The
-parts are those that predict.py is made of:
+parts are those that predict.py is made of, each with the threads that it has there:
 
     decoding   frames of the file, RGB, and the same at the network's scale
     network    frames in memory, already at hand → labels of the video's size in memory
@@ -32,6 +32,7 @@ import jax
 import numpy as np
 
 import v2v_jax
+from v2v_jax.background import in_background
 from v2v_jax.frame_sources import FrameResizer, FrameSource, open_source
 from v2v_jax.inference import Chunk, Predictor
 from v2v_jax.prediction_files import Drawing, parse_output, predict_to_files
@@ -78,7 +79,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
 
     def decode() -> None:
         resize = FrameResizer(size)
-        for frame in VideoStream(video):
+        for frame in in_background(iter(VideoStream(video)), 16):
             resize(frame)
 
     def network() -> None:
@@ -112,8 +113,8 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
 def _encode(predictor: Predictor, chunks: list[Chunk], path: str) -> None:
     drawing = Drawing(predictor.task, len(predictor.label_names), "overlay")
     with VideoWriter(path) as writer:
-        for chunk in chunks:
-            for frame in drawing.draw(chunk):
+        for frames in in_background(map(drawing.draw, chunks), 2):
+            for frame in frames:
                 writer.add(frame)
         writer.finish()
 
