@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             draw(args)
         except UserError as error:
-            reporting.console.print(f"{name} is left out: {error}")
+            reporting.console.print(f"Left out, {name}: {error}")
 
 
 if __name__ == "__main__":

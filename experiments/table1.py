@@ -27,6 +27,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -310,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     jobs = Jobs(args, settings, workdir, argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers end, too
     jobs.run()
     print((workdir / "table.md").read_text())
     for name in jobs.failed:
