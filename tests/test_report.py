@@ -161,7 +161,7 @@ def test_tables_of_classes_and_confusions_agree_with_the_metrics(reports):
         [n, *(number(values[f"{metric}/{n}"]) for metric in head[1:])] for n in names
     ]
     head, *rows = parsed.tables[2]
-    assert head == ["true", *names, "voxels"]
+    assert head == ["true", *names, "number"]
     total = sum(int(row[-1].replace(",", "")) for row in rows)
     assert total == 3 * 8 * 32 * 32
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):

@@ -50,7 +50,7 @@ class Report:
       values: metric → value over the whole split, as `Task.summarize` gives them: `baseline_…` the
         trivial answer's, `metric/group` those of a class or another part.
       label_names: K class names, index = label; empty where there are none.
-      confusion: (K,K) voxels by true (row) and predicted class, or None.
+      confusion: (K,K) counts by true (row) and predicted class, or None.
       curves: as `learning_curves.read_curves` gives them.
       scores: the headline metric of every clip; NaN where there was nothing to judge.
       clips: those to show.
@@ -171,7 +171,7 @@ def _metrics(report: Report) -> str:
         (label(n), _number(values[n]), _number(values.get(_BASELINE + n))) for n in names
     ]
     columns = ("metric", _text(report.model), _text(report.baseline))
-    return _table("All voxels of the test split, beside the trivial answer", columns, rows)
+    return _table("The whole test split, beside the trivial answer", columns, rows)
 
 
 def _groups(report: Report) -> str:
@@ -184,7 +184,8 @@ def _groups(report: Report) -> str:
     classes = {n: cells.pop(n) for n in report.label_names if n in cells}
     tables = []
     if classes:
-        chips = _chips(report.label_names)
+        # Classes of whole clips have no colour.
+        chips = _chips(report.label_names) if report.task == "segmentation" else {}
         tables.append(_parts_table("By class", "class", classes, chips))
     else:
         tables.append("<p>This task has no metrics by class.</p>")
@@ -228,12 +229,12 @@ def _confusion(report: Report) -> str:
         if not totals[i]:
             cells = f'<td colspan="{len(names)}">does not occur</td>'
         lines.append(f'<tr><th scope="row">{name}</th>{cells}<td>{totals[i, 0]:,}</td></tr>')
-    caption = "Where the voxels of each class go, per cent: true class down, predicted class across"
+    caption = "What each class is taken for, per cent: true class down, predicted class across"
     body = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
         f'<table class="matrix"><caption>{caption}</caption>\n<thead><tr><th scope="col">true</th>'
-        f'{head}<th scope="col">voxels</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+        f'{head}<th scope="col">number</th></tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 
