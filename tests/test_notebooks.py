@@ -35,7 +35,7 @@ def test_every_notebook_is_tested_and_stored_without_outputs():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "flow" else pytest.mark.slow) for n in NOTEBOOKS]
+    "name", [pytest.param(n, marks=() if n == "segmentation" else pytest.mark.slow) for n in NOTEBOOKS]
 )
 def test_notebook(trained, monkeypatch, compilation_cache, name):
     config = NOTEBOOKS[name]
