@@ -35,7 +35,8 @@ def test_every_notebook_is_tested_and_stored_without_outputs():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "segmentation" else pytest.mark.slow) for n in NOTEBOOKS]
+    "name",
+    ["segmentation", *(pytest.param(n, marks=pytest.mark.slow) for n in ("flow", "colouring"))],
 )
 def test_notebook(trained, monkeypatch, compilation_cache, name):
     config = NOTEBOOKS[name]
