@@ -5,9 +5,9 @@
 
 Trains `configs/seg.py`, narrow, on short rendered scenes, with everything that a real run does:
 it logs every 20 steps, saves every 500 and evaluates every 2,000. With each logged step the
-process's own resident memory, its open files and the number of compilations so far are noted. Prints a
-sentence and exits with 1 if memory was not flat within 2 %, or if something was compiled or left
-open on the way. The first tenth of the run, with the first evaluation in it, is the warm-up.
+process's own resident memory, its open files and the number of compilations so far are noted.
+Prints a sentence and exits with 1 if memory was not flat within 2 %, or if something was compiled
+or left open on the way. The first tenth of the run, with its first evaluation, is the warm-up.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def tiny(args: argparse.Namespace):
 
 
 def resident_bytes() -> int:
-    """The process's own memory (RssAnon): Linux takes back pages of files, as libraries, at will."""
+    """The process's own (RssAnon): Linux takes back pages of files, as of libraries, at will."""
     status = pathlib.Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
