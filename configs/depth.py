@@ -6,6 +6,8 @@
 The default trains the full V2V on rendered scenes, whose depth is exact: 2,000 steps of 32 clips,
 1.6 minutes on one H200 (1,100 clips/s), root mean squared error of log depth 0.20 on unseen scenes,
 where the best constant has 0.73 (docs/results.md).
+
+Depth of more lifelike videos: `:dataset=movi` (docs/data.md).
 """
 
 from ml_collections import ConfigDict

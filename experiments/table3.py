@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     args = parser.parse_args(argv)
     sequences = sintel_sequences(args.sintel, args.render_pass)
-    if args.folds == 1 or args.folds > max(len(sequences), 1):
+    if args.network and (args.folds == 1 or args.folds > len(sequences)):
         parser.error(f"--folds is {args.folds}; expected 0 or 2 to {len(sequences)} (sequences)")
     compilation_cache.enable()
     args.workdir.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from v2v_jax.datasets import convert_tfds, movi
 from v2v_jax.datasets.movi import Movi
 from v2v_jax.datasets.video_dataset import FIELDS
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.tasks import make_task
 
 T, H, W = 18, 16, 24
 FLOW_RANGE, DEPTH_RANGE = (-8.0, 24.0), (2.0, 66.0)
@@ -169,6 +170,7 @@ def test_by_name(prepared):
     for task, wanted in (("flow", "flow_valid"), ("depth", "depth"), ("segmentation", "labels")):
         data = dict(name="movi", **datasets.DATASETS["movi"].options) | {"root": str(prepared)}
         dataset = datasets.load(data, "test", (H, W))
+        assert wanted in make_task(task, dataset).fields
         assert wanted in dataset.read(0, 0, 8, (wanted,)), task
 
 
