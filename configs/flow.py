@@ -13,8 +13,7 @@ On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
     python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
         --config.data.flow_labels=data/ucf101_flow --workdir=runs/flow_ucf101
 
-Other true flow: `:dataset=sintel`, `:dataset=movi`; Brox's on real videos, as in the paper:
-`:dataset=ucf101` with `--config.data.flow_labels` (docs/flow.md).
+Other true flow: `:dataset=sintel`, `:dataset=movi` (docs/data.md).
 
 The learning rate matters: at 3e-4 and above the network fell back to zero flow for good.
 """
