@@ -13,7 +13,7 @@ from v2v_jax import brox, flow_metrics, metrics
 from v2v_jax.datasets.sintel import Sintel
 
 # The default is what made the paper's labels; more warps a level find large motion better.
-TEACHERS: dict[str, dict[str, float]] = {"Brox": {}, "Brox, accurate": dict(warps=3, inner=5)}
+TEACHERS: dict[str, dict[str, float]] = {"Brox": {}, "Brox, accurate": brox.ACCURATE}
 
 
 def teacher_flow(frames: np.ndarray, name: str = "Brox") -> np.ndarray:

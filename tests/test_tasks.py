@@ -385,12 +385,19 @@ class Described(VideoDataset):
 
 def test_make_task_takes_the_classes_from_the_dataset():
     dataset = Described(tuple(FIELDS), NAMES)
+    dataset.video_label_names = ("walks", "runs")
     for name, kind in TASKS.items():
         assert type(make_task(name, dataset)) is kind
     assert make_task("segmentation", dataset).label_names == NAMES
     assert not make_task("color", dataset).residual
     assert make_task("color", dataset, residual=True).residual
-    assert [make_task(name, dataset).num_outputs for name in TASKS] == [3, 2, 3, 1]
+    assert {name: make_task(name, dataset).num_outputs for name in TASKS} == {
+        "segmentation": 3,
+        "flow": 2,
+        "color": 3,
+        "depth": 1,
+        "classification": 2,
+    }
 
 
 @pytest.mark.parametrize(
