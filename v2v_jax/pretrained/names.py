@@ -62,6 +62,8 @@ def place_of(name: str) -> Place | None:
         layer = _layer_of(parents[index], parents[index - 1] if index else "")
         if layer:
             return Place(layer, leaf)
+        if parents[index] != "conv":  # mmaction2's; a layer's bn, for one, is another thing
+            return None
     return None
 
 

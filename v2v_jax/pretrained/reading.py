@@ -6,7 +6,7 @@ import os
 import zipfile
 
 from v2v_jax.errors import WeightsError
-from v2v_jax.pretrained import numpy_archive
+from v2v_jax.pretrained import caffe, hdf5, numpy_archive, pytorch
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import C3D_INPUT, Params, Weights, assemble
 
@@ -41,9 +41,22 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
         return read_folder(path)
     file = MappedFile(path)
-    head = bytes(file.memory[:8])
+    head = bytes(file.memory[:32])
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(file)
+    if head.startswith(hdf5.START):
+        return hdf5.read_hdf5(path)
+    if head.startswith(pytorch.LEGACY_START):
+        return pytorch.read_legacy(file)
+    if head.startswith(b"\x80"):
+        raise WeightsError(
+            f"{path} is a pickle that PyTorch did not write; it is not read, as a pickle can run "
+            "code. Save its arrays with numpy.savez."
+        )
+    if caffe.is_mean(head):
+        raise WeightsError(f"{path} is a mean file of Caffe, not a model: give it as --mean.")
+    if caffe.looks_like_caffe(head):
+        return caffe.read_caffe(file)
     raise WeightsError(
         f"{path} is of no known format: it is no Caffe model, PyTorch file, .npz or HDF5 file."
     )
@@ -54,6 +67,9 @@ def _read_zip(file: MappedFile) -> Weights:
         archive = zipfile.ZipFile(file)
     except numpy_archive.DAMAGED as error:
         raise WeightsError(f"{file.path} is a damaged archive: {error}.") from error
+    for name in archive.namelist():
+        if name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl")):
+            return pytorch.read_archive(file, archive, name)
     return assemble(
         numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio", C3D_INPUT
     )

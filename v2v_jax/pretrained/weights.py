@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -99,7 +99,8 @@ def assemble(
     left_over += [name for place, name in places.items() if place.layer not in layers]
     arrays = {place: entries[name] for place, name in places.items() if place.layer in layers}
     where = f"{path} ({format})"
-    shapes = {p: _shape(where, p, entry.shape, order) for p, entry in arrays.items()}
+    conv_order = _order_of_convolutions(arrays.values(), order)
+    shapes = {p: _shape(where, p, entry.shape, order, conv_order) for p, entry in arrays.items()}
     _check_layers(where, layers, shapes)
     total = 4 * sum(math.prod(shape) for shape in shapes.values())
     if total > MAX_BYTES:
@@ -108,8 +109,10 @@ def assemble(
         )
     params: Params = {layer: {} for layer in layers}
     for place, entry in arrays.items():
-        caffe_order = order == "oithw" or reads_channels_first(places[place])
-        value = _to_our_layout(place, entry, order, caffe_order, shapes)
+        channels_first = conv_order == "oithw" or reads_channels_first(places[place])
+        value = _to_our_layout(place, entry, order, conv_order, shapes)
+        if place == Place("fc6", "kernel") and channels_first:
+            value = _from_channels_first(place, value, shapes)
         if not np.isfinite(value).all():
             raise WeightsError(f"The {place.leaf} of {place.layer} in {where} is not finite.")
         params[place.layer][place.leaf] = value
@@ -120,7 +123,9 @@ def assemble(
 # Shapes
 
 
-def _shape(where: str, place: Place, shape: tuple[int, ...], order: Order) -> tuple[int, ...]:
+def _shape(
+    where: str, place: Place, shape: tuple[int, ...], order: Order, conv_order: Order
+) -> tuple[int, ...]:
     """The shape in this package's layout, where the number of axes is right."""
     axes = {"bias": 1}.get(place.leaf, 2 if place.layer in CLASSIFIER_LAYERS else 5)
     squeezed = _squeeze(shape, axes)
@@ -133,7 +138,7 @@ def _shape(where: str, place: Place, shape: tuple[int, ...], order: Order) -> tu
         return squeezed
     if axes == 2:
         return squeezed[::-1] if order == "oithw" else squeezed
-    if _is_channels_first(squeezed, order):
+    if conv_order == "oithw":
         a, b, *size = squeezed
         return (*size, a, b) if place.layer.startswith("deconv") else (*size, b, a)
     return squeezed if not place.layer.startswith("deconv") else (*squeezed[:3], *squeezed[:2:-1])
@@ -146,9 +151,10 @@ def _squeeze(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
     return shape
 
 
-def _is_channels_first(shape: tuple[int, ...], order: Order) -> bool:
-    """TensorFlow's ports may have kept (O,I,T,H,W): the kernel's sizes say so."""
-    return order == "oithw" or (shape[:3] != (3, 3, 3) and shape[2:] == (3, 3, 3))
+def _order_of_convolutions(entries: Iterable[Entry], order: Order) -> Order:
+    """TensorFlow's ports may have kept (O,I,T,H,W), and the clip with it: kernels' sizes say so."""
+    kept = lambda shape: len(shape) == 5 and shape[:3] != (3, 3, 3) and shape[2:] == (3, 3, 3)
+    return "oithw" if any(kept(tuple(entry.shape)) for entry in entries) else order
 
 
 def _check_layers(where: str, layers: list[str], shapes: Mapping[Place, tuple[int, ...]]) -> None:
@@ -189,7 +195,7 @@ def _to_our_layout(
     place: Place,
     entry: Entry,
     order: Order,
-    caffe_order: bool,
+    conv_order: Order,
     shapes: Mapping[Place, tuple[int, ...]],
 ) -> np.ndarray:
     shape = shapes[place]
@@ -198,11 +204,9 @@ def _to_our_layout(
         return value.reshape(shape)
     if len(shape) == 2:
         value = value.reshape(shape[::-1]).T if order == "oithw" else value.reshape(shape)
-        if place.layer == "fc6" and caffe_order:
-            value = _from_channels_first(place, value, shapes)
         return np.ascontiguousarray(value)
     value = value.reshape(entry.shape[-5:])
-    if _is_channels_first(value.shape, order):
+    if conv_order == "oithw":
         value = value.transpose(2, 3, 4, 0, 1)
         swap = not place.layer.startswith("deconv")
     else:

@@ -1,0 +1,199 @@
+"""PyTorch's files, read without PyTorch: today's zip archives and the older rows of pickles."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from v2v_jax.errors import WeightsError
+from v2v_jax.preprocess import Preprocessing
+from v2v_jax.pretrained.mapped_file import MappedFile
+from v2v_jax.pretrained.restricted_pickle import Refused, Tensor, read_pickle
+from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
+
+LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # a magic number
+_PROTOCOL = 1001
+_TYPES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFloat16Storage": "u2"}
+_OTHER_SIZES = dict(LongStorage=8, IntStorage=4, ShortStorage=2, CharStorage=1, ByteStorage=1)
+_OTHER_SIZES["BoolStorage"] = 1
+_MAX_DEPTH = 8  # of dictionaries
+
+# What the ports' programs feed them with: pytorch-video-recognition (BGR), mmaction2 (RGB).
+_INPUTS = {
+    "features": Preprocessing(color_order="bgr", mean=(90.0, 98.0, 102.0), std=(1.0,) * 3),
+    "backbone": Preprocessing(color_order="rgb", mean=(104.0, 117.0, 128.0), std=(1.0,) * 3),
+}
+
+
+def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -> Weights:
+    """A file of PyTorch ≥ 1.6: an archive with `pickle_name` and a part for every storage.
+
+    Raises:
+      WeightsError: it is damaged, or holds other than a dictionary of tensors.
+    """
+    folder = pickle_name.removesuffix("data.pkl")
+    infos = {info.filename: info for info in archive.infolist()}
+    try:
+        described = read_pickle(_Part(bytes(_stored(file, infos[pickle_name]))))
+        order = "<"
+        if f"{folder}byteorder" in infos:
+            order = ">" if bytes(_stored(file, infos[f"{folder}byteorder"])) == b"big" else "<"
+    except Refused as error:
+        raise _refused(file, error) from error
+
+    def part(tensor: Tensor) -> memoryview:
+        name = f"{folder}data/{tensor.storage.key}"
+        if name not in infos:
+            raise WeightsError(f"{file.path} is damaged: its part {name!r} is missing.")
+        return _stored(file, infos[name])
+
+    return _weights(file, described, part, order, "PyTorch archive")
+
+
+def read_legacy(file: MappedFile) -> Weights:
+    """A file of PyTorch < 1.6: magic number, version, system, tensors, keys, then the storages.
+
+    Raises:
+      WeightsError: it is damaged, or holds other than a dictionary of tensors.
+    """
+    file.seek(0)
+    try:
+        read_pickle(file)  # the magic number, by which it was recognised
+        version, system = read_pickle(file), read_pickle(file)
+        if version != _PROTOCOL or not isinstance(system, dict):
+            raise Refused(f"it is of the unknown version {version!r}")
+        described, keys = read_pickle(file), read_pickle(file)
+    except Refused as error:
+        raise _refused(file, error) from error
+    big = system.get("little_endian", True) is False
+    order = ">" if big else "<"
+    types = {t.storage.key: t.storage.type for t in _tensors(file, described).values()}
+    parts: dict[str, memoryview] = {}
+    position = file.tell()
+    for key in keys if isinstance(keys, list) else ():
+        head = file.memory[position : position + 8]
+        size = _size_of(types.get(key, "")) if isinstance(key, str) else 0
+        count = struct.unpack(f"{order}q", head)[0] if len(head) == 8 else -1
+        end = position + 8 + count * size
+        if count < 0 or size == 0 or end > len(file):
+            raise WeightsError(
+                f"{file.path} is damaged: the storage {str(key)[:50]!r} is cut short."
+            )
+        parts[key] = file.memory[position + 8 : end]
+        position = end
+
+    def part(tensor: Tensor) -> memoryview:
+        if tensor.storage.key not in parts:
+            raise WeightsError(f"{file.path} is damaged: a storage of its tensors is missing.")
+        return parts[tensor.storage.key]
+
+    return _weights(file, described, part, order, "PyTorch, before 1.6")
+
+
+class _Part:
+    """Bytes as a file, for the pickle's parser."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._position = data, 0
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes."""
+        start, self._position = self._position, min(self._position + size, len(self._data))
+        return self._data[start : self._position]
+
+    def readline(self) -> bytes:
+        """To the end of the line."""
+        end = self._data.find(b"\n", self._position)
+        return self.read((len(self._data) if end < 0 else end + 1) - self._position)
+
+
+def _size_of(kind: str) -> int:
+    return np.dtype(_TYPES[kind]).itemsize if kind in _TYPES else _OTHER_SIZES.get(kind, 0)
+
+
+def _refused(file: MappedFile, error: Refused) -> WeightsError:
+    return WeightsError(
+        f"{file.path} is not read, as its pickle is no plain dictionary of tensors: {error}; save "
+        "the network's state_dict with torch.save, on a machine that trusts the file."
+    )
+
+
+def _stored(file: MappedFile, info: zipfile.ZipInfo) -> memoryview:
+    """An archive's part in place; PyTorch does not compress."""
+    start = info.header_offset
+    header = bytes(file.memory[start : start + 30]) if start >= 0 else b""
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise WeightsError(f"{file.path}: {info.filename!r} is compressed, not as PyTorch writes.")
+    if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.file_size != info.compress_size:
+        raise WeightsError(f"{file.path} is damaged: its part {info.filename!r}.")
+    start += 30 + sum(struct.unpack("<HH", header[26:30]))
+    data = file.memory[start : start + info.file_size]
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise WeightsError(f"{file.path} is damaged: the sum of {info.filename!r} is wrong.")
+    return data
+
+
+def _tensors(file: MappedFile, described: Any) -> dict[str, Tensor]:
+    """All tensors by the names that lead to them, with dots between."""
+    if not isinstance(described, dict):
+        raise WeightsError(f"{file.path} holds no dictionary of tensors.")
+    result: dict[str, Tensor] = {}
+    waiting: list[tuple[str, dict, int]] = [("", described, 0)]
+    seen: set[int] = set()  # a dictionary may hold itself
+    while waiting:
+        prefix, values, depth = waiting.pop()
+        if id(values) in seen or depth > _MAX_DEPTH:
+            continue
+        seen.add(id(values))
+        for key, value in values.items():
+            name = f"{prefix}{key if isinstance(key, str) else repr(key)}"[:200]
+            if isinstance(value, Tensor):
+                result[name] = value
+            elif isinstance(value, dict):
+                waiting.append((f"{name}.", value, depth + 1))
+    return result
+
+
+def _weights(
+    file: MappedFile,
+    described: Any,
+    part: Callable[[Tensor], memoryview],
+    order: str,
+    format: str,
+) -> Weights:
+    entries = {}
+    tensors = _tensors(file, described)
+    for name, tensor in tensors.items():
+        kind = tensor.storage.type
+        if kind in _TYPES:
+            read = lambda name=name, tensor=tensor: _read(file, name, tensor, part(tensor), order)
+            entries[name] = Entry(tensor.shape, read)
+    keys = {piece for name in entries for piece in name.split(".")}
+    forms = [form for form in _INPUTS if form in keys]
+    return assemble(entries, file.path, format, "oithw", _INPUTS[forms[0]] if forms else C3D_INPUT)
+
+
+def _read(file: MappedFile, name: str, tensor: Tensor, data: memoryview, order: str) -> np.ndarray:
+    dtype = np.dtype(order + _TYPES[tensor.storage.type])
+    count = tensor.storage.count
+    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride))
+    # A view that repeats elements (stride 0) could be far larger than what it views.
+    repeats = math.prod(tensor.shape) > count
+    if len(data) != count * dtype.itemsize or last >= count or repeats:
+        raise WeightsError(
+            f"{file.path} is damaged: {name[:100]} claims {tensor.shape} of {len(data)} bytes."
+        )
+    flat = np.frombuffer(data, dtype)
+    strides = tuple(s * dtype.itemsize for s in tensor.stride)
+    view = np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
+    if tensor.storage.type == "BFloat16Storage":  # the upper half of a float32
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view
