@@ -17,9 +17,10 @@ from tests import weight_files as files
 from v2v_jax.errors import WeightsError
 from v2v_jax.models import C3D
 from v2v_jax.preprocess import Preprocessing
-from v2v_jax.pretrained import load_c3d, read_weights
+from v2v_jax.pretrained import Weights, load_c3d, read_weights
 from v2v_jax.pretrained.__main__ import main
 from v2v_jax.pretrained.caffe import read_mean
+from v2v_jax.pretrained.folders import write_folder
 from v2v_jax.pretrained.input_folding import fold_input
 
 ARRAYS = files.caffe_arrays()
@@ -293,6 +294,53 @@ def test_pytorchs_network_scores_the_same(tmp_path, clip, network):
     assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["caffe", "zip", "legacy", "npz", "folder"])
+def test_files_of_the_real_size(form, tmp_path):
+    """conv1a … conv5a of the real C3D and its fc6, 0.25 GB: reading copies no file into memory."""
+    full = {}
+    for name, (inputs, outputs) in files.CHANNELS.items():
+        scale = {3: 64, 6: 128, 13: 256, 26: 512}
+        shape = (scale[outputs], 3 if name == "conv1a" else scale[inputs], 3, 3, 3)
+        full[name] = np.full(shape, 0.5, np.float32), np.zeros(shape[0], np.float32)
+    full["fc6"] = np.full((4096, 8192), 0.25, np.float32), np.zeros(4096, np.float32)
+    if form == "folder":
+        params = {n: {"kernel": w.T.copy(), "bias": b} for n, (w, b) in full.items()}
+        write_folder(Weights(params, Preprocessing(), "made", "here"), tmp_path / "folder")
+        path = str(tmp_path / "folder")
+    elif form == "npz":
+        arrays = {
+            f"{n}/{leaf}": a
+            for n, (w, b) in full.items()
+            for leaf, a in (
+                ("kernel", np.moveaxis(w, (0, 1), (4, 3)) if w.ndim == 5 else w.T),
+                ("bias", b),
+            )
+        }
+        path = str(tmp_path / "weights.npz")
+        np.savez(path, **arrays)
+    else:
+        flat = {
+            f"{n}.{leaf}": a
+            for n, pair in full.items()
+            for leaf, a in zip(("weight", "bias"), pair)
+        }
+        if form == "caffe":
+            content = files.net(full, files.blob_v10)
+        else:
+            content = (files.pytorch_zip if form == "zip" else files.pytorch_legacy)(flat)
+        path = written(tmp_path, content)
+        del content, flat
+    del full
+    tracemalloc.start()
+    params = load_c3d(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = sum(leaf.nbytes for layer in params.values() for leaf in layer.values())
+    assert size > 2e8 and peak < size + 3.2 * params["fc6"]["kernel"].nbytes
+    assert params["fc6"]["kernel"].shape == (8192, 4096) and params["fc6"]["kernel"][-1, -1] == 0.25
+
+
 # ------------------------------------------------------------------------------------------------
 # Reports and conversion
 
@@ -318,6 +366,14 @@ def test_conversion(tmp_path, capsys):
     ):
         assert main([wrong]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_blobs_in_many_parts_are_refused(tmp_path):
+    """Each part costs memory beyond its bytes."""
+    many = files.number(1, 2048) + files.data(6, b"\0" * 4) * 2048
+    layer = files.data(4, b"conv1a") + files.data(6, many)
+    message = error_of(written(tmp_path, files.data(1, b"c3d") + files.data(2, layer)))
+    assert "more than 1024 parts" in message
 
 
 def test_mean_files_are_checked(tmp_path):

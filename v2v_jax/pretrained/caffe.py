@@ -23,7 +23,8 @@ from v2v_jax.pretrained.protobuf_wire import (
 )
 from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
 
-_MAX_LAYERS, _MAX_BLOBS, _MAX_AXES = 4096, 16, 8
+_MAX_LAYERS, _MAX_BLOBS, _MAX_AXES, _MAX_PARTS = 4096, 16, 8, 1024
+_MAX_BLOB_FIELD = 7  # its highest field number
 _NET_LAYERS, _NET_LAYER = 2, 100  # v1.0's and old v1.1's; new v1.1's
 # Field numbers of name and blobs in NetParameter.layers and in NetParameter.layer.
 _LAYER_FIELDS = {_NET_LAYERS: (4, 6), _NET_LAYER: (1, 7)}
@@ -127,10 +128,15 @@ def _blob(blob: memoryview) -> tuple[tuple[int, ...], Callable[[], np.ndarray], 
     packed: dict[int, list[memoryview]] = {}
     single: dict[int, bytearray] = {}  # values one a field, as protobuf also allows
     for field in fields(blob):
+        if field.number > _MAX_BLOB_FIELD:
+            continue
         if field.wire_type == VARINT:
             sizes[field.number] = field.value
         elif field.wire_type == BYTES:
-            packed.setdefault(field.number, []).append(field.value)
+            parts = packed.setdefault(field.number, [])
+            parts.append(field.value)
+            if len(parts) > _MAX_PARTS:
+                raise Malformed(f"a blob has more than {_MAX_PARTS} parts")
         elif field.wire_type == FIXED32:
             single.setdefault(field.number, bytearray()).extend(field.value)
     new = 5 in packed or 5 in single

@@ -64,11 +64,3 @@ class MappedFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        """To the end of the line; WeightsError if it is longer than MAX_READ."""
-        start = self._map.tell()
-        end = self._map.find(b"\n", start, start + MAX_READ)
-        if end < 0:
-            return self.read(-1)
-        return self.read(end + 1 - start)

@@ -13,10 +13,8 @@ from v2v_jax.errors import WeightsError
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import MAX_BYTES, Entry
 
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_VERSION = (1, 0)  # of .npy; later ones only allow longer headers, which arrays of numbers lack
+_CHUNK = 2**22
 # What zipfile raises for bytes that are no sound archive, encrypted or compressed in other ways.
 DAMAGED = (
     zipfile.BadZipFile,
@@ -54,7 +52,7 @@ def entries(file: MappedFile, archive: zipfile.ZipFile) -> dict[str, Entry]:
 
         def read(info=info, shape=shape, dtype=dtype, fortran=fortran, start=start):
             try:
-                data = archive.read(info)[start:]
+                data = _read(archive, info)[start:]
             except DAMAGED as error:
                 raise WeightsError(f"{file.path} is damaged: {info.filename}: {error}.") from error
             return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
@@ -63,12 +61,26 @@ def entries(file: MappedFile, archive: zipfile.ZipFile) -> dict[str, Entry]:
     return result
 
 
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of a part, whose size was checked; its sum is compared at its end."""
+    data = np.empty(info.file_size, np.uint8)
+    position = 0
+    with archive.open(info) as part:
+        while chunk := part.read(_CHUNK):
+            data[position : position + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            position += len(chunk)
+    if position != len(data):
+        raise EOFError("it is cut short")
+    return data
+
+
 def _header(file: MappedFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
     """(shape, dtype, whether in Fortran's order, where the data starts)."""
     try:
         with archive.open(info) as part:
-            read = _HEADERS[np.lib.format.read_magic(part)]
-            shape, fortran, dtype = read(part)
+            if np.lib.format.read_magic(part) != _VERSION:
+                raise ValueError("another version")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(part)
             start = part.tell()
     except WeightsError:
         raise

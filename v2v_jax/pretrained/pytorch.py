@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
@@ -13,7 +14,7 @@ import numpy as np
 
 from v2v_jax.errors import WeightsError
 from v2v_jax.preprocess import Preprocessing
-from v2v_jax.pretrained.mapped_file import MappedFile
+from v2v_jax.pretrained.mapped_file import MAX_READ, MappedFile
 from v2v_jax.pretrained.restricted_pickle import Refused, Tensor, read_pickle
 from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
 
@@ -40,7 +41,7 @@ def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -
     folder = pickle_name.removesuffix("data.pkl")
     infos = {info.filename: info for info in archive.infolist()}
     try:
-        described = read_pickle(_Part(bytes(_stored(file, infos[pickle_name]))))
+        described, _ = _read_pickle(_stored(file, infos[pickle_name]))
         order = "<"
         if f"{folder}byteorder" in infos:
             order = ">" if bytes(_stored(file, infos[f"{folder}byteorder"])) == b"big" else "<"
@@ -62,20 +63,21 @@ def read_legacy(file: MappedFile) -> Weights:
     Raises:
       WeightsError: it is damaged, or holds other than a dictionary of tensors.
     """
-    file.seek(0)
+    values, position = [], 0
     try:
-        read_pickle(file)  # the magic number, by which it was recognised
-        version, system = read_pickle(file), read_pickle(file)
+        for _ in range(5):
+            value, size = _read_pickle(file.memory[position:])
+            values.append(value)
+            position += size
+        _, version, system, described, keys = values
         if version != _PROTOCOL or not isinstance(system, dict):
-            raise Refused(f"it is of the unknown version {version!r}")
-        described, keys = read_pickle(file), read_pickle(file)
+            raise Refused("it is of an unknown version")
     except Refused as error:
         raise _refused(file, error) from error
     big = system.get("little_endian", True) is False
     order = ">" if big else "<"
     types = {t.storage.key: t.storage.type for t in _tensors(file, described).values()}
     parts: dict[str, memoryview] = {}
-    position = file.tell()
     for key in keys if isinstance(keys, list) else ():
         head = file.memory[position : position + 8]
         size = _size_of(types.get(key, "")) if isinstance(key, str) else 0
@@ -96,21 +98,10 @@ def read_legacy(file: MappedFile) -> Weights:
     return _weights(file, described, part, order, "PyTorch, before 1.6")
 
 
-class _Part:
-    """Bytes as a file, for the pickle's parser."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._position = data, 0
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes."""
-        start, self._position = self._position, min(self._position + size, len(self._data))
-        return self._data[start : self._position]
-
-    def readline(self) -> bytes:
-        """To the end of the line."""
-        end = self._data.find(b"\n", self._position)
-        return self.read((len(self._data) if end < 0 else end + 1) - self._position)
+def _read_pickle(data: memoryview) -> tuple[Any, int]:
+    """What a pickle at the start of `data` describes, and its size."""
+    file = io.BytesIO(data[:MAX_READ])  # its read() reserves no more than there is
+    return read_pickle(file), file.tell()
 
 
 def _size_of(kind: str) -> int:
