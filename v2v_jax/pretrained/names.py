@@ -67,6 +67,11 @@ def place_of(name: str) -> Place | None:
     return None
 
 
+def printable(name: str) -> str:
+    """A name out of a file as a message may show it: short, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in name[:100])
+
+
 def reads_channels_first(name: str) -> bool:
     """Whether fc6 of the file that has this array reads pool5 in Caffe's order, though in TF's."""
     return _TENSORFLOW_PORT.fullmatch(re.split(r"[./]", name.partition(":")[0])[-1]) is not None

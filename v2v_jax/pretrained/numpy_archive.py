@@ -46,7 +46,7 @@ def entries(file: MappedFile, archive: zipfile.ZipFile) -> dict[str, Entry]:
         size = math.prod(shape) * dtype.itemsize
         if info.file_size > MAX_BYTES or size != info.file_size - start:
             raise WeightsError(
-                f"{file.path} is damaged: {info.filename} claims {shape} of {dtype} in "
+                f"{file.path} is damaged: {info.filename!r} claims {shape} of {dtype} in "
                 f"{info.file_size} bytes."
             )
 
@@ -54,7 +54,9 @@ def entries(file: MappedFile, archive: zipfile.ZipFile) -> dict[str, Entry]:
             try:
                 data = _read(archive, info)[start:]
             except DAMAGED as error:
-                raise WeightsError(f"{file.path} is damaged: {info.filename}: {error}.") from error
+                raise WeightsError(
+                    f"{file.path} is damaged: {info.filename!r}: {error}."
+                ) from error
             return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
         result[info.filename.removesuffix(".npy")] = Entry(shape, read)
@@ -85,12 +87,12 @@ def _header(file: MappedFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
     except WeightsError:
         raise
     except Exception as error:  # NumPy's parser raises whatever the bytes lead to
-        raise WeightsError(f"{file.path} is damaged: {info.filename} is no array.") from error
+        raise WeightsError(f"{file.path} is damaged: {info.filename!r} is no array.") from error
     if dtype.hasobject:
         raise WeightsError(
-            f"{file.path} holds pickled objects ({info.filename}), which are not read; save arrays "
-            "of numbers."
+            f"{file.path} holds pickled objects ({info.filename!r}), which are not read; save "
+            "arrays of numbers."
         )
     if any(n < 0 for n in shape):
-        raise WeightsError(f"{file.path} is damaged: {info.filename} claims the shape {shape}.")
+        raise WeightsError(f"{file.path} is damaged: {info.filename!r} claims the shape {shape}.")
     return shape, dtype, fortran, start

@@ -15,6 +15,7 @@ import numpy as np
 from v2v_jax.errors import WeightsError
 from v2v_jax.preprocess import Preprocessing
 from v2v_jax.pretrained.mapped_file import MAX_READ, MappedFile
+from v2v_jax.pretrained.names import printable
 from v2v_jax.pretrained.restricted_pickle import Refused, Tensor, read_pickle
 from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
 
@@ -178,7 +179,7 @@ def _read(file: MappedFile, name: str, tensor: Tensor, data: memoryview, order: 
     repeats = math.prod(tensor.shape) > count
     if len(data) != count * dtype.itemsize or last >= count or repeats:
         raise WeightsError(
-            f"{file.path} is damaged: {name[:100]} claims {tensor.shape} of {len(data)} bytes."
+            f"{file.path} is damaged: {printable(name)} claims {tensor.shape} of {len(data)} bytes."
         )
     flat = np.frombuffer(data, dtype)
     strides = tuple(s * dtype.itemsize for s in tensor.stride)

@@ -13,6 +13,8 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
+from v2v_jax.pretrained.names import printable
+
 
 class Refused(ValueError):
     """The pickle is damaged, or would do more than describe tensors."""
@@ -229,4 +231,4 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
         if isinstance(storage, Storage) and whole and len(shape) == len(stride) <= _MAX_AXES:
             return Tensor(storage, offset, tuple(shape), tuple(stride))
         raise Refused("it is damaged (a tensor)")
-    raise Refused(f"it calls {name[:100]}, which is not run")
+    raise Refused(f"it calls {printable(name)}, which is not run")

@@ -22,6 +22,7 @@ from v2v_jax.pretrained.names import (
     READS,
     Place,
     place_of,
+    printable,
     reads_channels_first,
 )
 
@@ -87,7 +88,7 @@ def assemble(
     for name in sorted(entries, key=lambda name: (len(name), name)):
         place = place_of(name)
         if place is None or place in places:
-            left_over.append(name)
+            left_over.append(printable(name))
         else:
             places[place] = name
     layers = [layer for layer in LAYERS if Place(layer, "kernel") in places]
@@ -96,7 +97,7 @@ def assemble(
         raise WeightsError(
             f"{path} ({format}) holds no layer of C3D, such as conv1a; it holds {found}."
         )
-    left_over += [name for place, name in places.items() if place.layer not in layers]
+    left_over += [printable(name) for place, name in places.items() if place.layer not in layers]
     arrays = {place: entries[name] for place, name in places.items() if place.layer in layers}
     where = f"{path} ({format})"
     conv_order = _order_of_convolutions(arrays.values(), order)
