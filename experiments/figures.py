@@ -5,7 +5,8 @@
 
     figure4  class probabilities of V2V, from --table1 (a folder of experiments.table1) or --seg
     figure5  V2V beside the upsampling baselines, from --table1
-    figure6, figure7  flow beside Brox's and the truth: python -m experiments.flow_pictures
+    figure6, figure7  flow beside the teacher's and the truth, by experiments.flow_pictures: --flow,
+             and folders of --ucf101 and --sintel
     figure8  conv1a's filters after classification (--c3d) and after flow (--flow): a grid of the
              filters' three frames, and an animation
     figure9  colouring by V2V and 2D-V2V, from --color (experiments.table1 --task=color)
@@ -80,10 +81,14 @@ def figure5(args: argparse.Namespace) -> None:
 
 
 def figures6and7(args: argparse.Namespace) -> None:
-    """Flow, which has a program of its own."""
-    raise Missing(
-        "flow beside Brox's and the truth is drawn by python -m experiments.flow_pictures"
-    )
+    """Flow beside the teacher's and the truth (paper, figures 6 and 7)."""
+    data = {"ucf101": args.ucf101, "sintel": args.sintel}
+    given = [f"--{name}={folder}" for name, folder in data.items() if folder]
+    if not (args.flow and given):
+        raise Missing("--flow, and --ucf101 or --sintel, are needed")
+    from experiments import flow_pictures
+
+    flow_pictures.main([f"--network={args.flow}", f"--output={args.output}", *given])
 
 
 def figure8(args: argparse.Namespace) -> None:
@@ -185,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    for name in ("table1", "seg", "color", "flow", "c3d"):
+    for name in ("table1", "seg", "color", "flow", "c3d", "ucf101", "sintel"):
         parser.add_argument(f"--{name}", type=pathlib.Path)
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
