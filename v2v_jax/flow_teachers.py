@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,7 +123,23 @@ def _brox(name: str, parameters: Mapping[str, Any]) -> Teacher:
 
     # On a CPU brox_flow itself compiles for one pair, whose fields then stay in its cache.
     call = encoded if jax.default_backend() == "cpu" else in_parts
-    return Teacher(name, parameters, call, compiled=True, min_size=brox.MIN_SIZE)
+    return Teacher(name, parameters, _compile_once(call), compiled=True, min_size=brox.MIN_SIZE)
+
+
+def _compile_once(call: Callable[[np.ndarray, float], Any]) -> Callable[[np.ndarray, float], Any]:
+    """Lets one thread compile for a shape while the others wait: JAX would compile in each."""
+    compiled: set[tuple[int, ...]] = set()
+    lock = threading.Lock()
+
+    def locked(frames: np.ndarray, step: float) -> Any:
+        if frames.shape in compiled:
+            return call(frames, step)
+        with lock:
+            result = call(frames, step)
+            compiled.add(frames.shape)
+        return result
+
+    return locked
 
 
 def _brox_default() -> Teacher:
