@@ -132,12 +132,13 @@ def _compile_once(call: Callable[[np.ndarray, float], Any]) -> Callable[[np.ndar
     lock = threading.Lock()
 
     def locked(frames: np.ndarray, step: float) -> Any:
-        if frames.shape in compiled:
-            return call(frames, step)
-        with lock:
-            result = call(frames, step)
-            compiled.add(frames.shape)
-        return result
+        if frames.shape not in compiled:
+            with lock:
+                if frames.shape not in compiled:
+                    result = call(frames, step)
+                    compiled.add(frames.shape)
+                    return result
+        return call(frames, step)
 
     return locked
 
