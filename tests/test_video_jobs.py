@@ -232,8 +232,6 @@ def test_ray_with_workers_killed(tmp_path, cluster):
     assert begun["v3"] == 2 and begun["v5"] == 3
     assert all(begun[job.name] == 1 for job in jobs if job.name not in ("v3", "v5"))
     assert set(counts(tmp_path / "log", "end").values()) == {1}
-    for path in (tmp_path / "out").glob(".v5*"):  # what the last of its workers left
-        path.unlink()
     check_outputs(jobs, missing=["v5"])
 
 

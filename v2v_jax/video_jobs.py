@@ -198,8 +198,8 @@ def run_jobs(
         raise ConfigError(f"Two videos have the same output {twice}; give them different names.")
     report = Report()
     with _locked(lock) as alone, JobsBar(description, len(jobs)) as bar:
-        if alone:
-            _remove_temporaries({os.path.dirname(path) for path in outputs})
+        folders = {os.path.dirname(path) for path in outputs} if alone else set()
+        _remove_temporaries(folders)
         waiting = []
         for job in jobs:
             (report.skipped if done(job) else waiting).append(job)
@@ -215,6 +215,7 @@ def run_jobs(
                 report.failed.append((job.name, error))
             bar.finish_one(bool(error))
         report.seconds = time.perf_counter() - start
+        _remove_temporaries(folders)  # of workers that died
         report.frames = bar.frames
     return report
 
@@ -280,7 +281,7 @@ def _remove(path: str) -> None:
 
 
 def _remove_temporaries(folders: Iterable[str]) -> None:
-    """Removes what killed runs left in these folders, of which no other run is at work."""
+    """Removes what was left half written in these folders, in which nobody is at work."""
     for folder in folders:
         with contextlib.suppress(OSError):
             for name in filter(is_temporary, os.listdir(folder)):
