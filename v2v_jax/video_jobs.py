@@ -360,40 +360,30 @@ class _RayWorker:
 def _run_ray(
     jobs: Sequence[Job], make_work: MakeWork, do: _Do, backend: Backend, bar: JobsBar
 ) -> _Results:
-    waiting = dict(enumerate(jobs))
-    with _ray(backend) as ray:
-        for _ in range(ATTEMPTS):
-            rows = [{"index": i, **dataclasses.asdict(job)} for i, job in waiting.items()]
-            for row in _ray_pass(ray, rows, make_work, do, backend):
-                job = waiting.pop(row["index"], None)
-                if job is not None:
-                    bar.tick(row["frames"])
-                    yield job, row["error"] or None
-            if not waiting:
-                return
-    for job in waiting.values():
-        yield job, f"its worker died, {ATTEMPTS} times; see Ray's log"
-
-
-def _ray_pass(
-    ray, rows: Sequence[dict], make_work: MakeWork, do: _Do, backend: Backend
-) -> Iterator[dict]:
-    """Begins every job once; yields a row for each that ended, none where the worker died.
-
-    Ray's own retries stay with one worker, and wait for ever when its machine does not come back.
-    """
+    rows = [{"index": i, **dataclasses.asdict(job)} for i, job in enumerate(jobs)]
     workers = min(backend.workers, len(rows))
-    results = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-        _RayWorker,
-        fn_constructor_args=(make_work, do),
-        # A job at a time on a worker: those that wait die with it, and would count as begun.
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=1
-        ),
-        num_gpus=backend.gpus or None,
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": 0},
-    )
-    yield from results.iter_rows()
+    ended = set()
+    with _ray(backend) as ray:
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _RayWorker,
+            fn_constructor_args=(make_work, do),
+            # A job at a time on a worker: those that wait die with it, and would count as begun.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=workers,
+                initial_size=workers,
+                max_tasks_in_flight_per_actor=1,
+            ),
+            num_gpus=backend.gpus or None,
+            max_restarts=-1,
+            max_task_retries=ATTEMPTS - 1,
+        )
+        for row in results.iter_rows():
+            bar.tick(row["frames"])
+            ended.add(row["index"])
+            yield jobs[row["index"]], row["error"] or None
+    for index in sorted(set(range(len(jobs))) - ended):
+        yield jobs[index], f"its worker died, {ATTEMPTS} times; see Ray's log"
 
 
 @contextlib.contextmanager
