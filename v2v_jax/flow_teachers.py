@@ -19,6 +19,8 @@ import numpy as np
 
 from v2v_jax.errors import ConfigError, DataError
 
+# The parameters of the paper's labels.
+_BROX = dict(alpha=0.197, gamma=50.0, scale=0.8, inner=10, outer=77, solver=10, warps=1)
 TwoFrames = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -145,8 +147,14 @@ def _compile_once(call: Callable[[np.ndarray, float], Any]) -> Callable[[np.ndar
 
 def _brox_default() -> Teacher:
     """Brox's method with the parameters of the paper's labels."""
-    parameters = dict(alpha=0.197, gamma=50.0, scale=0.8, inner=10, outer=77, solver=10, warps=1)
-    return _brox("brox", parameters)
+    return _brox("brox", _BROX)
+
+
+def _brox_accurate() -> Teacher:
+    """Brox's method with the parameters that find the flow better."""
+    from v2v_jax.brox import ACCURATE
+
+    return _brox("brox_accurate", _BROX | ACCURATE)
 
 
 def _dis() -> Teacher:
@@ -164,4 +172,8 @@ def _dis() -> Teacher:
     return of_function("dis", flow, {"preset": "medium", "opencv": cv2.__version__})
 
 
-TEACHERS: dict[str, Callable[[], Teacher]] = {"brox": _brox_default, "dis": _dis}
+TEACHERS: dict[str, Callable[[], Teacher]] = {
+    "brox": _brox_default,
+    "brox_accurate": _brox_accurate,
+    "dis": _dis,
+}
