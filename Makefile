@@ -9,13 +9,14 @@ DEMO := --config=configs/seg.py:demo --workdir=runs/demo
 
 demo: $(VENV)/.installed
 	$(RUN) train.py $(DEMO)
-	$(RUN) eval.py $(DEMO)
+	$(RUN) eval.py $(DEMO) --report
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2
 
-# Also the tests marked slow.
+# Also the tests marked slow, and Ray for those of many machines.
 test-all: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	$(RUN) -m pytest -m ""
 
 lint: $(VENV)/.installed
