@@ -19,7 +19,6 @@ from v2v_jax.models import convolution_forms, gpu_kernels, layers
 from v2v_jax.models.gpu_kernels import NO_WINNER, BlockLayout
 
 few = settings(max_examples=3, deadline=None)
-AVAILABLE = gpu_kernels.available
 pytestmark = pytest.mark.skipif(gpu_kernels.triton is None, reason="JAX without Pallas' Triton")
 
 
@@ -209,7 +208,7 @@ def test_kernels_are_for_gpus_that_they_fit(monkeypatch, backend, capability, ex
     device = types.SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert AVAILABLE.__wrapped__() is expected
+    assert gpu_kernels._fits.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("temporal", [True, False])
