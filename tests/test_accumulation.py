@@ -31,6 +31,7 @@ def test_automatic_parts(clips, platform, parts):
     assert accumulation.automatic_parts(clips, platform) == parts
 
 
+@pytest.mark.slow
 def test_less_memory():
     """What the compiler reserves for the gradient over 8 clips in 8 parts: that of one clip."""
     model = V2V(2, width=0.1)
@@ -45,6 +46,7 @@ def test_less_memory():
     assert temporary(8, 8) < 1.5 * temporary(1, 1) < temporary(1, 8) / 2
 
 
+@pytest.mark.slow
 def test_training_with_it_and_with_recomputation(tmp_path, compilation_cache):
     losses = []
     for number, parts in enumerate(({"accumulate": 1}, {"accumulate": 2}, {"recompute": 2})):

@@ -49,6 +49,7 @@ def assert_equal_to_rounding(config, one, other):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     """Losses, metrics of uneven data (three windows on eight devices), and the state; each reads
     only its share of the clips; what the two saved, this one process restores."""
