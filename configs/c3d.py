@@ -6,8 +6,8 @@
 
 The default trains on rendered scenes, whose class is how the camera and the main object move
 (v2v_jax/datasets/scenes/motion.py: twelve classes): 3,000 steps of 32 clips of 1,600 videos. It has
-not learnt them yet: 2,000 steps on 800 videos ended at 0.23 of the test clips, 0.13 at a rate of 1e-4,
-where the commonest class has 0.24 (one H100, 2026-11-25; docs/results.md has what it is worth as a start).
+not learnt them yet: 2,000 steps on 800 videos reached 0.23 of the test clips (0.13 at a rate of
+1e-4), the commonest class has 0.24 (one H100, 2026-11-25; docs/results.md: its worth as a start).
 
 UCF101's 101 actions: c3d.py:dataset=ucf101 --config.data.root=DIR (docs/data.md), from its videos
 or, with --config.data.source=tfds, from tensorflow-datasets.
