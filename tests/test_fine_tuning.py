@@ -52,6 +52,7 @@ def test_a_run_gives_the_parameters_of_its_best_checkpoint(trained, converted):
         assert getattr(again.preprocessing, key) == getattr(experiment.preprocessing, key)
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_and_resuming_needs_no_weights(trained, converted, tmp_path, capsys):
     source = read_weights(converted).params
     config = tiny_config(

@@ -164,6 +164,7 @@ def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
     assert_equal_runs(config, tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
     """In the middle of training, then in the middle of an evaluation, which is then done first."""
     config = small_config()

@@ -351,6 +351,7 @@ def test_label_without_a_class_stops_the_run(tmp_path, monkeypatch, feed):
 # First words
 
 
+@pytest.mark.slow
 def test_without_accelerator_the_duration_is_announced(capsys):
     config = tiny_config(model__width=0.26, num_steps=10**6)
     announce(make_experiment(config, "train"), first_step=0)
