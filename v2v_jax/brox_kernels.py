@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from v2v_jax.brox_level import EPSILON, OMEGA
+from v2v_jax.brox_level import EPSILON, OMEGA, data_equations
 
 try:  # JAX means to retire this backend
     from jax.experimental.pallas import triton
@@ -160,8 +160,7 @@ def linear_system(
             return triton.load(ref.at[base + at], mask=inside, other=0.0)
 
         term = [load(terms_ref, (pair * TERMS + f) * field, p) for f in range(TERMS)]
-        iz, ixz, iyz, ix, iy, ixx, ixy, iyy = term
-        u0, v0 = (load(start_ref, (pair * FLOW + f) * field, p) for f in range(FLOW))
+        start = [load(start_ref, (pair * FLOW + f) * field, p) for f in range(FLOW)]
         across = (jnp.maximum(i - 1, 0), i, jnp.minimum(i + 1, h - 1))
         along = (jnp.maximum(j - 1, 0), j, jnp.minimum(j + 1, w - 1))
         # Where the 3×3 pixels around lie; the border's pixels are repeated beyond it.
@@ -186,16 +185,7 @@ def linear_system(
         left, right, up, down = (
             jnp.where(inside & there, 0.5 * lax.rsqrt(s), 0) for s, there in zip(total, exists)
         )
-        du, dv = centre[0] - u0, centre[1] - v0
-        q0 = iz + ix * du + iy * dv
-        q1 = ixz + ixx * du + ixy * dv
-        q2 = iyz + ixy * du + iyy * dv
-        data = 0.5 / alpha * lax.rsqrt(q0 * q0 + gamma * (q1 * q1 + q2 * q2) + EPSILON)
-        a = data * (ix * ix + gamma * (ixx * ixx + ixy * ixy))
-        d = data * (iy * iy + gamma * (iyy * iyy + ixy * ixy))
-        c = data * (ix * iy + gamma * ixy * (ixx + iyy))
-        bu = a * u0 + c * v0 - data * (ix * iz + gamma * (ixx * ixz + ixy * iyz))
-        bv = d * v0 + c * u0 - data * (iy * iz + gamma * (ixy * ixz + iyy * iyz))
+        a, d, c, bu, bv = data_equations(term, start, centre, alpha, gamma)
         edges = left + right + up + down
         inverses = (jnp.where(inside, OMEGA / jnp.maximum(x + edges, 1e-12), 0) for x in (a, d))
         for f, value in enumerate((left, up, c, bu, bv, *inverses)):

@@ -168,10 +168,35 @@ def _linear_system(
       left, up (edge weights to those neighbours), D c, bu, bv, 1/(D a + S), 1/(D d + S),
       each (4,B,H/2,W/2).
     """
-    iz, ixz, iyz, ix, iy, ixx, ixy, iyy = (terms[:, k] for k in range(8))
+    fields = [terms[:, k] for k in range(8)]
+    before, now = ([jnp.stack(planes) for planes in pair] for pair in (start, flow))
+    a, d, c, bu, bv = data_equations(fields, before, now, alpha, gamma)
+    edges = _split(jnp.stack(_edge_weights(*_join(flow), size)))
+    left, up, total = (edges[:, k] for k in range(3))
+    # Outside of the level both a and the edge weights are 0.
+    inverse_u, inverse_v = 1 / jnp.maximum(a + total, 1e-12), 1 / jnp.maximum(d + total, 1e-12)
+    return left, up, c, bu, bv, inverse_u, inverse_v
+
+
+def data_equations(
+    terms: Sequence[jax.Array],
+    start: Sequence[jax.Array],
+    flow: Sequence[jax.Array],
+    alpha: jax.Array,
+    gamma: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """What the data term gives to each pixel's equations, see `_linear_system`; also in kernels.
+
+    Args:
+      terms: Iz, Ixz, Iyz, Ix, Iy, Ixx, Ixy, Iyy, arrays of one shape.
+      start, flow: u and v at which frame 1 was warped, and now.
+
+    Returns:
+      D a, D d, D c, bu, bv of that shape.
+    """
+    iz, ixz, iyz, ix, iy, ixx, ixy, iyy = terms
     (u0, v0), (u, v) = start, flow
-    u0, v0 = jnp.stack(u0), jnp.stack(v0)
-    du, dv = jnp.stack(u) - u0, jnp.stack(v) - v0
+    du, dv = u - u0, v - v0
     q0 = iz + ix * du + iy * dv
     q1 = ixz + ixx * du + ixy * dv
     q2 = iyz + ixy * du + iyy * dv
@@ -181,11 +206,7 @@ def _linear_system(
     c = data * (ix * iy + gamma * ixy * (ixx + iyy))
     bu = a * u0 + c * v0 - data * (ix * iz + gamma * (ixx * ixz + ixy * iyz))
     bv = d * v0 + c * u0 - data * (iy * iz + gamma * (ixy * ixz + iyy * iyz))
-    edges = _split(jnp.stack(_edge_weights(*_join(flow), size)))
-    left, up, total = (edges[:, k] for k in range(3))
-    # Outside of the level both a and the edge weights are 0.
-    inverse_u, inverse_v = 1 / jnp.maximum(a + total, 1e-12), 1 / jnp.maximum(d + total, 1e-12)
-    return left, up, c, bu, bv, inverse_u, inverse_v
+    return a, d, c, bu, bv
 
 
 def _edge_weights(u: jax.Array, v: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
