@@ -54,7 +54,12 @@ def figure4(args: argparse.Namespace) -> None:
         maps = visualize.class_heat_maps(prediction, run.experiment.task.label_names)
         frames = middle_frames(clip["video"], 2)
         sheets = [
-            panels.panels(columns, frames, title=name),
+            panels.panels(
+                columns,
+                frames,
+                title=name,
+                legends=(visualize.label_legend(run.experiment.task.label_names),),
+            ),
             panels.panels(maps, frames, scale=1, legends=(visualize.probability_legend(),)),
         ]
         write(args.output / f"figure4_{index}", panels.join(sheets, axis=0))

@@ -14,7 +14,8 @@ checkpoint of each row's first seed in ROW/run (for eval.py and experiments.figu
 Called again it goes on: finished runs are not done again.
 
 --jobs processes share the accelerator, so that one compiles while another trains; their clips/s
-are then no measure of speed. The rows' frames are rendered or decoded once, into WORKDIR/cache.
+are then no measure of speed. With --gpus=0,1 they take turns on these. The rows' frames are
+rendered or decoded once, into WORKDIR/cache.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ class Jobs:
         self._args, self._settings, self._workdir = args, settings, workdir
         self._argv = argv
         self._table = TABLES[settings.task]
+        self._gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+        self._gpu_of: dict[str, str] = {}  # of the jobs that run
         self._running: dict[str, subprocess.Popen] = {}
         self.failed: list[str] = []
         self._seen: set[pathlib.Path] = set(self._results())
@@ -207,23 +210,31 @@ class Jobs:
     def _spawn(self, name: str) -> subprocess.Popen:
         folder = self._workdir / ("c3d" if name == C3D else self._table.row(name).slug)
         folder.mkdir(parents=True, exist_ok=True)
-        environment = os.environ.copy()
-        share = _MEMORY_SHARE / self._args.jobs
-        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share:.3f}")
         reporting.console.print(f"{name}: started, see {folder / 'log.txt'}")
         with open(folder / "log.txt", "a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "experiments.table1", *self._argv, f"--worker={name}"],
-                env=environment,
+                env=self._environment(name),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """A job's, which takes the GPU that the fewest have."""
+        environment = os.environ.copy()
+        share = _MEMORY_SHARE / math.ceil(self._args.jobs / max(len(self._gpus), 1))
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share:.3f}")
+        if self._gpus:
+            self._gpu_of[name] = min(self._gpus, key=list(self._gpu_of.values()).count)
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpu_of[name]
+        return environment
 
     def _collect(self) -> None:
         for name, process in list(self._running.items()):
             if process.poll() is None:
                 continue
             del self._running[name]
+            self._gpu_of.pop(name, None)
             if process.returncode:
                 self.failed.append(name)
                 folder = "c3d" if name == C3D else self._table.row(name).slug
@@ -276,6 +287,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Settings]:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000, help="of every row")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--gpus", default="", help="numbers, with commas; default: the first")
     parser.add_argument("--init-from", default="", help="C3D's weights; default: trained first")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of all configs"

@@ -41,7 +41,7 @@ PAPER = {"Brox": 1.3, "V2V": 91.6}
 
 
 class NetworkWork:
-    """`video_jobs.Work` that writes the flow that a network predicts; one thread at a time."""
+    """`video_jobs.Work` that writes the flow that a network predicts."""
 
     def __init__(self, workdir: str, **options: object) -> None:
         """options: of `v2v_jax.load`."""
@@ -85,10 +85,12 @@ def brox_work(batch_size: int) -> Work:
 def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int, str]]:
     """name → (how to build its work, threads, which of the paper's rows it is)."""
     load = functools.partial(NetworkWork, args.workdir)
+    whole = functools.partial(load, full_frame=True, overlap=0.0)
+    threads = args.threads
     return {
-        "Brox": (functools.partial(brox_work, args.batch_size), args.threads, "Brox"),
-        "V2V, whole frames": (functools.partial(load, full_frame=True, overlap=0.0), 1, "V2V"),
-        "V2V, windows that overlap": (load, 1, "V2V"),
+        "Brox": (functools.partial(brox_work, args.batch_size), threads, "Brox"),
+        "V2V, whole frames": (whole, threads, "V2V"),
+        "V2V, windows that overlap": (load, threads, "V2V"),
     }
 
 
@@ -153,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
     parser.add_argument(
-        "--threads", type=int, default=min(4, os.cpu_count() or 1), help="Brox's videos at a time"
+        "--threads", type=int, default=min(4, os.cpu_count() or 1), help="videos at a time"
     )
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="only so many videos")

@@ -128,7 +128,7 @@ def measure(run: pathlib.Path, count: int, frames: int, flow: str) -> dict[str, 
             sums[name].add(apply(clip["video"]), truth, motion, known)
     own = flow == "true" or (flow == "auto" and "flow" in dataset.fields)
     return {
-        "run": run.name,
+        "run": str(run),
         "model": config.model.name,
         "task": predictor.task,
         "dataset": dataset.name,

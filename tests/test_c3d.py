@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.c3d import get_config
+from experiments.motion_classes import agreement
 from tests import reference
 from tests.tiny import tiny_config
 from v2v_jax.datasets.packed import PackedVideos
@@ -19,7 +21,7 @@ from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES, video_label
 from v2v_jax.datasets.video_folder import VideoFolder
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.evaluate import evaluate
-from v2v_jax.experiment import make_experiment
+from v2v_jax.experiment import make_experiment, make_model
 from v2v_jax.input_pipeline import make_feed
 from v2v_jax.models import C3D
 from v2v_jax.models.c3d import TRUNK_LAYERS
@@ -161,6 +163,32 @@ def test_scenes_labels_follow_from_what_moves():
         moving = thing in ("driving vehicle", "walking person")
         kind = "vehicle" if "vehicle" in thing else "person"
         assert any(s.kind == kind and (s.speed != 0) == moving for s in scene.sprites)
+
+
+def test_a_clips_class_is_that_of_its_own_frames():
+    found = agreement(num_videos=6, num_frames=32, clip_length=16)
+    scenes = Scenes("test", num_videos=6)
+    same = [
+        video_label(scenes.scene(video), 16, first) == video_label(scenes.scene(video), 32)
+        for video in range(6)
+        for first in (0, 16)
+    ]
+    assert found["both"] == pytest.approx(np.mean(same))
+    assert found["both"] <= min(found["camera"], found["main object"])
+    assert set(agreement(num_videos=3, num_frames=16, clip_length=16).values()) == {1.0}
+
+
+def test_the_configurations_videos_are_one_clip_long():
+    for arg in ("", "demo"):
+        config = get_config(arg)
+        assert config.data.num_frames == config.preprocessing.clip_length == 16
+        assert make_model(config, 12).dropout == 0.0
+    assert make_model(get_config("dataset=ucf101"), 101).dropout == 0.5
+
+
+def test_every_class_is_as_likely_at_first():
+    variables = C3D(5, width=0.1).init(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 3)))
+    assert not np.any(variables["params"]["fc8"]["kernel"])
 
 
 def test_the_main_object_is_the_largest_in_the_picture():

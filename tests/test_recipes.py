@@ -138,6 +138,7 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
         ("model.name", "unet", "model.name is 'unet'; known: v2v"),
         ("model.initialization", "xavier", "model.initialization is 'xavier'; known: he, release"),
         ("model.width", 0.0, "model.width is 0.0; it must be positive"),
+        ("model.dropout", 1.0, "model.dropout is 1.0; it must be at least 0 and below 1"),
         ("data.name", "imagenet", "data.name is 'imagenet'; known: scenes"),
         ("feed", "disk", "feed is 'disk'; known: device, tf_data"),
         ("dtype", "int8", "dtype is 'int8'; known: auto, float32, bfloat16"),
@@ -159,7 +160,7 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
     ],
 )
 def test_validate_names_the_key_and_the_choices(key, value, message):
-    config = make()
+    config = get_config("c3d", "") if key == "model.dropout" else make()
     recipes.validate(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):

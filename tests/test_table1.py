@@ -129,8 +129,8 @@ class FakeJobs(table1.Jobs):
         return Process()
 
 
-def make_jobs(folder, jobs=2, **settings):
-    args = argparse.Namespace(jobs=jobs, seeds=3)
+def make_jobs(folder, jobs=2, gpus="", **settings):
+    args = argparse.Namespace(jobs=jobs, seeds=3, gpus=gpus)
     return FakeJobs(args, make_settings(**settings), folder, [])
 
 
@@ -165,6 +165,24 @@ def test_without_c3d_its_rows_fail_and_the_others_run(tmp_path, capsys):
         jobs._collect()
     assert started == ["2D-V2V", "V2V-0"]
     assert sorted(jobs.failed) == ["C3D", "Conv3b-up", "Conv4b-up", "Conv5b-up", "V2V"]
+
+
+def test_jobs_take_turns_on_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    jobs = make_jobs(tmp_path, jobs=3, gpus="0,2")
+    found = {name: jobs._environment(name) for name in ("C3D", "2D-V2V", "V2V-0")}
+    gpus = [environment["CUDA_VISIBLE_DEVICES"] for environment in found.values()]
+    assert gpus == ["0", "2", "0"]
+    assert float(found["C3D"]["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == pytest.approx(0.46)
+    ended = Process()
+    ended.returncode = 0
+    jobs._running["C3D"] = ended
+    jobs._collect()
+    assert jobs._environment("V2V")["CUDA_VISIBLE_DEVICES"] in ("0", "2")
+    assert jobs._environment("Conv3b-up")["CUDA_VISIBLE_DEVICES"] in ("0", "2")
+    assert sorted(jobs._gpu_of.values()) == ["0", "0", "2", "2"]
+    assert "CUDA_VISIBLE_DEVICES" not in make_jobs(tmp_path)._environment("C3D")
 
 
 def test_given_weights_need_no_c3d(tmp_path):

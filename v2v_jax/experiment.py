@@ -137,12 +137,15 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
 def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     """The network that `config.model` and `config.dtype` describe, for K = num_outputs."""
     variant = config.model.get("variant", "paper")  # configurations before it lack it
+    options = {} if variant == "paper" else {"variant": variant}
+    if "dropout" in config.model:
+        options["dropout"] = config.model.dropout
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,
         dtype=_dtype(config.dtype),
         initialization=config.model.initialization,
-        **({} if variant == "paper" else {"variant": variant}),
+        **options,
     )
 
 

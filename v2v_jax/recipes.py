@@ -88,6 +88,8 @@ def make_config(
         _modern(config, num_steps, learning_rate)
     else:
         _paper(config)
+    if task == "classification":
+        config.model.dropout = 0.5  # share of fc6's and fc7's outputs that a step drops
     config.model.variant = "paper"  # or release: the authors' segmentation net, see models/v2v.py
     config.optimizer.trunk_multiplier = 1.0  # of the learning rate of conv1a … conv5b
     config.optimizer.freeze = "auto"  # layers with commas; trunk: all of conv1a … conv5b
@@ -155,6 +157,9 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     _choice("task", config.task, tuple(TASKS))
+    dropout = config.model.get("dropout", 0.0)
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
     known = CLASSIFIERS if config.task == "classification" else MODELS
     _choice("model.name", config.model.name, tuple(known))
     _choice("model.initialization", config.model.initialization, ("he", "release"))

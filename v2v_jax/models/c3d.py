@@ -88,8 +88,9 @@ class C3D(nn.Module):
         fc6 and fc7).
       dropout: share of fc6's and fc7's outputs that training drops.
       dtype: of the computation; parameters are float32.
-      initialization: "he", or "release" (see `initializers`; fc6 and fc7 Gaussian with standard
-        deviation 0.005, fc8 0.01 and zero biases).
+      initialization: "he", with fc8 at zero so that every class is as likely at first; or "release"
+        (see `initializers`; fc6 and fc7 Gaussian with standard deviation 0.005, fc8 0.01, fc8's
+        biases zero).
     """
 
     num_classes: int
@@ -112,7 +113,7 @@ class C3D(nn.Module):
         for name in ("fc6", "fc7"):
             x = nn.relu(self._dense(scaled(4096, self.width), name, gain=2.0, std=0.005)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return self._dense(self.num_classes, "fc8", gain=1.0, std=0.01)(x).astype(jnp.float32)
+        return self._dense(self.num_classes, "fc8", gain=0.0, std=0.01)(x).astype(jnp.float32)
 
     def _conv(self, filters: int, name: str, pool: tuple[int, int, int] | None = None) -> Conv3D:
         return Conv3D(
@@ -125,7 +126,9 @@ class C3D(nn.Module):
         )
 
     def _dense(self, features: int, name: str, gain: float, std: float) -> nn.Dense:
-        kernel_init = nn.initializers.variance_scaling(gain, "fan_in", "normal")
+        kernel_init = nn.initializers.zeros_init()
+        if gain:
+            kernel_init = nn.initializers.variance_scaling(gain, "fan_in", "normal")
         bias = 0.0
         if self.initialization == "release":
             kernel_init, bias = normal(std), float(name != "fc8")

@@ -14,7 +14,7 @@ import numpy as np
 
 from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES, video_label
 from v2v_jax.datasets.scenes.render import Layers, SceneRenderer
-from v2v_jax.datasets.scenes.world import random_scene
+from v2v_jax.datasets.scenes.world import Scene, random_scene
 from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.errors import ConfigError, DataError
 
@@ -147,7 +147,7 @@ class Scenes(VideoDataset):
                 self._kept.move_to_end(video)
                 return self._kept[video]
         # Built outside the lock: two threads may build the same scene, which harms nobody.
-        renderer = SceneRenderer(random_scene(self._rng(video, _SCENE)), self.frame_size)
+        renderer = SceneRenderer(self.scene(video), self.frame_size)
         with self._lock:
             self._kept[video] = renderer
             while len(self._kept) > _SCENES_KEPT:
@@ -156,7 +156,11 @@ class Scenes(VideoDataset):
 
     def video_label(self, video: int) -> int:
         """See `VideoDataset.video_label`; builds the scene, which takes a tenth of a second."""
-        return video_label(random_scene(self._rng(video, _SCENE)), self.num_frames)
+        return video_label(self.scene(video), self.num_frames)
+
+    def scene(self, video: int) -> Scene:
+        """What the video shows: camera, backdrop, sprites; built anew."""
+        return random_scene(self._rng(video, _SCENE))
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)

@@ -22,24 +22,25 @@ VIDEO_LABEL_NAMES = tuple(f"{c}, {o}" for c, o in itertools.product(CAMERAS, OBJ
 _EVERY = 6  # frames between those at which the objects' sizes are compared
 
 
-def video_label(scene: Scene, num_frames: int) -> int:
-    """The video's class, an index into VIDEO_LABEL_NAMES.
+def video_label(scene: Scene, num_frames: int, first: int = 0) -> int:
+    """The class of a video of the frames first … first + num_frames - 1.
 
-    The camera's is the mean speed of its pan. The main object is the vehicle or person that fills
-    the most of the picture, by its box and on average over the video.
+    It is an index into VIDEO_LABEL_NAMES. The camera's part is the mean speed of its pan. The main
+    object is the vehicle or person that fills the most of the picture, by its box and on average
+    over the video.
     """
-    frames = np.arange(max(num_frames, 2))
+    frames = np.arange(first, first + max(num_frames, 2))
     pan = np.array([scene.camera.pan(t) for t in frames])
     camera = int(np.searchsorted(PAN_SPEEDS, np.abs(np.diff(pan)).mean(), side="right"))
-    kind, moves = _main_object(scene, num_frames)
+    kind, moves = _main_object(scene, range(first, first + num_frames, _EVERY))
     return len(OBJECTS) * camera + 2 * (kind == "person") + moves
 
 
-def _main_object(scene: Scene, num_frames: int) -> tuple[str, bool]:
+def _main_object(scene: Scene, frames: range) -> tuple[str, bool]:
     """Its kind, "vehicle" or "person", and whether it moves."""
     cast = Cast(scene.sprites)
     area = np.zeros(len(scene.sprites))
-    for t in range(0, num_frames, _EVERY):
+    for t in frames:
         placement = cast.place(scene.camera.pose(t, REFERENCE_SIZE), t)
         left, right, top, bottom = cast.boxes(placement, REFERENCE_SIZE).T
         area += np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
