@@ -407,6 +407,38 @@ def test_the_program_itself(trained, tmp_path):
     assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
 
 
+@pytest.mark.slow
+def test_the_program_itself_over_ray(trained, tmp_path):
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'v2v_jax[ray]'")
+    lengths = {"a": 3, "b": 5, "deep/c": 9, "deep/d": 4}
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    for name, length in lengths.items():
+        write_video(tmp_path / "videos" / f"{name}.mp4", smooth(length, 40, 50))
+    (tmp_path / "videos" / "broken.mp4").write_text("hello")
+    command = [sys.executable, str(ROOT / "predict.py"), "--ray=local", "--workers=2"]
+    command += [f"--checkpoint={trained('seg').workdir}", "--video=videos"]
+    command += ["--output=out/{name}.mp4"]  # relative: workers must understand it as this does
+
+    def start():
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        found = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
+        return done, found
+
+    done, outputs = start()
+    assert done.returncode == 1, done.stderr
+    assert "4 done (21 frames" in done.stdout and "0 were there, 1 failed" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("failed: broken: ")
+    assert outputs.keys() == {tmp_path / "out" / f"{name}.mp4" for name in lengths}
+    for name, length in lengths.items():
+        assert read_video(tmp_path / "out" / f"{name}.mp4")[0].shape == (length, 40, 50, 3)
+    done, again = start()
+    assert done.returncode == 1 and "0 done (0 frames" in done.stdout, done.stderr
+    assert "4 were there, 1 failed" in done.stdout and again == outputs
+
+
 @needs_real_data
 def test_real_videos(tmp_path):
     for name in ("carphone_pristine.mp4", "mmaction2_demo.mp4"):

@@ -16,7 +16,7 @@ from tests.tiny import ROOT
 from v2v_jax import command_line, embedded_media
 from v2v_jax.evaluate import Evaluator, best_params, evaluate
 from v2v_jax.experiment import make_experiment
-from v2v_jax.learning_curves import learning_curves, read_curves
+from v2v_jax.learning_curves import distribution, learning_curves, read_curves
 from v2v_jax.report import Report, ReportedClip, page, ranks, side_by_side
 from v2v_jax.tasks import Picture
 
@@ -145,8 +145,12 @@ def test_page_of_a_run(reports, name):
     assert [len(video) for video in videos] == [8, 8, 8]
     assert [t.split(":")[0] for t in parsed.texts["h3"]] == ["Best", "Median", "Worst"]
     svg_texts = parsed.texts["text"]
-    assert {"loss", task.headline, "step", "best", "worst"} <= set(svg_texts)
-    assert json.loads("".join(parsed.texts["pre"]))["task"] == task.name
+    assert {"loss", task.headline, "step"} <= set(svg_texts)
+    assert {"best", "median", "worst"} <= set(", ".join(svg_texts).split(", "))
+    assert task.units in parsed.texts["p"]
+    # The configuration is the one of training, not that of eval.py, which has no pictures.
+    config = json.loads("".join(parsed.texts["pre"]))
+    assert config["task"] == task.name and config["num_pictures"] == run.config.num_pictures
 
 
 def test_tables_of_classes_and_confusions_agree_with_the_metrics(reports):
@@ -228,7 +232,8 @@ def make_report(**changes) -> Report:
     fields = dict(
         task="classification", dataset="<b>", model="c3d", step=7, version="1", date="today",
         config="{}", headline="top1", better="max", baseline="the commonest class",
-        values=values, label_names=(), confusion=None, curves={}, scores=[0.5], clips=[clip],
+        units="Shares < 1.", values=values, label_names=(), confusion=None, curves={},
+        scores=[0.5], clips=[clip],
     )  # fmt: skip
     return Report(**(fields | changes))
 
@@ -240,6 +245,32 @@ def test_page_of_a_task_with_nothing_but_a_headline():
     assert any("metrics.jsonl is missing" in text for text in parsed.texts["p"])
     assert parsed.texts["h1"] == ["classification on <b>"]
     assert parsed.texts["h3"] == ['Best: a "clip" <1>']
+
+
+def test_headings_are_as_wide_as_the_video_below():
+    """The figure has the video's width: a long caption would otherwise stretch the headings."""
+    parsed = check(page(make_report()))
+    (video,) = parsed.all("video")
+    (figure,) = [a for a in parsed.all("figure") if a.get("class") == "clip"]
+    assert figure["style"] == f"width:{video['width']}px"
+    (heads,) = [a for a in parsed.all("div") if a.get("class") == "heads"]
+    assert heads["style"] == "grid-template-columns:repeat(2,minmax(0,1fr))"
+
+
+def test_of_a_clip_only_what_is_known_is_shown():
+    values = {"top1": 0.5, "top5": float("nan"), "baseline_top1": 0.1}
+    columns = {"input": np.zeros((5, 16, 20, 3), np.uint8)}
+    clip = ReportedClip("best", "a clip", values, Picture(columns))
+    parsed = check(page(make_report(clips=[clip])))
+    assert parsed.texts["dt"] == ["top1", "top1, the commonest class"]
+    assert "best clip, a clip: input." in parsed.texts["figcaption"]
+
+
+def test_marks_that_are_close_share_a_label():
+    texts = lambda marks: re.findall(r"<text[^>]*>([a-z, ]+)</text>", drawn(marks))
+    drawn = lambda marks: distribution([0.0, 0.0, 1.0], marks, "top", "d")
+    assert {"best", "median, worst"} <= set(texts({"best": 1.0, "median": 0.0, "worst": 0.0}))
+    assert {"best", "median", "worst"} <= set(texts({"best": 1.0, "median": 0.5, "worst": 0.0}))
 
 
 def test_page_where_nothing_is_known():

@@ -94,6 +94,15 @@ def test_flow_legend_is_a_disc_on_white_with_red_at_the_right(size):
         assert np.abs(wheel[size // 2, 0] - (0, 209, 255)).max() < 25
 
 
+def test_flow_legend_says_how_fast_the_edge_is():
+    disc, legend = visualize.flow_legend(96), visualize.flow_legend(96, 3.25)
+    assert legend.shape[0] > 96 + 10 and legend.shape[1] >= 96
+    left = (legend.shape[1] - 96) // 2
+    top = next(y for y in range(8) if (legend[y : y + 96, left : left + 96] == disc).all())
+    assert (legend[top + 96 :] < 128).any()  # text
+    assert (legend != visualize.flow_legend(96, 4.25)).any()
+
+
 def test_gatech_colors_are_those_of_its_files():
     assert visualize.label_colors(8).tolist() == [
         [255, 0, 0], [0, 130, 180], [0, 255, 0], [255, 255, 0],

@@ -219,10 +219,11 @@ def make_report(
         step=step,
         version=v2v_jax.__version__,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        config=config.to_json_best_effort(indent=2),
+        config=_trained_config(workdir) or config.to_json_best_effort(indent=2),
         headline=task.headline,
         better=task.better,
         baseline=task.baseline,
+        units=task.units,
         values=task.summarize(sums),
         label_names=task.label_names,
         confusion=sums.get("confusion"),
@@ -230,6 +231,12 @@ def make_report(
         scores=scores,
         clips=clips,
     )
+
+
+def _trained_config(workdir: pathlib.Path) -> str:
+    """The configuration that the run was trained with, "" if it is not there (copied weights)."""
+    path = workdir / "config.json"
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[int, Any]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's text colour
 _TRAIN, _TEST, _MARKS = "#5b8def", "#e2711d", "#8a8f98"  # legible on white and on black
+_LABEL_WIDTH = 0.1  # of a mark's label, as a share of the drawing's width
 _MAX_POINTS = 600  # a curve's; more would not be seen
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
@@ -115,14 +116,30 @@ def distribution(scores: Sequence[float], marks: Mapping[str, float], title: str
         figure = Figure(figsize=(6.4, 2.4), layout="constrained")
         axes = figure.subplots()
         axes.hist(scores, bins=min(30, max(5, round(len(scores) ** 0.5) * 2)), color=_TRAIN)
-        for label, value in marks.items():
+        for value in marks.values():
             axes.axvline(value, color=_TEST, linewidth=1.2)
+        low, high = axes.get_xlim()
+        for label, value in _merged(marks, _LABEL_WIDTH * (high - low)):
             axes.annotate(
                 label, (value, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom"
             )
         axes.set(xlabel=title, ylabel="clips")
         axes.yaxis.get_major_locator().set_params(integer=True)
         return _svg(figure, name)
+
+
+def _merged(marks: Mapping[str, float], distance: float) -> list[tuple[str, float]]:
+    """(label, place) of every mark; those nearer than `distance` share a label, "median, worst"."""
+    groups: list[list[tuple[str, float]]] = []
+    for mark in sorted(marks.items(), key=lambda mark: mark[1]):
+        if groups and mark[1] - groups[-1][-1][1] < distance:
+            groups[-1].append(mark)
+        else:
+            groups.append([mark])
+    return [
+        (", ".join(label for label, _ in group), sum(value for _, value in group) / len(group))
+        for group in groups
+    ]
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -45,8 +45,8 @@ class Report:
     Attributes:
       task, dataset, model, step: what was evaluated.
       version, date: by which version of the package, when.
-      config: the configuration as text.
-      headline, better, baseline: of the task, see `Task`.
+      config: the configuration as text, the run's own where that is known.
+      headline, better, baseline, units: of the task, see `Task`.
       values: metric → value over the whole split, as `Task.summarize` gives them: `baseline_…` the
         trivial answer's, `metric/group` those of a class or another part.
       label_names: K class names, index = label; empty where there are none.
@@ -66,6 +66,7 @@ class Report:
     headline: str
     better: Literal["max", "min"]
     baseline: str
+    units: str
     values: Mapping[str, float]
     label_names: Sequence[str]
     confusion: np.ndarray | None
@@ -171,7 +172,8 @@ def _metrics(report: Report) -> str:
         (label(n), _number(values[n]), _number(values.get(_BASELINE + n))) for n in names
     ]
     columns = ("metric", _text(report.model), _text(report.baseline))
-    return _table("The whole test split, beside the trivial answer", columns, rows)
+    table = _table("The whole test split, beside the trivial answer", columns, rows)
+    return f"{table}\n<p class=\"note\">{_text(report.units)}</p>"
 
 
 def _groups(report: Report) -> str:
@@ -227,7 +229,7 @@ def _confusion(report: Report) -> str:
     for i, name in enumerate(names):
         cells = "".join(_share_cell(s, i == j) for j, s in enumerate(share[i]))
         if not totals[i]:
-            cells = f'<td colspan="{len(names)}">does not occur</td>'
+            cells = f'<td class="none" colspan="{len(names)}">does not occur</td>'
         lines.append(f'<tr><th scope="row">{name}</th>{cells}<td>{totals[i, 0]:,}</td></tr>')
     caption = "What each class is taken for, per cent: true class down, predicted class across"
     body = "\n".join(lines)
@@ -298,26 +300,29 @@ def _clips(report: Report) -> str:
 
 
 def _clip(clip: ReportedClip, report: Report) -> str:
-    names = [n for n in clip.values if "/" not in n]
+    names = [n for n, value in clip.values.items() if "/" not in n and math.isfinite(value)]
     shown = sorted(names, key=lambda n: n != report.headline)  # the headline metric first
     numbers = "".join(
         f"<div><dt>{_text(_readable(n, report))}</dt><dd>{_number(clip.values[n])}</dd></div>"
         for n in shown
     )
     columns = clip.picture.columns
-    label = f"{clip.rank} clip, {clip.name}: {', '.join(columns)}, side by side"
+    label = f"{clip.rank} clip, {clip.name}: {', '.join(columns)}"
+    label += ", side by side" if len(columns) > 1 else ""
     heads = "".join(f"<span>{_text(name)}</span>" for name in columns)
     legends = "".join(
         f'<img class="legend" src="{png_uri(legend)}" alt="Legend of the colours">'
         for legend in clip.picture.legends
     )
+    frames = side_by_side(list(columns.values()))
+    # As wide as the video, so that its headings stand over its columns and the caption wraps.
     return f"""<article>
 <h3>{_text(clip.rank.capitalize())}: {_text(clip.name)}</h3>
 <dl>{numbers}</dl>
-<figure class="clip">
-<div class="heads" aria-hidden="true" style="grid-template-columns:repeat({len(columns)},1fr)">\
-{heads}</div>
-{_video(columns, label)}
+<figure class="clip" style="width:{frames.shape[2]}px">
+<div class="heads" aria-hidden="true" \
+style="grid-template-columns:repeat({len(columns)},minmax(0,1fr))">{heads}</div>
+{_video(frames, label)}
 <figcaption>{_text(label)}.</figcaption>
 </figure>
 {legends}
@@ -330,8 +335,7 @@ def _readable(name: str, report: Report) -> str:
     return name
 
 
-def _video(columns: Mapping[str, np.ndarray], label: str) -> str:
-    frames = side_by_side(list(columns.values()))
+def _video(frames: np.ndarray, label: str) -> str:
     _, h, w, _ = frames.shape
     uri = video_uri(frames, _CLIP_FPS)
     if uri.startswith(WEBP):

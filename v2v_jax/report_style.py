@@ -15,7 +15,8 @@ h2 { margin: 2.5rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid v
   font-size: 1.3rem; }
 h3 { margin: 0 0 .5rem; font-size: 1.05rem; overflow-wrap: anywhere; }
 a { color: inherit; }
-header p, caption, figcaption, dt { color: var(--soft); }
+header p, caption, figcaption, dt, .note { color: var(--soft); }
+.note { max-width: 46rem; font-size: .9rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .5rem 0 0; padding: 0;
   list-style: none; }
 .scroll { overflow-x: auto; margin-bottom: 1.25rem; }
@@ -25,8 +26,11 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 600; }
 tbody th, thead th:first-child { text-align: left; }
 tbody th { font-weight: 400; }
-.matrix td, .matrix th { padding: .35rem .55rem; }
-.matrix td { min-width: 3.4rem; border: 1px solid var(--paper); }
+.matrix td, .matrix th { padding: .35rem .4rem; }
+.matrix td { min-width: 3.1rem; border: 1px solid var(--paper); }
+.matrix thead { font-size: .8rem; line-height: 1.25; vertical-align: bottom; }
+.matrix tbody th { min-width: 9rem; font-size: .9rem; line-height: 1.25; }
+.matrix .none { color: var(--soft); text-align: left; }
 .chip { display: inline-block; width: .9em; height: .9em; margin-right: .5em;
   border: 1px solid var(--soft); vertical-align: -.08em; }
 figure { margin: 0 0 1rem; }
@@ -40,7 +44,8 @@ dd { margin: 0; font-variant-numeric: tabular-nums; }
 dl div:first-child dd { font-weight: 600; }
 .clip { display: inline-block; max-width: 100%; }
 .clip video, .clip img { display: block; width: auto; }
-.heads { display: grid; padding-bottom: .25rem; font-size: .85rem; text-align: center; }
+.heads { display: grid; align-items: end; padding-bottom: .25rem; font-size: .85rem;
+  line-height: 1.25; text-align: center; overflow-wrap: anywhere; }
 .legend { display: block; background: #ffffff; border-radius: .25rem; }
 pre { overflow-x: auto; padding: 1rem; background: var(--panel); border-radius: .5rem;
   font-size: .85rem; }

@@ -122,10 +122,11 @@ def _wheel_color(flow: np.ndarray, saturation: np.ndarray) -> np.ndarray:
     return np.where(saturation <= 1, 255 - saturation * (255 - hue), 0.75 * hue)
 
 
-def flow_legend(size: int) -> np.ndarray:
+def flow_legend(size: int, max_magnitude: float | None = None) -> np.ndarray:
     """Draws the wheel: the colour at an offset from the centre is the colour of that motion.
 
-    Returns (size,size,3) uint8 RGB on white; the disc's edge is `max_magnitude`.
+    Returns (size,size,3) uint8 RGB on white; the disc's edge is `max_magnitude`, which stands in
+    pixels a frame in a line below if it is given: the picture is then larger.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; got {size}.")
@@ -133,7 +134,9 @@ def flow_legend(size: int) -> np.ndarray:
     offsets = np.stack(np.meshgrid(axis, axis), axis=-1)
     disc = flow_to_color(offsets, max_magnitude=1 + 1e-6)  # rounding must not darken the edge
     disc[np.hypot(offsets[..., 0], offsets[..., 1]) > 1] = 255
-    return disc
+    if max_magnitude is None:
+        return disc
+    return join([disc, text_picture(f"edge: {max_magnitude:.3g} px a frame")], axis=0)
 
 
 def label_colors(num_classes: int) -> np.ndarray:

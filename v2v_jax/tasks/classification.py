@@ -23,6 +23,10 @@ class Classification(Task):
     fields = ("video", VIDEO_LABEL)
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
+    units = (
+        "All are shares of clips, from 0 to 1; top5_accuracy: the true class is among the five "
+        "likeliest."
+    )
 
     def __init__(self, label_names: Sequence[str]):
         """label_names: the K classes, index = label. Raises DataError if there are none."""

@@ -21,6 +21,11 @@ class Depth(Task):
     fields = ("video", "depth")
     headline, better = "rmse_log", "min"
     baseline = "the best constant depth"
+    units = (
+        "rmse_log: root mean squared error of the natural logarithm of depth (0.1 is about 10 %). "
+        "abs_rel: mean of error / true depth. within_1.25: share of the voxels that are wrong by "
+        "a factor below 1.25."
+    )
     num_outputs = 1
     reference = 10.0  # metres that an output of 0 stands for
     min_depth = 0.1  # metres

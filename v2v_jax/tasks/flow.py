@@ -22,6 +22,12 @@ class Flow(Task):
     fields = ("video", "flow", "flow_valid")
     headline, better = "epe", "min"
     baseline = "zero flow"
+    units = (
+        "epe: mean end-point error in pixels of the resized frames, which the network sees. All "
+        "others are in pixels of the dataset's own frames; epe_s0-10 … by the true speed in "
+        "pixels a frame; outliers and fl_all (wrong by more than 3 px and 5 %) are shares of the "
+        "valid voxels."
+    )
     num_outputs = 2
     alpha = 15.0
 
@@ -93,4 +99,4 @@ class Flow(Task):
             "prediction": visualize.flow_to_color(prediction, scale),
             "truth (black: not valid)": visualize.flow_to_color(clip["flow"], scale, valid),
         }
-        return Picture(columns, (visualize.flow_legend(96),))
+        return Picture(columns, (visualize.flow_legend(96, scale),))

@@ -20,6 +20,10 @@ class Segmentation(Task):
     fields = ("video", "labels")
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
+    units = (
+        "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
+        "over union."
+    )
 
     def __init__(self, label_names: Sequence[str]):
         """label_names: the K classes, index = label. Raises DataError if there are none."""

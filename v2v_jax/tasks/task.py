@@ -38,6 +38,7 @@ class Task(abc.ABC):
       input_channels: C of the network's input.
       headline: the metric that decides which checkpoint is best, and `better` its direction.
       baseline: what the trivial answer is called.
+      units: a sentence or two on what the metrics are and in which units.
     """
 
     name: ClassVar[str]
@@ -46,6 +47,7 @@ class Task(abc.ABC):
     headline: ClassVar[str]
     better: ClassVar[Literal["max", "min"]]
     baseline: ClassVar[str]
+    units: ClassVar[str]
     label_names: tuple[str, ...] = ()
 
     @property
