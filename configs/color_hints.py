@@ -7,8 +7,8 @@
 Beyond the paper: its colouring (configs/color.py) has to guess what grey does not tell. Here each
 clip comes with 0 to `--config.hints=64` hints (few as often as many), squares of 3×3 voxels in one
 of its 16 frames, which the network has to carry along in space and time. Its input is grey, the
-hints' mask and their colour: five channels. All else is as in configs/color.py; the options after
-the colon are the same. On the CPU: configs/color_hints.py:demo.
+hints' mask and colour, and both spread over their surroundings: nine channels. All else is as in
+configs/color.py; the options after the colon are the same. On the CPU: configs/color_hints.py:demo.
 """
 
 from ml_collections import ConfigDict

@@ -102,8 +102,27 @@ def test_channels_equal_reference_and_show_nothing_elsewhere():
     expected = 2 * (rgb - (rgb * LUMA).sum(-1, keepdims=True))
     assert channels.shape == (2, *SIZE, CHANNELS) and channels.dtype == np.float32
     np.testing.assert_array_equal(channels[..., 0], mask)
-    np.testing.assert_allclose(channels[mask][:, 1:], expected[mask], atol=1e-5)
-    assert not channels[~mask].any()
+    np.testing.assert_allclose(channels[mask][:, 1:4], expected[mask], atol=1e-5)
+    assert not channels[~mask][:, :4].any()
+    np.testing.assert_allclose(channels[..., 4:], spread_reference(mask, expected), atol=1e-5)
+
+
+def spread_reference(mask, values):
+    """Voxel by voxel in float64: how near the hints are, and the mean of their values by weight."""
+    result = np.zeros((*mask.shape, 1 + values.shape[-1]))
+    for b, *voxel in np.ndindex(mask.shape):
+        places = np.argwhere(mask[b])
+        distance = (places - voxel) / np.array([6, 12, 12])
+        weights = np.exp(-0.5 * (distance**2).sum(-1))
+        near = weights.sum()
+        mean = weights @ values[b][mask[b]] / (near + 1e-6)
+        result[(b, *voxel)] = [near / (near + 1), *mean]
+    return result
+
+
+def test_without_hints_all_their_channels_are_zero():
+    video = clips(2)
+    assert not np.any(hint_channels(video, np.zeros(video.shape[:4], bool)))
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -112,7 +131,7 @@ def test_the_task_adds_channels_and_keeps_all_else(residual):
     plain, hinted = Color(residual), Color(residual, hints=8, fewest_hints=8)
     batch = {"video": video, "mask": np.ones(2, bool)}
     inputs = np.asarray(hinted.inputs(batch, preprocessing))
-    assert inputs.shape[-1] == hinted.input_channels == 5 and plain.input_channels == 1
+    assert inputs.shape[-1] == hinted.input_channels == 9 and plain.input_channels == 1
     np.testing.assert_array_equal(inputs[..., :1], plain.inputs(batch, preprocessing))
     given_mask = np.zeros(video.shape[:4], bool)
     given_mask[:, 1, 3:6, 4:7] = True

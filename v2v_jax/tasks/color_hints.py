@@ -3,6 +3,11 @@
 Beyond the paper, which proposes colouring from grey alone (section 6). The sampling follows
 interactive colouring of pictures (Zhang et al., "Real-Time User-Guided Image Colorization with
 Learned Deep Priors", 2017): few hints are as common in training as many.
+
+A hint is a few voxels of 200,000. From its bare place and colour a network learns nothing for a
+long time: with those channels alone 64 hints changed the error by 0.1 % after 700 steps of 32
+clips. So each voxel is also told the hints' colour around it (`spread`), and how near they are;
+what is left to learn is where that colour ends.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ from jax import lax
 from v2v_jax.preprocess import to_gray
 
 REACH = 1  # a hint is a square of 2·REACH+1 voxels in one frame
-CHANNELS = 4  # the mask, and R, G, B minus grey where it is set
+CHANNELS = 8  # the mask and R, G, B minus grey where it is set; the same spread
+SPREAD = (6.0, 12.0, 12.0)  # standard deviations in T, H and W, voxels
+_NONE = 1e-6  # of a hint's weight: farther away there is none
 
 
 def hint_mask(video: jax.Array, *, most: int, fewest: int = 0) -> jax.Array:
@@ -42,12 +49,34 @@ def hint_channels(video: jax.Array, mask: jax.Array) -> jax.Array:
       mask: (B,T,H,W) bool.
 
     Returns:
-      (B,T,H,W,4) float32: 1 where there is a hint, and there twice R, G, B minus grey (-2..2, as
-      normalised input has values of this size); 0 elsewhere.
+      (B,T,H,W,8) float32: 1 where there is a hint, and there twice R, G, B minus grey (-2..2, as
+      normalised input has values of this size), 0 elsewhere; then what `spread` makes of them.
     """
     color = 2.0 * (video.astype(jnp.float32) / 255.0 - to_gray(video))
-    mask = mask[..., None]
-    return jnp.concatenate([mask.astype(jnp.float32), jnp.where(mask, color, 0.0)], axis=-1)
+    mask = mask[..., None].astype(jnp.float32)
+    hints = jnp.concatenate([mask, color * mask], axis=-1)
+    return jnp.concatenate([hints, spread(hints)], axis=-1)
+
+
+def spread(hints: jax.Array) -> jax.Array:
+    """The hints around each voxel: normalised convolution with a Gaussian (Knutsson, Westin 1993).
+
+    Args:
+      hints: (B,T,H,W,1+C) float32, a mask of 0 and 1 and values, 0 where the mask is.
+
+    Returns:
+      (B,T,H,W,1+C) float32: s/(s+1), s being the sum of the Gaussian weights (1 at the voxel
+      itself) of all hints; and the values' mean by these weights, 0 where no hint is near.
+    """
+    total = hints
+    for axis, deviation in enumerate(SPREAD, 1):
+        place = jnp.arange(hints.shape[axis])
+        weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place) / deviation))
+        total = jnp.moveaxis(
+            jnp.tensordot(total, weights, (axis, 0), precision=lax.Precision.HIGHEST), -1, axis
+        )
+    near = total[..., :1]
+    return jnp.concatenate([near / (near + 1.0), total[..., 1:] / (near + _NONE)], axis=-1)
 
 
 def clip_hash(video: jax.Array) -> jax.Array:
