@@ -112,8 +112,10 @@ def spread_reference(mask, values):
     result = np.zeros((*mask.shape, 1 + values.shape[-1]))
     for b, *voxel in np.ndindex(mask.shape):
         places = np.argwhere(mask[b])
-        distance = (places - voxel) / np.array([6, 12, 12])
-        weights = np.exp(-0.5 * (distance**2).sum(-1))
+        weights = np.zeros(len(places))
+        for scale, deviations in ((1, (3, 4, 4)), (1e-2, (6, 12, 12)), (1e-4, (12, 36, 36))):
+            distance = (places - voxel) / np.array(deviations)
+            weights += scale * np.exp(-0.5 * (distance**2).sum(-1))
         near = weights.sum()
         mean = weights @ values[b][mask[b]] / (near + 1e-6)
         result[(b, *voxel)] = [near / (near + 1), *mean]

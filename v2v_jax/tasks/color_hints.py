@@ -20,7 +20,13 @@ from v2v_jax.preprocess import to_gray
 
 REACH = 1  # a hint is a square of 2·REACH+1 voxels in one frame
 CHANNELS = 8  # the mask and R, G, B minus grey where it is set; the same spread
-SPREAD = (6.0, 12.0, 12.0)  # standard deviations in T, H and W, voxels
+# Gaussians' weights and standard deviations in T, H and W, voxels. The narrow ones decide wherever
+# a hint is near, so that many hints are not averaged; the wide one is for places far from all.
+SPREAD = (
+    (1.0, (3.0, 4.0, 4.0)),
+    (1e-2, (6.0, 12.0, 12.0)),
+    (1e-4, (12.0, 36.0, 36.0)),
+)
 _NONE = 1e-6  # of a hint's weight: farther away there is none
 
 
@@ -59,24 +65,28 @@ def hint_channels(video: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def spread(hints: jax.Array) -> jax.Array:
-    """The hints around each voxel: normalised convolution with a Gaussian (Knutsson, Westin 1993).
+    """The hints around each voxel: normalised convolution (Knutsson and Westin, 1993).
 
     Args:
       hints: (B,T,H,W,1+C) float32, a mask of 0 and 1 and values, 0 where the mask is.
 
     Returns:
-      (B,T,H,W,1+C) float32: s/(s+1), s being the sum of the Gaussian weights (1 at the voxel
-      itself) of all hints; and the values' mean by these weights, 0 where no hint is near.
+      (B,T,H,W,1+C) float32: s/(s+1), s being the sum of the weights of all hints, about 1 for one
+      at the voxel itself; and the values' mean by these weights, towards 0 where no hint is near.
     """
-    total = hints
-    for axis, deviation in enumerate(SPREAD, 1):
-        place = jnp.arange(hints.shape[axis])
-        weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place) / deviation))
-        total = jnp.moveaxis(
-            jnp.tensordot(total, weights, (axis, 0), precision=lax.Precision.HIGHEST), -1, axis
-        )
+    total = sum(scale * _blurred(hints, deviations) for scale, deviations in SPREAD)
     near = total[..., :1]
     return jnp.concatenate([near / (near + 1.0), total[..., 1:] / (near + _NONE)], axis=-1)
+
+
+def _blurred(x: jax.Array, deviations: tuple[float, float, float]) -> jax.Array:
+    """(B,T,H,W,C) convolved with a Gaussian whose peak is 1, over whole axes: matrix products."""
+    for axis, deviation in enumerate(deviations, 1):
+        place = jnp.arange(x.shape[axis])
+        weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place) / deviation))
+        x = jnp.tensordot(x, weights, (axis, 0), precision=lax.Precision.HIGHEST)
+        x = jnp.moveaxis(x, -1, axis)
+    return x
 
 
 def clip_hash(video: jax.Array) -> jax.Array:
