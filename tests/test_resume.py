@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -211,17 +212,26 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_full_disk_while_training(small_disk, tmp_path, monkeypatch, caplog):
-    """Full from step 4 to step 8: training goes on, nothing that was logged is lost."""
-    config = small_config(num_steps=12, eval_every=12, save_every=2)
+    """Full from step 8 to step 30: training goes on, nothing that was logged is lost.
+
+    Long enough for the log to need a page (4 kB) that it does not have yet: it has some 250 bytes
+    a step.
+    """
+    config = small_config(num_steps=36, eval_every=36, save_every=6)
     workdir, ballast = small_disk / "run", small_disk / "ballast"
     add = train.Monitor.add
 
     def fill_and_free(monitor, step, metrics):
-        if step == 4:
+        if step == 8:
+            # Else it may fail too, and clearing it away would make room.
+            end = time.monotonic() + 60
+            while not (workdir / "checkpoints" / "6").exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
             with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while file.write(bytes(512)):
                     pass
-        if step == 8:
+        if step == 30:
             ballast.unlink()
         add(monitor, step, metrics)
 

@@ -1,11 +1,11 @@
-"""The scripts that measure scaling and saving run, and report what they say."""
+"""The scripts that measure scaling, saving and long runs, and what they say."""
 
 import json
 
 import pytest
 
 from benchmarks import checkpoints
-from experiments import scaling
+from experiments import long_run, scaling
 
 SMALL = ["--arg=model=conv3b_up,size=small", "--crop=32", "--rounds=2"]
 
@@ -43,3 +43,30 @@ def test_cost_of_saving(tmp_path, capsys, compilation_cache):
     assert result["megabytes"] > 0.1
     assert "steps of" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------
+# The long run's verdict
+
+
+def judged(**changes):
+    """What `long_run` makes of a run of 1,000 steps in which `changes` grow by their value each."""
+    args = long_run.parse(["--workdir=x", "--steps=1000"])
+    start = {"memory": 10**8, "files": 9, "compilations": 4}
+    samples = [
+        {"step": step, **{name: int(v + changes.get(name, 0) * step) for name, v in start.items()}}
+        for step in range(20, 1001, 20)
+    ]
+    return long_run.summarize(args, samples, 60.0)
+
+
+def test_steady_run_is_steady():
+    assert long_run.is_steady(judged())
+    assert long_run.is_steady(judged(memory=1000))  # 1 % in the whole run
+
+
+@pytest.mark.parametrize("growth", [{"memory": 4000}, {"files": 0.01}, {"compilations": 0.005}])
+def test_growth_is_noticed(growth):
+    result = judged(**growth)
+    assert not long_run.is_steady(result)
+    assert "in the last" in long_run.sentence(result)

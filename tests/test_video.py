@@ -14,7 +14,7 @@ import pytest
 
 import v2v_jax.video as video_module
 from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.video import VideoFile, read_video, write_video
+from v2v_jax.video import VideoFile, VideoStream, read_video, write_video
 
 REAL = os.environ.get("V2V_REAL_DATA", "")
 needs_real_data = pytest.mark.skipif(
@@ -323,6 +323,23 @@ def test_decoding_that_brings_no_frame_times_out(tmp_path, monkeypatch):
     )
     with pytest.raises(CorruptVideoError, match="no frame came within"):
         file.read(0, 1)
+
+
+def test_codec_that_ffmpeg_does_not_know(tmp_path):
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert data.count(b"FMP4") == 2
+    path.write_bytes(data.replace(b"FMP4", b"ZZZZ"))
+    for read in (VideoFile, VideoStream):
+        with pytest.raises(CorruptVideoError, match="no decoder"):
+            read(path)
 
 
 def test_playlist_opens_nothing_else(tmp_path):

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
-from v2v_jax import accumulation, fine_tuning, losses, recompute, reporting, sharding
+from v2v_jax import accumulation, fine_tuning, heap, losses, recompute, reporting, sharding
 from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.clips import ClipSampler
 from v2v_jax.errors import ConfigError, Stopped
@@ -43,6 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
       Stopped: SIGTERM asked it to end; the state is saved.
     """
     workdir = pathlib.Path(workdir)
+    heap.share_one()
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
         stop = stack.enter_context(StopRequest())
         experiment = make_experiment(config, "train")
@@ -106,6 +107,8 @@ class _Run:
         self.stop.arm()
         for step, batch in enumerate(feed.batches(plans), first_step + 1):
             state, metrics = train_step(state, feed.store, batch)
+            if step == first_step + 1:
+                heap.release()  # of what the compiler needed
             self.monitor.add(step, metrics)
             self.checkpoints.check()
             if self.stop.reached():
@@ -136,6 +139,7 @@ class _Run:
             self.log.write(step, "eval", values)
             report(self.experiment, step, values)
             self.save(state, step, values)
+            heap.release()
         return values
 
     def save(self, state: TrainState, step: int, values: Mapping[str, float] | None = None) -> None:

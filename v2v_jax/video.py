@@ -305,6 +305,8 @@ def _opened(
                 raise _corrupt(path, "it has no video stream")
             stream = container.streams.video[0]
             context = stream.codec_context
+            if context is None:
+                raise _corrupt(path, "FFmpeg knows no decoder for it")
             context.thread_count = threads
             if threads != 1:
                 context.thread_type = "AUTO"  # frames and slices

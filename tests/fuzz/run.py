@@ -25,9 +25,14 @@ def main() -> None:
     """Runs the target that the command line names."""
     name, *options = sys.argv[1:] or ["--help"]
     if name == "all":
+        broken = []
         for each in TARGETS:
             print(f"== {each}", flush=True)
-            subprocess.run([sys.executable, "-m", "tests.fuzz.run", each, *options], check=True)
+            command = [sys.executable, "-m", "tests.fuzz.run", each, *options]
+            if subprocess.run(command).returncode:
+                broken.append(each)
+        if broken:
+            sys.exit(f"Broken: {', '.join(broken)}")
         return
     if name not in TARGETS:
         sys.exit(f"{__doc__}\nTargets: all, {', '.join(TARGETS)}")
