@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(RUN) eval.py $(DEMO) --report
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --durations=15
 
 # Also the tests marked slow, and Ray for those of many machines.
 test-all: $(VENV)/.installed

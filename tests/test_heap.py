@@ -26,13 +26,13 @@ def test_other_c_libraries_are_left_alone(monkeypatch, library):
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     assert heap.release() is False
-    assert heap.share_one() is False
+    assert heap.share() is False
 
 
 def test_the_users_number_of_arenas_goes_before(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked"))
-    assert heap.share_one() is False
+    assert heap.share() is False
 
 
 _HOLES = """

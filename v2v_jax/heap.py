@@ -14,8 +14,8 @@ import os
 _ARENA_MAX = -8  # malloc.h: M_ARENA_MAX
 
 
-def share_one() -> bool:
-    """Lets threads that have not allocated yet share one heap; MALLOC_ARENA_MAX goes before.
+def share() -> bool:
+    """Lets threads that have not allocated yet share the heaps there are; MALLOC_ARENA_MAX wins.
 
     Returns:
       Whether that was done. False also where the C library is not glibc.

@@ -43,7 +43,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
       Stopped: SIGTERM asked it to end; the state is saved.
     """
     workdir = pathlib.Path(workdir)
-    heap.share_one()
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
         stop = stack.enter_context(StopRequest())
         experiment = make_experiment(config, "train")
@@ -108,6 +107,7 @@ class _Run:
         for step, batch in enumerate(feed.batches(plans), first_step + 1):
             state, metrics = train_step(state, feed.store, batch)
             if step == first_step + 1:
+                heap.share()  # not before: the compiler's threads would wait for one another
                 heap.release()  # of what the compiler needed
             self.monitor.add(step, metrics)
             self.checkpoints.check()
