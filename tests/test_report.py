@@ -119,7 +119,8 @@ def reports(trained):
     return get
 
 
-TASKS = ("seg", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("color", "depth")))
+SLOW = ("flow", "color", "depth")
+TASKS = ("seg", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW))
 
 
 @pytest.mark.parametrize("name", TASKS)
