@@ -11,33 +11,27 @@ from __future__ import annotations
 
 import argparse
 
-import jax
 import numpy as np
 
+from experiments.distillation import UCF101_SIZE
+from experiments.flow_methods import pairs_of
 from v2v_jax import compilation_cache
-from v2v_jax.brox import brox_flow, grey_of_rgb
 from v2v_jax.datasets.ucf101 import Ucf101
 from v2v_jax.preprocess import Preprocessing
 
-NATIVE_SIZE = (240, 320)
 QUANTILES = (0.5, 0.9, 0.99)
 
 
 def speeds(dataset: Ucf101, video: int, pairs: int) -> np.ndarray:
     """(P,H,W) px a frame of the network's frames, of some pairs of one clip."""
     size = Preprocessing().frame_size
-    scale = np.array([size[1] / NATIVE_SIZE[1], size[0] / NATIVE_SIZE[0]], np.float32)
+    scale = np.array([size[1] / UCF101_SIZE[1], size[0] / UCF101_SIZE[0]], np.float32)
     last = dataset.videos[video].num_frames - 2
     found = []
     for t in np.linspace(0, last, pairs).round().astype(int).tolist():
         frames = dataset.read(video, t, t + 2)["video"]
-        found.append(np.asarray(_flow(frames[:1], frames[1:]))[0] * scale)
+        found.append(pairs_of(frames, [0], "Brox")[0] * scale)
     return np.linalg.norm(found, axis=-1)
-
-
-@jax.jit
-def _flow(frame0: jax.Array, frame1: jax.Array) -> jax.Array:
-    return brox_flow(grey_of_rgb(frame0), grey_of_rgb(frame1))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     heads = "".join(f" | {100 * q:.0f} % of voxels below" for q in QUANTILES)
     print(f"| split | clip | mean speed, px{heads} |\n|{'---|' * (3 + len(QUANTILES))}")
     for split in ("train", "test"):
-        dataset = Ucf101(args.ucf101, split, allow_missing=True, frame_size=NATIVE_SIZE)
+        dataset = Ucf101(args.ucf101, split, allow_missing=True, frame_size=UCF101_SIZE)
         found = [speeds(dataset, video, args.pairs) for video in range(len(dataset.videos))]
         named = [(info.name, clip) for info, clip in zip(dataset.videos, found)]
         for name, clip in [*named, ("all", np.concatenate(found))]:
