@@ -1,12 +1,14 @@
 """Evaluates a run: python eval.py --config=configs/seg.py --workdir=runs/seg [--report]."""
 
-from v2v_jax import command_line
+from v2v_jax.cli import command_line
 
 SWITCHES = {"report": "also writes eval/report.html, one page with all of it"}
 
 
 def main(config, workdir, report):
-    from v2v_jax.evaluate import evaluate  # here: rendering's worker processes need no JAX
+    from v2v_jax.evaluation.evaluator import (
+        evaluate,  # here: rendering's worker processes need no JAX
+    )
 
     evaluate(config, workdir, report=report)
 

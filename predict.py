@@ -2,7 +2,7 @@
 
 import sys
 
-from v2v_jax.predict_videos import main
+from v2v_jax.cli.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

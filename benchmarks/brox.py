@@ -8,7 +8,7 @@ endpoint difference to it is printed first, with --all also that to the form for
 a GPU's compiler takes a minute for. The timed pairs are 320×240 cuttings of these frames, mirrored
 by turns; without a folder they are random waves. A time is the shortest of some rounds. The parts
 are differences: without the equations, without their terms too, and with fewer sweeps. On a GPU
-a sweep is held to the 60 bytes a pixel that brox_kernels.py counts, at the bandwidth of a large
+a sweep is held to the 60 bytes a pixel that kernels.py counts, at the bandwidth of a large
 copy, which is measured first. --profile adds a GPU's kernels one by one.
 """
 
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import device_trace
-from v2v_jax import brox, brox_kernels, brox_level
+from v2v_jax.brox import brox_flow, kernels, level
 
 SIZE = (240, 320)
 SWEEP_BYTES = 60  # a pixel: seven fields, the edges twice, the unknowns of both colours, new ones
@@ -35,19 +35,19 @@ PARAMETERS = {"scale": 0.8, "outer": 77, "inner": 10, "solver": 10, "warps": 1, 
 def forms(every: bool) -> dict[str, tuple]:
     """name → (minimise, padding of the canvases)."""
     if jax.default_backend() == "cpu":
-        return {"XLA": (brox_level.minimise, brox.MAX_PADDING)}
+        return {"XLA": (level.minimise, brox_flow.MAX_PADDING)}
     rows = {}
-    if brox_kernels.available():
-        rows["kernels"] = brox_kernels.minimise, brox.MAX_PADDING_ON_ACCELERATORS
+    if kernels.available():
+        rows["kernels"] = kernels.minimise, brox_flow.MAX_PADDING_ON_ACCELERATORS
     if every or not rows:
-        rows["XLA"] = brox_level.minimise, brox.MAX_PADDING_ON_ACCELERATORS
+        rows["XLA"] = level.minimise, brox_flow.MAX_PADDING_ON_ACCELERATORS
     return rows
 
 
 def solver(minimise, padding: float, **changes: int):
     """frames (2,B,H,W) → flow, by one form."""
     settings = PARAMETERS | changes
-    return lambda frames: brox._flow_of_known_counts(
+    return lambda frames: brox_flow._flow_of_known_counts(
         frames,
         jnp.float32(0.197),
         jnp.float32(50),
@@ -77,7 +77,7 @@ def golden_pair(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
             from PIL import Image
 
             rgb = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
-            frames.append(brox.grey_of_rgb(rgb))
+            frames.append(brox_flow.grey_of_rgb(rgb))
     (file,) = folder.glob("*.bin")
     stored = file.read_bytes()
     size = np.frombuffer(stored, "<i4", 2)
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}, batch {batch}: ", end="")
         device_trace.print_table(record["profile"], 25)
     part = parts(row, pairs, args)
-    updates = sum(h * w for h, w in brox.pyramid_sizes(SIZE, PARAMETERS["scale"], 77))
+    updates = sum(h * w for h, w in brox_flow.pyramid_sizes(SIZE, PARAMETERS["scale"], 77))
     updates *= PARAMETERS["inner"] * PARAMETERS["solver"] * PARAMETERS["warps"]
     speed = SWEEP_BYTES * updates / (1e-3 * part["sweeps"])
     print(f"\n{name}, batch {batch}, ms a pair:\n\n| {' | '.join(part)} |\n{'|---' * len(part)}|")

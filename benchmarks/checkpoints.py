@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from experiments import scaling
-from v2v_jax.checkpoint import Checkpoints
+from v2v_jax.run.checkpoint import Checkpoints
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

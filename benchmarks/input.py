@@ -37,18 +37,18 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from configs import seg
-from v2v_jax import sharding
-from v2v_jax.clips import Clips, ClipSampler
 from v2v_jax.datasets import Scenes, VideoDataset
-from v2v_jax.datasets.packed import PackedVideos
-from v2v_jax.datasets.reading import read_videos
-from v2v_jax.datasets.ucf101 import Ucf101
-from v2v_jax.datasets.video_folder import VideoFolder
-from v2v_jax.experiment import make_experiment
-from v2v_jax.input_pipeline import Feed, make_feed
-from v2v_jax.preprocess import Preprocessing
-from v2v_jax.train import make_sampler, make_train_step
-from v2v_jax.video import write_video
+from v2v_jax.datasets.base.reading import read_videos
+from v2v_jax.datasets.cache.packed import PackedVideos
+from v2v_jax.datasets.readers.ucf101 import Ucf101
+from v2v_jax.datasets.readers.video_folder import VideoFolder
+from v2v_jax.input.clips import Clips, ClipSampler
+from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.media.video import write_video
+from v2v_jax.run.experiment import make_experiment
+from v2v_jax.system import sharding
+from v2v_jax.training.loop import make_sampler, make_train_step
 
 RULES = Preprocessing()
 FIELDS = ("video",)

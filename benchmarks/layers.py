@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from benchmarks import device_trace, network
 from v2v_jax.models import layers
-from v2v_jax.models.convolution_forms import FORMS
+from v2v_jax.models.lowering.forms import FORMS
 
 JOBS = ("forward", "input gradient", "weight gradient")
 SAME = ((1, 1),) * 3  # of every layer here

@@ -32,8 +32,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from v2v_jax import losses, recompute
-from v2v_jax.models import V2V, gpu_kernels, layers
+from v2v_jax.models import V2V, layers
+from v2v_jax.models.kernels import gpu_kernels
+from v2v_jax.tasks import losses
+from v2v_jax.training import recompute
 
 SIZE = (16, 112, 112)
 

@@ -32,14 +32,14 @@ import jax
 import numpy as np
 
 import v2v_jax
-from v2v_jax.background import in_background
-from v2v_jax.frame_sources import FrameResizer, FrameSource, open_source
-from v2v_jax.inference import Chunk, Predictor
-from v2v_jax.prediction_files import Drawing, parse_output, predict_to_files
-from v2v_jax.preprocess import Preprocessing
-from v2v_jax.trained_network import TrainedNetwork
-from v2v_jax.video import VideoStream
-from v2v_jax.video_writer import VideoWriter
+from v2v_jax.inference.network import TrainedNetwork
+from v2v_jax.inference.output_files import Drawing, parse_output, predict_to_files
+from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.media.frame_sources import FrameResizer, FrameSource, open_source
+from v2v_jax.media.video import VideoStream
+from v2v_jax.media.video_writer import VideoWriter
+from v2v_jax.system.background import in_background
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
+from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 
 
 class RandomVideos(VideoDataset):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from v2v_jax.datasets.reading import read_videos
+from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.scenes import Scenes
 
 

@@ -30,9 +30,9 @@ import jax
 
 from benchmarks.random_videos import RandomVideos
 from benchmarks.tpu_compile import load_config
-from v2v_jax.experiment import make_experiment
-from v2v_jax.input_pipeline import make_feed
-from v2v_jax.train import make_sampler, make_train_step
+from v2v_jax.input.feeds import make_feed
+from v2v_jax.run.experiment import make_experiment
+from v2v_jax.training.loop import make_sampler, make_train_step
 
 
 def measure(

@@ -34,14 +34,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from v2v_jax import sharding
-from v2v_jax.datasets.video_dataset import FIELDS
+from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.errors import ConfigError, UserError
-from v2v_jax.experiment import Experiment, make_experiment
-from v2v_jax.input_pipeline import TfDataFeed
+from v2v_jax.input.feeds import TfDataFeed
+from v2v_jax.input.preprocess import gather_clips
 from v2v_jax.models import layers
-from v2v_jax.preprocess import gather_clips
-from v2v_jax.train import make_train_step
+from v2v_jax.run.experiment import Experiment, make_experiment
+from v2v_jax.system import sharding
+from v2v_jax.training.loop import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

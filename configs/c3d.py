@@ -15,7 +15,7 @@ or, with --config.data.source=tfds, from tensorflow-datasets.
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -15,7 +15,7 @@ were at hand the network did not beat the grey frame; docs/results.md has the fi
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -13,7 +13,7 @@ configs/color.py; the options after the colon are the same. On the CPU: configs/
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,7 +12,7 @@ Depth of more lifelike videos: `:dataset=movi` (docs/data.md).
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

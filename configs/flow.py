@@ -9,7 +9,7 @@ on unseen scenes was 0.45 px, that of zero flow 1.23 px (docs/results.md).
 
 On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
 
-    python -m v2v_jax.label_flow --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
+    python -m v2v_jax.cli.label --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
     python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
         --config.data.flow_labels=data/ucf101_flow --workdir=runs/flow_ucf101
 
@@ -20,7 +20,7 @@ The learning rate matters: at 3e-4 and above the network fell back to zero flow 
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -17,7 +17,7 @@ experiments/table1.py. A quarter of the filters: seg.py:size=small.
 
 from ml_collections import ConfigDict
 
-from v2v_jax import recipes
+from v2v_jax.run import recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -19,8 +19,8 @@ import jax
 import matplotlib
 
 from configs import seg
-from v2v_jax import compilation_cache
-from v2v_jax.train import train_and_evaluate
+from v2v_jax.system import compilation_cache
+from v2v_jax.training.loop import train_and_evaluate
 
 TOLERANCE = 0.02
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from v2v_jax import brox, compilation_cache
-from v2v_jax.flow_files import read_flow
+from v2v_jax.brox import brox_flow
+from v2v_jax.media.flow_files import read_flow
+from v2v_jax.system import compilation_cache
 
 ZERO = "zero flow"
 SETTINGS = (
@@ -86,7 +87,7 @@ def _pairs(args: argparse.Namespace) -> Iterator[tuple[str, Pair]]:
 
 
 def _grey(path: pathlib.Path) -> np.ndarray:
-    return brox.grey_of_rgb(np.asarray(Image.open(path).convert("RGB")))
+    return brox_flow.grey_of_rgb(np.asarray(Image.open(path).convert("RGB")))
 
 
 def _mask(path: pathlib.Path) -> np.ndarray:
@@ -101,9 +102,9 @@ def _measure(pair: Pair, setting: str) -> dict[str, float]:
         options = dict(item.split("=") for item in setting.split(",") if item)
         options = {k: int(v) if v.isdigit() else float(v) for k, v in options.items()}
         # Compiles: on CPUs the counts that differ need no compilation of their own.
-        brox.brox_flow(frame0, frame1, **(options | {"inner": 1, "solver": 1, "warps": 1}))
+        brox_flow.brox_flow(frame0, frame1, **(options | {"inner": 1, "solver": 1, "warps": 1}))
         begin = time.perf_counter()
-        flow = np.asarray(brox.brox_flow(frame0, frame1, **options))
+        flow = np.asarray(brox_flow.brox_flow(frame0, frame1, **options))
         seconds = time.perf_counter() - begin
     error = np.linalg.norm(flow - truth, axis=-1)
     result = {"error": float(error[known].mean()), "seconds": seconds}

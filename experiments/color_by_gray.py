@@ -13,8 +13,8 @@ import argparse
 
 import numpy as np
 
-from v2v_jax.datasets.ucf101 import Ucf101
-from v2v_jax.preprocess import LUMA
+from v2v_jax.datasets.readers.ucf101 import Ucf101
+from v2v_jax.input.preprocess import LUMA
 
 LEVELS = 16
 PARTS = (0.0, 0.1, 0.3, 0.5, 1.0)

@@ -29,10 +29,11 @@ from experiments.flow_methods import (
     sintel_sequences,
     sintel_truth,
 )
-from v2v_jax import compilation_cache, reporting
+from v2v_jax.datasets.readers.ucf101 import Ucf101
 from v2v_jax.datasets.scenes import Scenes
-from v2v_jax.datasets.ucf101 import Ucf101
-from v2v_jax.inference import Predictor
+from v2v_jax.inference.predictor import Predictor
+from v2v_jax.system import compilation_cache
+from v2v_jax.system.console import console
 
 # Frames (T,H,W,3), indices of those that are looked at, and of these flow and validity or None.
 Clip = tuple[np.ndarray, list[int], np.ndarray | None, np.ndarray | None]
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     result = {}
     for name, clips in sources.items():
         result[name] = compare(predictor, clips)
-        reporting.console.print(f"{name}: done")
+        console.print(f"{name}: done")
     known = {
         name: {key: None if math.isnan(value) else value for key, value in values.items()}
         for name, values in result.items()

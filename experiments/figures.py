@@ -25,8 +25,9 @@ import numpy as np
 
 from experiments.result_tables import TABLES
 from experiments.trained_runs import TrainedRun, open_run
-from v2v_jax import panels, reporting, visualize
+from v2v_jax.drawing import colors, panels
 from v2v_jax.errors import UserError
+from v2v_jax.system.console import console
 
 _CLIPS = 3  # a figure
 _COLUMNS = 8  # filters side by side
@@ -51,16 +52,16 @@ def figure4(args: argparse.Namespace) -> None:
     for index, (name, clip, prediction) in enumerate(run.clips(_CLIPS)):
         columns = {"input": clip["video"], "truth": truth_colors(run, clip)}
         columns["V2V"] = label_colors(run, prediction)
-        maps = visualize.class_heat_maps(prediction, run.experiment.task.label_names)
+        maps = colors.class_heat_maps(prediction, run.experiment.task.label_names)
         frames = middle_frames(clip["video"], 2)
         sheets = [
             panels.panels(
                 columns,
                 frames,
                 title=name,
-                legends=(visualize.label_legend(run.experiment.task.label_names),),
+                legends=(colors.label_legend(run.experiment.task.label_names),),
             ),
-            panels.panels(maps, frames, scale=1, legends=(visualize.probability_legend(),)),
+            panels.panels(maps, frames, scale=1, legends=(colors.probability_legend(),)),
         ]
         write(args.output / f"figure4_{index}", panels.join(sheets, axis=0))
 
@@ -76,7 +77,7 @@ def figure5(args: argparse.Namespace) -> None:
         for method, run, (_, _, prediction) in zip(names, runs, clips):
             columns[method] = label_colors(run, prediction)
         columns["truth"] = truth_colors(runs[0], clip)
-        legend = visualize.label_legend(runs[0].experiment.task.label_names)
+        legend = colors.label_legend(runs[0].experiment.task.label_names)
         layout = dict(title=name, legends=(legend,))
         frames = middle_frames(clip["video"], 2)
         write(args.output / f"figure5_{index}", panels.panels(columns, frames, **layout))
@@ -144,12 +145,12 @@ FIGURES: dict[str, Callable[[argparse.Namespace], None]] = {
 def label_colors(run: TrainedRun, prediction: np.ndarray) -> np.ndarray:
     """(T,H,W,K) probabilities → (T,H,W,3) uint8, the likeliest class."""
     task = run.experiment.task
-    return visualize.labels_to_color(prediction.argmax(-1).astype(np.uint8), task.num_outputs)
+    return colors.labels_to_color(prediction.argmax(-1).astype(np.uint8), task.num_outputs)
 
 
 def truth_colors(run: TrainedRun, clip: dict[str, np.ndarray]) -> np.ndarray:
     """The clip's labels, (T,H,W,3) uint8."""
-    return visualize.labels_to_color(clip["labels"], run.experiment.task.num_outputs)
+    return colors.labels_to_color(clip["labels"], run.experiment.task.num_outputs)
 
 
 def middle_frames(video: np.ndarray, count: int) -> list[int]:
@@ -186,7 +187,7 @@ def filter_frames(run: TrainedRun) -> list[np.ndarray]:
 def write(path: pathlib.Path, picture: np.ndarray) -> None:
     """Writes path.png and says so."""
     panels.write_png(path.with_suffix(".png"), picture)
-    reporting.console.print(f"{path.with_suffix('.png')}")
+    console.print(f"{path.with_suffix('.png')}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -203,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             draw(args)
         except UserError as error:
-            reporting.console.print(f"Left out, {name}: {error}")
+            console.print(f"Left out, {name}: {error}")
 
 
 if __name__ == "__main__":

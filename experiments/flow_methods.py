@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from v2v_jax import brox, flow_metrics, metrics
-from v2v_jax.datasets.sintel import Sintel
+from v2v_jax.brox import brox_flow
+from v2v_jax.datasets.readers.sintel import Sintel
+from v2v_jax.tasks import flow_metrics, metrics
 
 # The default is what made the paper's labels; more warps a level find large motion better.
-TEACHERS: dict[str, dict[str, float]] = {"Brox": {}, "Brox, accurate": brox.ACCURATE}
+TEACHERS: dict[str, dict[str, float]] = {"Brox": {}, "Brox, accurate": brox_flow.ACCURATE}
 
 
 def teacher_flow(frames: np.ndarray, name: str = "Brox") -> np.ndarray:
@@ -26,8 +27,8 @@ def teacher_flow(frames: np.ndarray, name: str = "Brox") -> np.ndarray:
     Returns:
       (T-1,H,W,2) float32 (u, v) pixels.
     """
-    grey = brox.grey_of_rgb(frames)
-    return np.asarray(brox.brox_flow(grey[:-1], grey[1:], **TEACHERS[name]))
+    grey = brox_flow.grey_of_rgb(frames)
+    return np.asarray(brox_flow.brox_flow(grey[:-1], grey[1:], **TEACHERS[name]))
 
 
 class Score:

@@ -20,8 +20,9 @@ from PIL import Image
 import v2v_jax
 from experiments.distillation import sintel, ucf101
 from experiments.flow_methods import pairs_of
-from v2v_jax import compilation_cache, panels, visualize
-from v2v_jax.inference import Predictor
+from v2v_jax.drawing import colors, panels
+from v2v_jax.inference.predictor import Predictor
+from v2v_jax.system import compilation_cache
 
 _WIDEST = 400  # px of a column
 Row = tuple[str, Mapping[str, np.ndarray]]  # name, column → (H,W,3)
@@ -49,9 +50,9 @@ def draw_row(
     scale = max(float(np.percentile(speed, 99)), 1.0)
     columns = {"input": frames[index]}
     for name, flow in flows.items():
-        columns[name] = visualize.flow_to_color(flow, scale)
+        columns[name] = colors.flow_to_color(flow, scale)
     if truth is not None:
-        columns["truth (black: none)"] = visualize.flow_to_color(truth[0], scale, truth[1])
+        columns["truth (black: none)"] = colors.flow_to_color(truth[0], scale, truth[1])
     return scale, columns
 
 
@@ -83,7 +84,7 @@ def sheet(found: list[Row], title: str) -> np.ndarray:
         range(len(names)),
         title=title,
         row_names=names,
-        legends=[visualize.flow_legend(96)],
+        legends=[colors.flow_legend(96)],
     )
 
 

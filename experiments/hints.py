@@ -20,10 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.trained_runs import TrainedRun, open_run
-from v2v_jax import panels, reporting
+from v2v_jax.drawing import panels
 from v2v_jax.errors import ConfigError
-from v2v_jax.evaluate import Evaluator
-from v2v_jax.input_pipeline import Feed, make_feed
+from v2v_jax.evaluation.evaluator import Evaluator
+from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.system.console import console, progress
+from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks.color_hints import hint_mask
 
 NUMBERS = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -54,7 +56,7 @@ def measure(run: TrainedRun, shown: int) -> tuple[dict[int, float], float, dict[
             experiment.task.fields,
             experiment.preprocessing,
             experiment.mesh,
-            reporting.progress,
+            progress,
             count_replacements=False,
         )
         errors, clips, gray = {}, {}, float("nan")
@@ -62,7 +64,7 @@ def measure(run: TrainedRun, shown: int) -> tuple[dict[int, float], float, dict[
             evaluator = Evaluator(experiment, HintedFeed(feed, number))
             values = evaluator(run.params)
             errors[number], gray = values["ade"], values["baseline_ade"]
-            reporting.console.print(f"{number} hints: ADE {errors[number]:.4f}  (grey {gray:.4f})")
+            console.print(f"{number} hints: ADE {errors[number]:.4f}  (grey {gray:.4f})")
             if number in (0, shown):
                 clips[number] = evaluator.clips(run.params, 2)[0]
     return errors, gray, clips
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     panels.write_png(args.output, draw(run, errors, gray, clips))
     numbers = {"step": run.step, "ade": errors, "grey_ade": gray}
-    reporting.write_text(args.output.with_suffix(".json"), json.dumps(numbers, indent=1) + "\n")
+    write_text(args.output.with_suffix(".json"), json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

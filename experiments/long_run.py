@@ -27,8 +27,8 @@ from typing import Any
 import jax
 
 from configs import seg
-from v2v_jax import reporting
-from v2v_jax.train import train_and_evaluate
+from v2v_jax.run.metrics_log import MetricsLog
+from v2v_jax.training import loop
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         lambda name, seconds, **_: compiled.append(seconds) if name == _COMPILED else None
     )
 
-    class Sampling(reporting.MetricsLog):
+    class Sampling(MetricsLog):
         """Notes the state of the process with every line of training."""
 
         def write(self, step, prefix, values):
@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     }
                 )
 
-    reporting.MetricsLog = Sampling
+    loop.MetricsLog = Sampling
     start = time.perf_counter()
-    train_and_evaluate(tiny(args), args.workdir)
+    loop.train_and_evaluate(tiny(args), args.workdir)
     result = summarize(args, samples, time.perf_counter() - start)
     print(sentence(result))
     if args.json:

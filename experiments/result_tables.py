@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from v2v_jax import reporting
+from v2v_jax.system.whole_files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +115,8 @@ def write_tables(workdir: pathlib.Path, settings: Any) -> None:
         "rows": {name: _summary(runs, table) for name, runs in results.items()},
         "order": [check_order(table, *pair, results) for pair in table.order],
     }
-    reporting.write_text(workdir / "table.json", json.dumps(summary, indent=1) + "\n")
-    reporting.write_text(workdir / "table.md", markdown(table, summary, results))
+    write_text(workdir / "table.json", json.dumps(summary, indent=1) + "\n")
+    write_text(workdir / "table.md", markdown(table, summary, results))
 
 
 def _results(folder: pathlib.Path) -> dict[int, dict[str, Any]]:

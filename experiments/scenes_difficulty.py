@@ -103,8 +103,8 @@ def network_accuracies(folder: pathlib.Path, num_steps: int | None) -> dict[str,
     Returns:
       Voxel accuracy (0..1) of the best checkpoint, by model.
     """
-    from v2v_jax.evaluate import evaluate
-    from v2v_jax.train import train_and_evaluate
+    from v2v_jax.evaluation.evaluator import evaluate
+    from v2v_jax.training.loop import train_and_evaluate
 
     accuracies = {}
     for model in ("v2v_2d", "v2v"):

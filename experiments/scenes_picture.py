@@ -9,9 +9,9 @@ import argparse
 
 import numpy as np
 
-from v2v_jax import visualize
 from v2v_jax.datasets.scenes import LABEL_NAMES, Scenes
-from v2v_jax.panels import panels, write_png
+from v2v_jax.drawing import colors
+from v2v_jax.drawing.panels import panels, write_png
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,12 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     clip = scenes.read(args.video, 0, 16, scenes.fields)
     columns = {
         "video": clip["video"],
-        "classes": visualize.labels_to_color(clip["labels"], len(LABEL_NAMES)),
-        "flow (black: not valid)": visualize.flow_to_color(clip["flow"], 6.0, clip["flow_valid"]),
-        "depth (black: none)": visualize.depth_to_color(clip["depth"].astype(np.float32)),
+        "classes": colors.labels_to_color(clip["labels"], len(LABEL_NAMES)),
+        "flow (black: not valid)": colors.flow_to_color(clip["flow"], 6.0, clip["flow_valid"]),
+        "depth (black: none)": colors.depth_to_color(clip["depth"].astype(np.float32)),
     }
     write_png(
-        args.output, panels(columns, (0, 7, 15), legends=[visualize.label_legend(LABEL_NAMES)])
+        args.output, panels(columns, (0, 7, 15), legends=[colors.label_legend(LABEL_NAMES)])
     )
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from v2v_jax import fine_tuning, reporting
-from v2v_jax.checkpoint import Checkpoints
-from v2v_jax.evaluate import Evaluator
-from v2v_jax.experiment import Experiment, TrainState, make_experiment
-from v2v_jax.input_pipeline import make_feed
-from v2v_jax.train import make_sampler, make_train_step
+from v2v_jax.evaluation.evaluator import Evaluator
+from v2v_jax.input.feeds import make_feed
+from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
+from v2v_jax.system.console import progress
+from v2v_jax.system.whole_files import write_text
+from v2v_jax.training import fine_tuning
+from v2v_jax.training.loop import make_sampler, make_train_step
 
 
 class SeededRuns:
@@ -38,7 +40,7 @@ class SeededRuns:
                 task.fields,
                 self.experiment.preprocessing,
                 self.experiment.mesh,
-                reporting.progress,
+                progress,
             )
             self._evaluator = Evaluator(make_experiment(config, "test", self.experiment.mesh))
             self._train_step = make_train_step(self.experiment, self._feed)
@@ -148,4 +150,4 @@ def save(
     ) as checkpoints:
         checkpoints.save(state, int(state.step), values)
     text = experiment.config.to_json_best_effort(indent=2)
-    reporting.write_text(workdir / "config.json", text + "\n")
+    write_text(workdir / "config.json", text + "\n")

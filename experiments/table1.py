@@ -38,8 +38,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.result_tables import TABLES, Row, write_tables
-from v2v_jax import datasets, recipes, reporting
+from v2v_jax import datasets
 from v2v_jax.errors import ConfigError, UserError
+from v2v_jax.run import recipes
+from v2v_jax.system.console import console, progress
+from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import TASKS
 
 C3D = "C3D"  # the job that the fine-tuned rows wait for
@@ -104,11 +107,11 @@ def _with_options(config: ConfigDict, options: tuple[str, ...]) -> ConfigDict:
 
 def work(name: str, settings: Settings, seeds: int, workdir: pathlib.Path) -> None:
     """Trains the seeds of a row that are not done yet, or C3D."""
-    from v2v_jax import compilation_cache
+    from v2v_jax.system import compilation_cache
 
     compilation_cache.enable()
     if name == C3D:
-        from v2v_jax.train import train_and_evaluate
+        from v2v_jax.training.loop import train_and_evaluate
 
         start = time.perf_counter()
         config = c3d_config(settings)
@@ -139,7 +142,7 @@ def _device() -> dict[str, str]:
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    reporting.write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ class Jobs:
     def _spawn(self, name: str) -> subprocess.Popen:
         folder = self._workdir / ("c3d" if name == C3D else self._table.row(name).slug)
         folder.mkdir(parents=True, exist_ok=True)
-        reporting.console.print(f"{name}: started, see {folder / 'log.txt'}")
+        console.print(f"{name}: started, see {folder / 'log.txt'}")
         with open(folder / "log.txt", "a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "experiments.table1", *self._argv, f"--worker={name}"],
@@ -239,7 +242,7 @@ class Jobs:
                 self.failed.append(name)
                 folder = "c3d" if name == C3D else self._table.row(name).slug
                 log = (self._workdir / folder / "log.txt").read_text().strip()
-                reporting.console.print(f"{name} failed: {log.splitlines()[-1] if log else ''}")
+                console.print(f"{name} failed: {log.splitlines()[-1] if log else ''}")
 
     def _report(self) -> None:
         new = [path for path in self._results() if path not in self._seen]
@@ -249,7 +252,7 @@ class Jobs:
             result = json.loads(path.read_text())
             value = result["metrics"].get(metric)
             shown = "diverged" if value is None else f"{metric} {value:.4f}"
-            reporting.console.print(f"{path.parent.name} {path.stem}: {shown}")
+            console.print(f"{path.parent.name} {path.stem}: {shown}")
         if new:
             write_tables(self._workdir, self._settings)
 
@@ -259,7 +262,7 @@ def prepare_cache(settings: Settings, workdir: pathlib.Path) -> None:
     config = row_config(settings, TABLES[settings.task].rows[0], workdir)
     for split in ("train", "test"):
         dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-        dataset.prepare_fields(TASKS[config.task].fields, reporting.progress)
+        dataset.prepare_fields(TASKS[config.task].fields, progress)
 
 
 def check_settings(settings: Settings, workdir: pathlib.Path) -> None:

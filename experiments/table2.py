@@ -27,14 +27,14 @@ import jax
 import numpy as np
 
 import v2v_jax
-from v2v_jax import compilation_cache
-from v2v_jax.datasets.video_folder import find_videos
+from v2v_jax.datasets.readers.video_folder import find_videos
 from v2v_jax.errors import DataError, UserError
-from v2v_jax.flow_labelling import LabelSet, LabelWork
-from v2v_jax.flow_labels import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
-from v2v_jax.reporting import write_text
-from v2v_jax.video import VideoFile
-from v2v_jax.video_jobs import Backend, Job, Report, Tick, Work, run_jobs
+from v2v_jax.labelling.label_maker import LabelSet, LabelWork
+from v2v_jax.media.flow_labels import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
+from v2v_jax.media.video import VideoFile
+from v2v_jax.system import compilation_cache
+from v2v_jax.system.jobs import Backend, Job, Report, Tick, Work, run_jobs
+from v2v_jax.system.whole_files import write_text
 
 # Frames/s on UCF101's test split 1, one Tesla K40, reading and writing included.
 PAPER = {"Brox": 1.3, "V2V": 91.6}

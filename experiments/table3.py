@@ -37,10 +37,11 @@ from experiments.flow_methods import (
     sintel_sequences,
     sintel_truth,
 )
-from v2v_jax import compilation_cache, reporting
-from v2v_jax.datasets.sintel import Sintel
+from v2v_jax.datasets.readers.sintel import Sintel
 from v2v_jax.errors import ConfigError
-from v2v_jax.train import train_and_evaluate
+from v2v_jax.system import compilation_cache
+from v2v_jax.system.console import console
+from v2v_jax.training.loop import train_and_evaluate
 
 PAPER = {
     "paper: Brox": 8.89,
@@ -132,7 +133,7 @@ def rows(args: argparse.Namespace, sequences: list[str]) -> dict[str, dict[str, 
     for name, method in methods.items():
         start = time.perf_counter()
         result[name] = method().values() | {"seconds": time.perf_counter() - start}
-        reporting.console.print(f"{name}: {result[name]['epe_native']:.2f} px")
+        console.print(f"{name}: {result[name]['epe_native']:.2f} px")
     return result
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from ml_collections import ConfigDict
 
 from configs import color, depth, flow, seg
-from v2v_jax.evaluate import evaluate
-from v2v_jax.experiment import make_experiment
-from v2v_jax.train import train_and_evaluate
+from v2v_jax.evaluation.evaluator import evaluate
+from v2v_jax.run.experiment import make_experiment
+from v2v_jax.training.loop import train_and_evaluate
 
 Row = tuple[str, ConfigDict]
 

@@ -4,9 +4,9 @@
 
 For each run (segmentation or colouring) and each way to apply it, over whole videos of the test
 split that the run was configured with: how much the predictions change along the motion (see
-`v2v_jax.temporal_consistency`), and how right they are, as a constant answer would be perfectly
-consistent. "truth" is what the same measure gives for labels or frames themselves: edges between
-voxels, noise, light. Prints a Markdown table and writes the same as JSON.
+`v2v_jax.evaluation.temporal_consistency`), and how right they are, as a constant answer would be
+perfectly consistent. "truth" is what the same measure gives for labels or frames themselves:
+edges between voxels, noise, light. Prints a Markdown table and writes the same as JSON.
 
 The flow is the dataset's where it has flow, else Brox's; --flow=brox takes Brox's everywhere.
 """
@@ -24,11 +24,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from v2v_jax import datasets
-from v2v_jax.datasets.video_dataset import IGNORE_LABEL, VideoDataset
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
 from v2v_jax.errors import UserError
-from v2v_jax.inference import Predictor, load
-from v2v_jax.reporting import progress
-from v2v_jax.temporal_consistency import brox_motion, color_changes, label_changes
+from v2v_jax.evaluation.temporal_consistency import brox_motion, color_changes, label_changes
+from v2v_jax.inference.predictor import Predictor, load
+from v2v_jax.system.console import progress
 
 # Task → name of the measure, of the accuracy, and the field that holds the truth.
 _TASKS = {

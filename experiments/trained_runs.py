@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from v2v_jax import recipes
 from v2v_jax.errors import CheckpointError
-from v2v_jax.evaluate import Evaluator, best_params
-from v2v_jax.experiment import Experiment, make_experiment
+from v2v_jax.evaluation.evaluator import Evaluator, best_params
+from v2v_jax.run import recipes
+from v2v_jax.run.experiment import Experiment, make_experiment
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from experiments.distillation import UCF101_SIZE
 from experiments.flow_methods import pairs_of
-from v2v_jax import compilation_cache
-from v2v_jax.datasets.ucf101 import Ucf101
-from v2v_jax.preprocess import Preprocessing
+from v2v_jax.datasets.readers.ucf101 import Ucf101
+from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.system import compilation_cache
 
 QUANTILES = (0.5, 0.9, 0.99)
 

@@ -55,7 +55,7 @@ class Run:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compilation_cache):
     """name of a configuration → its tiny run, trained on first use."""
-    from v2v_jax.train import train_and_evaluate
+    from v2v_jax.training.loop import train_and_evaluate
 
     runs: dict[str, Run] = {}
 

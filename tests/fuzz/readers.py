@@ -1,7 +1,7 @@
 """What is fuzzed: the readers of files that come from elsewhere, each with files to begin from.
 
 A target takes arbitrary bytes, puts them where its reader expects a file, and reads. It may raise
-nothing but what the reader documents. `tests/test_fuzz.py` mutates the files by hypothesis;
+nothing but what the reader documents. `tests/fuzz/test_fuzz.py` mutates the files by hypothesis;
 `tests/fuzz/run.py` by atheris, guided by coverage.
 """
 
@@ -15,10 +15,13 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from v2v_jax import command_line, flow_files, manifest, pretrained, recipes, reporting
-from v2v_jax.datasets import davis, frame_folder, ucf101
+from v2v_jax import pretrained
+from v2v_jax.cli import command_line
+from v2v_jax.datasets.readers import davis, frame_folder, ucf101
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, WeightsError
-from v2v_jax.video import VideoFile, write_video
+from v2v_jax.media import flow_files
+from v2v_jax.media.video import VideoFile, write_video
+from v2v_jax.run import manifest, metrics_log, recipes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _manifest_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def _read_metrics(data: bytes, folder: pathlib.Path) -> None:
     (folder / "metrics.jsonl").write_bytes(data)
-    reporting._drop_later_lines(folder / "metrics.jsonl", 3)
+    metrics_log._drop_later_lines(folder / "metrics.jsonl", 3)
 
 
 _text = lambda *texts: lambda folder: [text.encode() for text in texts]

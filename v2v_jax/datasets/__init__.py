@@ -7,18 +7,18 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from v2v_jax.datasets.davis import Davis
-from v2v_jax.datasets.frame_folder import FrameFolder
+from v2v_jax.datasets.base.listing import VideoFileDataset
+from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.gatech import Gatech
-from v2v_jax.datasets.listing import VideoFileDataset
-from v2v_jax.datasets.movi import Movi
+from v2v_jax.datasets.readers.davis import Davis
+from v2v_jax.datasets.readers.frame_folder import FrameFolder
+from v2v_jax.datasets.readers.movi import Movi
+from v2v_jax.datasets.readers.sintel import HELD_OUT, Sintel
+from v2v_jax.datasets.readers.ucf101 import VIDEOS as UCF101_VIDEOS
+from v2v_jax.datasets.readers.ucf101 import Ucf101
+from v2v_jax.datasets.readers.video_folder import VideoFolder
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
-from v2v_jax.datasets.sintel import HELD_OUT, Sintel
-from v2v_jax.datasets.tfds_catalogue import TfdsDavis, TfdsUcf101
-from v2v_jax.datasets.ucf101 import VIDEOS as UCF101_VIDEOS
-from v2v_jax.datasets.ucf101 import Ucf101
-from v2v_jax.datasets.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
-from v2v_jax.datasets.video_folder import VideoFolder
+from v2v_jax.datasets.tfds.catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.errors import ConfigError
 
 __all__ = ["DATASETS", "FIELDS", "DatasetEntry", "FieldSpec", "VideoDataset", "VideoInfo", "load"]
@@ -121,7 +121,7 @@ def _with_flow(dataset: VideoFileDataset, root: str, options: Mapping[str, Any])
     """The dataset with its flow labels, where `flow_labels` names their folder."""
     if not options["flow_labels"]:
         return dataset
-    from v2v_jax.datasets.labelled_flow import LabelledFlow  # here: it loads TensorStore
+    from v2v_jax.datasets.cache.labelled_flow import LabelledFlow  # here: it loads TensorStore
 
     return LabelledFlow(dataset, root, options["flow_labels"])
 
@@ -169,7 +169,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # flow_labels: what python -m v2v_jax.label_flow made, for flow; empty: none.
+        # flow_labels: what python -m v2v_jax.cli.label made, for flow; empty: none.
         dict(
             source="files",
             root="data/ucf101",
@@ -222,6 +222,8 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     dataset = DATASETS[data["name"]].open(data, split, frame_size)
     if not data["cache"]:
         return dataset
-    from v2v_jax.datasets.packed import PackedVideos  # here, as it is also a program: python -m
+    from v2v_jax.datasets.cache.packed import (
+        PackedVideos,  # here, as it is also a program: python -m
+    )
 
     return PackedVideos(dataset, data["cache"], split)

@@ -31,8 +31,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
 
-from v2v_jax.models import gpu_kernels
-from v2v_jax.models.convolution_forms import (
+from v2v_jax.models.kernels import gpu_kernels
+from v2v_jax.models.kernels.gpu_kernels import NO_WINNER, BlockLayout, per_device
+from v2v_jax.models.lowering.forms import (
     FORMS,
     Form,
     Padding,
@@ -45,7 +46,6 @@ from v2v_jax.models.convolution_forms import (
     weight_gradient,
     weight_gradient_of_taps,
 )
-from v2v_jax.models.gpu_kernels import NO_WINNER, BlockLayout, per_device
 
 __all__ = [
     "FORMS",

@@ -13,14 +13,7 @@ import numpy as np
 
 from v2v_jax.errors import WeightsError
 from v2v_jax.pretrained.mapped_file import MappedFile
-from v2v_jax.pretrained.protobuf_wire import (
-    BYTES,
-    FIXED32,
-    VARINT,
-    Malformed,
-    fields,
-    varints,
-)
+from v2v_jax.pretrained.protobuf_wire import BYTES, FIXED32, VARINT, Malformed, fields, varints
 from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
 
 _MAX_LAYERS, _MAX_BLOBS, _MAX_AXES, _MAX_PARTS = 4096, 16, 8, 1024

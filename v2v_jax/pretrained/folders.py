@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 import v2v_jax
-from v2v_jax.checkpoint import Checkpoints
 from v2v_jax.errors import CheckpointError, WeightsError
-from v2v_jax.preprocess import Preprocessing
+from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.pretrained import numpy_archive
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import Params, Weights
+from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.tasks import TASKS
 
 _WEIGHTS, _ABOUT = "weights.npz", "about.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from v2v_jax.errors import ConfigError
-from v2v_jax.preprocess import Preprocessing
+from v2v_jax.input.preprocess import Preprocessing
 
 _TOLERANCE = 1e-3  # grey levels
 

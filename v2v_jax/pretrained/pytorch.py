@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from v2v_jax.errors import WeightsError
-from v2v_jax.preprocess import Preprocessing
+from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.pretrained.mapped_file import MAX_READ, MappedFile
 from v2v_jax.pretrained.names import printable
 from v2v_jax.pretrained.restricted_pickle import Refused, Tensor, read_pickle

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from v2v_jax.errors import WeightsError
+from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models.c3d import TRUNK_LAYERS
-from v2v_jax.preprocess import Preprocessing
 from v2v_jax.pretrained.names import (
     CLASSIFIER_LAYERS,
     LAYERS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from v2v_jax.datasets.video_dataset import VideoDataset
+from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.tasks.classification import Classification
 from v2v_jax.tasks.color import Color
 from v2v_jax.tasks.depth import Depth

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax import losses, metrics, panels
-from v2v_jax.datasets.video_dataset import VIDEO_LABEL
+from v2v_jax.datasets.base.video_dataset import VIDEO_LABEL
+from v2v_jax.drawing import panels
 from v2v_jax.errors import DataError
+from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import Picture, Task
 
 _SHOWN = 5

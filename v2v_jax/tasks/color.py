@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax import losses, metrics
-from v2v_jax.preprocess import to_gray
+from v2v_jax.input.preprocess import to_gray
+from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.color_hints import CHANNELS, hint_channels, hint_mask
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from v2v_jax.preprocess import to_gray
+from v2v_jax.input.preprocess import to_gray
 
 REACH = 1  # a hint is a square of 2·REACH+1 voxels in one frame
 CHANNELS = 8  # the mask and R, G, B minus grey where it is set; the same spread

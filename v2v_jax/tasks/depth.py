@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax import losses, metrics, visualize
+from v2v_jax.drawing import colors
+from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
@@ -77,12 +78,12 @@ class Depth(Task):
         # Where there is no truth (sky) nothing was learned either: the answer means nothing there.
         truth = clip["depth"].astype(np.float32)
         known = (truth >= self.min_depth) & (truth <= self.max_depth)
-        near, far = visualize.depth_range(truth[known])
+        near, far = colors.depth_range(truth[known])
         columns = {
             "input": clip["video"],
-            "prediction (black: not judged)": visualize.depth_to_color(
+            "prediction (black: not judged)": colors.depth_to_color(
                 np.where(known, prediction, 0), near, far
             ),
-            "truth (black: none)": visualize.depth_to_color(np.where(known, truth, 0), near, far),
+            "truth (black: none)": colors.depth_to_color(np.where(known, truth, 0), near, far),
         }
-        return Picture(columns, (visualize.depth_legend(near, far),))
+        return Picture(columns, (colors.depth_legend(near, far),))

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax import flow_metrics, losses, metrics, visualize
+from v2v_jax.drawing import colors
+from v2v_jax.tasks import flow_metrics, losses, metrics
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
@@ -96,7 +97,7 @@ class Flow(Task):
         scale = max(float(np.percentile(speed[valid], 99)) if valid.any() else 1.0, 1.0)
         columns = {
             "input": clip["video"],
-            "prediction": visualize.flow_to_color(prediction, scale),
-            "truth (black: not valid)": visualize.flow_to_color(clip["flow"], scale, valid),
+            "prediction": colors.flow_to_color(prediction, scale),
+            "truth (black: not valid)": colors.flow_to_color(clip["flow"], scale, valid),
         }
-        return Picture(columns, (visualize.flow_legend(96, scale),))
+        return Picture(columns, (colors.flow_legend(96, scale),))

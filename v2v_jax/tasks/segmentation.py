@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from v2v_jax import losses, metrics, visualize
-from v2v_jax.datasets.video_dataset import IGNORE_LABEL
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
+from v2v_jax.drawing import colors
 from v2v_jax.errors import DataError
+from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
@@ -73,14 +74,14 @@ class Segmentation(Task):
         video, labels = clip["video"], prediction.argmax(-1).astype(np.uint8)
         columns = {
             "input": video,
-            "prediction": visualize.labels_to_color(labels, k),
-            "truth": visualize.labels_to_color(clip["labels"], k),
-            "prediction on input": visualize.overlay(video, labels, k),
+            "prediction": colors.labels_to_color(labels, k),
+            "truth": colors.labels_to_color(clip["labels"], k),
+            "prediction on input": colors.overlay(video, labels, k),
         }
-        return Picture(columns, (visualize.label_legend(self.label_names),))
+        return Picture(columns, (colors.label_legend(self.label_names),))
 
     def more_pictures(self, clip, prediction):
         # The paper's figure 4.
-        maps = visualize.class_heat_maps(prediction, self.label_names)
-        legends = (visualize.probability_legend(),)
+        maps = colors.class_heat_maps(prediction, self.label_names)
+        legends = (colors.probability_legend(),)
         return {"heat_maps": Picture({"input": clip["video"], **maps}, legends)}

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import jax
 import numpy as np
 
-from v2v_jax import losses, metrics
-from v2v_jax.preprocess import Preprocessing
+from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.tasks import losses, metrics
 
 Batch = Mapping[str, jax.Array]
 Arrays = Mapping[str, np.ndarray]

@@ -8,19 +8,20 @@ from typing import ClassVar
 
 from absl import logging
 
-from v2v_jax.datasets.class_masks import ClassTable
-from v2v_jax.datasets.labelled_videos import (
+from v2v_jax.datasets.base.class_masks import ClassTable
+from v2v_jax.datasets.base.labelled_videos import (
     PICTURE_EXTENSIONS,
     LabelledVideos,
     Pictures,
     VideoPair,
     picture_names,
 )
-from v2v_jax.datasets.listing import MIN_FRAMES, check_split, natural_key
-from v2v_jax.datasets.video_dataset import FRAME_SIZE
-from v2v_jax.datasets.video_folder import VIDEO_EXTENSIONS
+from v2v_jax.datasets.base.listing import MIN_FRAMES, check_split
+from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
+from v2v_jax.datasets.readers.video_folder import VIDEO_EXTENSIONS
 from v2v_jax.errors import DataError
-from v2v_jax.video import VideoFile
+from v2v_jax.media.video import VideoFile
+from v2v_jax.system.natural_order import natural_key
 
 _FOLDERS = {"train": "Images", "test": "Images_test"}
 _FRAMES, _MASKS = "Original", "Ground_Truth"

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from v2v_jax.datasets.base.reading import read_checked
+from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE
 from v2v_jax.datasets.gatech.dataset import CLASSES, Gatech
-from v2v_jax.datasets.reading import read_checked
-from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE
 
 CHUNK = 16  # frames a record
 

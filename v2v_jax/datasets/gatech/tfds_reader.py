@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from v2v_jax.datasets.chunked_tfds import ChunkedTfds
+from v2v_jax.datasets.base.video_dataset import VideoInfo
 from v2v_jax.datasets.gatech.dataset import CLASSES, Gatech
-from v2v_jax.datasets.video_dataset import VideoInfo
+from v2v_jax.datasets.tfds.chunked_tfds import ChunkedTfds
 
 
 class GatechTfds(ChunkedTfds):

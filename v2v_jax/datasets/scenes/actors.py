@@ -12,15 +12,7 @@ import numpy as np
 
 from v2v_jax.datasets.scenes import textures
 from v2v_jax.datasets.scenes.camera import FOCAL, half_view
-from v2v_jax.datasets.scenes.drawing import (
-    MARGIN,
-    Canvas,
-    box,
-    convex,
-    ellipse,
-    grid,
-    haze,
-)
+from v2v_jax.datasets.scenes.drawing import MARGIN, Canvas, box, convex, ellipse, grid, haze
 from v2v_jax.datasets.scenes.sprites import Flutter, Sprite, Swing
 
 SKY, GROUND, SOLID, POROUS, CARS, HUMANS, VERTICAL_MIX, MAIN_MIX = range(8)

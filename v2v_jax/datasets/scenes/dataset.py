@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES, video_label
 from v2v_jax.datasets.scenes.render import Layers, SceneRenderer
 from v2v_jax.datasets.scenes.world import Scene, random_scene
-from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.errors import ConfigError, DataError
 
 LABEL_NAMES = (

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE
 from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, SENSOR_NOISE, Scenes
-from v2v_jax.datasets.video_dataset import FIELDS, FRAME_SIZE
 
 CHUNK = 16  # frames a record
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from v2v_jax.datasets.chunked_tfds import ChunkedTfds
+from v2v_jax.datasets.base.video_dataset import VideoInfo
 from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, Scenes
 from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES
-from v2v_jax.datasets.video_dataset import VideoInfo
+from v2v_jax.datasets.tfds.chunked_tfds import ChunkedTfds
 
 
 class ScenesTfds(ChunkedTfds):

@@ -1,0 +1,151 @@
+"""Folders of frames and masks: both layouts, classes, lists, bad data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from v2v_jax.datasets.readers.frame_folder import FrameFolder
+from v2v_jax.errors import DataError
+
+SIZE = (8, 12)
+TABLE = "64 128 64\tAnimal\n192 0 128\t\tArchway\n0 0 0\t\tVoid\n0 128 192 Bicyclist rider\n"
+COLORS = np.array([(64, 128, 64), (192, 0, 128), (0, 0, 0), (0, 128, 192)], np.uint8)
+VALUES = np.broadcast_to(np.arange(SIZE[1]) // 3, SIZE)  # all four in stripes
+LABELS = np.broadcast_to(np.repeat([0, 1, 255, 2], 3), SIZE)
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def frame(n: int) -> np.ndarray:
+    return np.full((*SIZE, 3), n, np.uint8)
+
+
+def make_folders(root: Path, mask=COLORS[VALUES], videos=("b2", "b10"), count=17) -> Path:
+    for video in videos:
+        for n in range(count):
+            save(root / "images" / video / f"{30 * n}.png", frame(n))
+            save(root / "labels" / video / f"{30 * n}.png", mask)
+    (root / "label_colors.txt").write_text(TABLE)
+    (root / "train.txt").write_text("b2\r\n\r\n")
+    (root / "test.txt").write_text("b10\n")
+    return root
+
+
+def make_camvid(root: Path, frames="images", masks="labels") -> Path:
+    for video in ("0001TP", "Seq05VD"):
+        for n in range(17):
+            stem = f"{video}_{'f' if video[0] == 'S' else '0'}{30 * n + 6690:05d}"
+            save(root / frames / f"{stem}.png", frame(n))
+            save(root / masks / f"{stem}_L.png", COLORS[VALUES])
+    (root / "label_colors.txt").write_text(TABLE)
+    return root
+
+
+def test_folder_a_video(tmp_path):
+    make_folders(tmp_path)
+    train = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    test = FrameFolder(tmp_path, "test", frame_size=SIZE)
+    assert [v.name for v in train.videos] == ["b2"] and [v.name for v in test.videos] == ["b10"]
+    assert train.label_names == ("Animal", "Archway", "Bicyclist rider")
+    arrays = test.read(0, 0, 17, ("video", "labels"))
+    # 30 before 270 before 300: natural order.
+    np.testing.assert_array_equal(arrays["video"][:, 0, 0, 0], np.arange(17))
+    np.testing.assert_array_equal(arrays["labels"], np.broadcast_to(LABELS, (17, *SIZE)))
+
+
+@pytest.mark.parametrize(
+    "folders", [("images", "labels"), ("701_StillsRaw_full", "LabeledApproved_full")]
+)
+def test_camvids_layout(tmp_path, folders):
+    make_camvid(tmp_path, *folders)
+    test = FrameFolder(tmp_path, "test", held_out=("Seq05VD",), frame_size=SIZE)
+    train = FrameFolder(tmp_path, "train", held_out=("Seq05VD",), frame_size=SIZE)
+    assert [v.name for v in test.videos] == ["Seq05VD"]
+    assert [v.name for v in train.videos] == ["0001TP"]
+    arrays = train.read(0, 4, 6, ("video", "labels"))
+    np.testing.assert_array_equal(arrays["video"][:, 0, 0, 0], [4, 5])
+    np.testing.assert_array_equal(arrays["labels"], [LABELS, LABELS])
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_index_masks(tmp_path, table):
+    make_folders(tmp_path, VALUES.astype(np.uint8))
+    if not table:
+        (tmp_path / "label_colors.txt").unlink()
+        (tmp_path / "classes.txt").write_text("Animal\nArchway\nvoid\nBicyclist\n")
+    dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    assert len(dataset.label_names) == 3
+    np.testing.assert_array_equal(dataset.read(0, 0, 1, ("labels",))["labels"][0], LABELS)
+
+
+def test_frames_without_masks(tmp_path):
+    make_folders(tmp_path)
+    (tmp_path / "labels" / "b2" / "30.png").unlink()
+    with pytest.raises(DataError, match="b2/30.png has no mask .*allow_missing"):
+        FrameFolder(tmp_path, "train", frame_size=SIZE)
+    dataset = FrameFolder(tmp_path, "train", allow_missing=True, frame_size=SIZE)
+    labels = dataset.read(0, 0, 3, ("labels",))["labels"]
+    assert np.all(labels[1] == 255)
+    np.testing.assert_array_equal(labels[[0, 2]], [LABELS, LABELS])
+
+
+def outside(root: Path) -> None:
+    """A list that names a folder which exists, but not in the dataset."""
+    save(root.parent / "secret" / "0.png", frame(0))
+    (root / "train.txt").write_text("../../secret\n")
+
+
+@pytest.mark.parametrize(
+    "damage,message",
+    [
+        (outside, r"Video '../../secret' of .*train.txt is not in .*; there are b2, b10"),
+        (lambda r: (r / "train.txt").write_text("b3\n"), "'b3' of .*train.txt is not in"),
+        (lambda r: (r / "train.txt").unlink(), "has no train.txt"),
+        (
+            lambda r: (r / "label_colors.txt").write_text("1 2 3 a\n1 2 b\n"),
+            "label_colors.txt, line 2: '1 2 b' is not 'R G B name'",
+        ),
+        (
+            lambda r: (r / "label_colors.txt").write_text("1 2 3 a\n1 2 300 b\n"),
+            "line 2: '1 2 300 b' is not .* 0 to 255",
+        ),
+        (
+            lambda r: (r / "label_colors.txt").write_text("1 2 3 a\n1 2 3 b\n"),
+            r"has the colour \(1, 2, 3\) twice",
+        ),
+        (lambda r: (r / "label_colors.txt").write_text("1 2 3 a\n"), "has 1 classes"),
+        (lambda r: (r / "label_colors.txt").write_bytes(b"\xff"), "label_colors.txt cannot be"),
+        (lambda r: (r / "label_colors.txt").unlink(), "neither label_colors.txt nor classes.txt"),
+        (lambda r: save(r / "images" / "a_1.png", frame(0)), r"both folders \(b10\) and pictures"),
+        (
+            lambda r: save(r / "images" / "b2" / "x.jpg", frame(0)),
+            "b2 holds pictures of mixed formats",
+        ),
+    ],
+)
+def test_bad_folders_are_named(tmp_path, damage, message):
+    root = make_folders(tmp_path / "data")
+    damage(root)
+    with pytest.raises(DataError, match=message):
+        FrameFolder(root, "train", frame_size=SIZE)
+
+
+def test_flat_frame_without_a_video(tmp_path):
+    make_camvid(tmp_path)
+    save(tmp_path / "images" / "cover.png", frame(0))
+    with pytest.raises(DataError, match="cover.png is not named <video>_<frame>"):
+        FrameFolder(tmp_path, "train", held_out=("0001TP",))
+
+
+def test_colour_masks_without_colours(tmp_path):
+    make_folders(tmp_path)
+    (tmp_path / "label_colors.txt").unlink()
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    with pytest.raises(DataError, match="0.png is a colour picture, but the dataset names no"):
+        dataset.read(0, 0, 1, ("labels",))

@@ -1,0 +1,169 @@
+"""Exported files: the same results, no model code, and what is said of files that do not fit."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+import v2v_jax
+from v2v_jax.errors import CheckpointError
+from v2v_jax.inference import export
+from v2v_jax.inference.network import from_checkpoint
+from v2v_jax.inference.predictor import Predictor
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# With JAX alone, then with this package, but none of its models.
+PROGRAM = """
+import io, json, sys, zipfile
+import jax, jax.export, numpy as np
+
+with zipfile.ZipFile(sys.argv[1]) as archive:
+    about = json.loads(archive.read("about.json"))
+    network = jax.export.deserialize(bytearray(archive.read("network.bin")))
+    weights = {}
+    for name in archive.namelist():
+        if name.startswith("weights/"):
+            layer, kind = name[len("weights/"):-len(".npy")].split("/")
+            array = np.load(io.BytesIO(archive.read(name)))
+            weights.setdefault(layer, {})[kind] = array
+clips = np.load("clips.npy")  # (B,T,H,W,3) uint8 RGB
+np.save("bare.npy", jax.jit(network.call)(weights, clips))
+assert "v2v_jax" not in sys.modules
+
+import v2v_jax
+
+predictor = v2v_jax.load(sys.argv[1])
+np.save("loaded.npy", predictor.probabilities(np.load("video.npy")))
+models = [name for name in sys.modules if name.startswith(("v2v_jax.models", "flax"))]
+assert not models, models
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """(checkpoint's network, file)."""
+    network = from_checkpoint(trained("seg").workdir)
+    path = tmp_path_factory.mktemp("export") / "seg.v2v"
+    assert export.main([f"--checkpoint={trained('seg').workdir}", f"--output={path}"]) == 0
+    return network, path
+
+
+def test_results_equal_the_checkpoints_without_its_model_code(exported, tmp_path):
+    network, path = exported
+    video = np.random.default_rng(0).integers(0, 256, (11, 50, 71, 3), dtype=np.uint8)
+    clips = np.stack([video[:8, :32, :32], video[3:, 18:, 39:], video[1:9, :32, 20:52]])
+    np.save(tmp_path / "video.npy", video)
+    np.save(tmp_path / "clips.npy", clips)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    expected = Predictor(network).probabilities(video)
+    np.testing.assert_allclose(np.load(tmp_path / "loaded.npy"), expected, atol=1e-5)
+    expected = jax.jit(network.apply)(network.params, clips)
+    np.testing.assert_allclose(np.load(tmp_path / "bare.npy"), expected, atol=1e-5)
+
+
+def test_the_file_is_for_all_platforms_and_says_what_it_is(exported):
+    network, path = exported
+    with zipfile.ZipFile(path) as archive:
+        record = json.loads(archive.read("about.json"))
+        program = jax.export.deserialize(bytearray(archive.read("network.bin")))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    assert record["about"]["label_names"] == list(network.label_names)
+    assert record["version"] == v2v_jax.__version__ and record["clip"] == [8, 32, 32]
+    assert "triton" not in program.mlir_module()
+    loaded = v2v_jax.load(path)
+    assert loaded.label_names == network.label_names and loaded.network.step == network.step
+    with pytest.raises(ValueError, match="full_frame"):
+        v2v_jax.load(path, full_frame=True)
+
+
+def changed(path, target, change, recompute=False):
+    """A copy of an export of which `change` altered the members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        comment = archive.comment
+    change(members)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        archive.comment = export._digest(members).encode() if recompute else comment
+    return target
+
+
+def test_files_that_do_not_fit_are_one_clear_sentence(exported, tmp_path):
+    _, path = exported
+    data = bytearray(path.read_bytes())
+    (tmp_path / "half").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="no file of .* or is damaged"):
+        v2v_jax.load(tmp_path / "half")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(CheckpointError, match="no file of"):
+        v2v_jax.load(tmp_path / "text")
+
+    def flip(members):
+        name = next(name for name in members if name.startswith("weights/conv2a"))
+        weights = bytearray(members[name])
+        weights[-3] ^= 16
+        members[name] = bytes(weights)
+
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        v2v_jax.load(changed(path, tmp_path / "flipped", flip))
+    data[len(data) // 2] ^= 1  # in the archive itself, which has checksums of its own
+    (tmp_path / "bit").write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        v2v_jax.load(tmp_path / "bit")
+
+    def of_another(**changes):
+        def change(members):
+            record = json.loads(members["about.json"]) | changes
+            members["about.json"] = json.dumps(record).encode()
+
+        return change
+
+    newer = changed(path, tmp_path / "newer", of_another(format=2, version="9.9"), True)
+    with pytest.raises(CheckpointError, match="format 2, written by version 9.9"):
+        v2v_jax.load(newer)
+    lacking = changed(path, tmp_path / "lacking", of_another(about={"task": "flow"}), True)
+    with pytest.raises(CheckpointError, match="cannot be used by version"):
+        v2v_jax.load(lacking)
+    nonsense = lambda members: members.update({"network.bin": b"\0" * 64})
+    with pytest.raises(CheckpointError, match="cannot read it"):
+        v2v_jax.load(changed(path, tmp_path / "nonsense", nonsense, True))
+
+
+def test_an_export_is_not_written_over_nor_half_written(exported, tmp_path, capsys, monkeypatch):
+    network, path = exported
+    before = path.read_bytes()
+    arguments = [f"--checkpoint={path}", f"--output={tmp_path / 'copy'}"]
+    assert export.main(arguments) == 1  # an export is no checkpoint
+    assert "No checkpoint in" in capsys.readouterr().err
+    monkeypatch.setattr(export, "from_checkpoint", lambda _: network)
+    assert export.main(["--checkpoint=x", f"--output={path}"]) == 1
+    assert "exists" in capsys.readouterr().err and path.read_bytes() == before
+    monkeypatch.setattr(export, "_export", lambda *_: pytest.fail("too late"))
+    assert export.main(["--checkpoint=x", f"--output={tmp_path / 'no' / 'file'}"]) == 1
+    assert "Cannot write" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_saved_model_gives_the_same(exported, tmp_path):
+    network, _ = exported
+    tf = pytest.importorskip("tensorflow")
+    export.write_saved_model(network, tmp_path / "saved")
+    clips = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), dtype=np.uint8)
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    expected = jax.jit(network.apply)(network.params, clips)
+    np.testing.assert_allclose(served(video=clips)["values"].numpy(), expected, atol=1e-5)

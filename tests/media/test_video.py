@@ -1,0 +1,354 @@
+"""Video files: frame-exact reading, damaged files, writing."""
+
+import os
+import resource
+import shutil
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import v2v_jax.media.video as video_module
+from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.video import VideoFile, VideoStream, read_video, write_video
+
+REAL = os.environ.get("V2V_REAL_DATA", "")
+needs_real_data = pytest.mark.skipif(
+    not os.path.isdir(REAL), reason="V2V_REAL_DATA is not a folder with the real videos"
+)
+# name, codec, codec options
+KINDS = {
+    "mpeg4.avi": ("mpeg4", {"g": "8"}),
+    "bframes.avi": ("mpeg4", {"g": "8", "bf": "2"}),
+    "bframes.mkv": ("libx264", {"g": "10", "bf": "3", "sc_threshold": "0"}),
+    "open_gop.mp4": ("libx264", {"x264-params": "keyint=9:min-keyint=9:open-gop=1:bframes=3"}),
+    "plain.mp4": ("libx264", {"g": "12", "bf": "0"}),
+    "mjpeg.avi": ("mjpeg", {}),
+}
+
+
+def moving_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """(T,H,W,3): frame t is recognisable by a grey step of its own and a moving red square."""
+    frames = np.zeros((count, height, width, 3), np.uint8)
+    for t in range(count):
+        frames[t] = 40 + (t * 37) % 160
+        x = (t * 3) % (width - 16)
+        frames[t, 16:32, x : x + 16] = (220, 30, 30)
+    return frames
+
+
+def encode(path: Path, frames: np.ndarray, codec: str, options: dict[str, str]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(25), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.bit_rate = 2_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def decode_all(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_any_window_equals_the_same_frames_of_the_whole(tmp_path, name):
+    codec, options = KINDS[name]
+    frames = moving_frames(40)
+    encode(tmp_path / name, frames, codec, options)
+    video = VideoFile(tmp_path / name)
+    assert video.num_frames == decode_all(tmp_path / name) == 40
+    assert video.fps == 25
+    whole = video.read(0, 40)
+    # Not only self-consistent: each is the frame that was written.
+    np.testing.assert_allclose(whole[:, 4, 4], frames[:, 4, 4], atol=12)
+    for start in range(40):
+        stop = min(start + 5, 40)
+        np.testing.assert_array_equal(video.read(start, stop), whole[start:stop])
+
+
+def test_not_coded_frames_do_not_count(tmp_path):
+    # An MPEG-4 "not coded" VOP (vop_coded = 0) is a packet that the decoder drops.
+    path = tmp_path / "drops.avi"
+    encode(tmp_path / "full.avi", moving_frames(12), "mpeg4", {"g": "30"})
+    with av.open(str(tmp_path / "full.avi")) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if not packet.size:
+                continue
+            data = bytes(packet)
+            if packet.dts == 5:
+                data = bytes.fromhex("000001b6") + bytes([0b01010000, 0b01000000, 0x7F])
+            copy = av.Packet(data)
+            copy.pts, copy.dts, copy.time_base = packet.dts, packet.dts, packet.time_base
+            copy.stream, copy.is_keyframe = stream, packet.is_keyframe
+            target.mux(copy)
+    video = VideoFile(path)
+    assert video.num_frames == decode_all(path) == 11
+    np.testing.assert_array_equal(video.read(7, 10), video.read(0, 11)[7:10])
+
+
+@needs_real_data
+def test_real_videos_are_frame_exact():
+    paths = [*Path(REAL, "videos").iterdir(), *sorted(Path(REAL, "ucf101").rglob("*.avi"))[:6]]
+    assert len(paths) == 10
+    rng = np.random.default_rng(0)
+    for path in paths:
+        video = VideoFile(path)
+        assert video.num_frames == decode_all(path), path
+        whole = video.read(0, video.num_frames, (64, 86))
+        for start in rng.integers(0, video.num_frames - 16, 6):
+            np.testing.assert_array_equal(
+                video.read(start, start + 16, (64, 86)), whole[start : start + 16], str(path)
+            )
+
+
+def test_resizing_is_antialiased_and_keeps_colours(tmp_path):
+    board = (np.indices((240, 320)).sum(0) % 2 * 255).astype(np.uint8)
+    write_video(tmp_path / "board.mp4", np.repeat(board[None, ..., None], 3, axis=-1))
+    frames, _ = read_video(tmp_path / "board.mp4", size=(128, 171))
+    assert frames.shape == (1, 128, 171, 3) and frames.dtype == np.uint8
+    assert frames[0, 8:-8, 8:-8].std() < 8  # without antialiasing: over 40
+    red = np.zeros((3, 48, 64, 3), np.uint8) + np.array([200, 40, 90], np.uint8)
+    write_video(tmp_path / "red.mp4", red)
+    for size in (None, (20, 30)):
+        frames, _ = read_video(tmp_path / "red.mp4", size=size)
+        np.testing.assert_allclose(frames, np.broadcast_to(red[0, 0, 0], frames.shape), atol=4)
+
+
+def test_rotated_videos_are_shown_upright(tmp_path):
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:24, :32] = 255  # top left
+    write_video(tmp_path / "lying.mp4", [frame] * 3)
+    data = bytearray((tmp_path / "lying.mp4").read_bytes())
+    # The 3x3 matrix of the track header, 40 bytes into it: a quarter turn clockwise.
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    (tmp_path / "upright.mp4").write_bytes(data)
+    frames, _ = read_video(tmp_path / "upright.mp4")
+    assert frames.shape == (3, 64, 48, 3)
+    assert frames[0, 10, 38].min() > 230 and frames[0, 10, 10].max() < 25  # now top right
+    resized, _ = read_video(tmp_path / "upright.mp4", size=(32, 20))
+    assert resized.shape == (3, 32, 20, 3)
+    assert resized[0, 5, 16].min() > 230 and resized[0, 5, 4].max() < 25
+
+
+def test_many_threads_may_read_one_file(tmp_path):
+    encode(tmp_path / "a.mp4", moving_frames(30), *KINDS["bframes.mkv"])
+    video = VideoFile(tmp_path / "a.mp4")
+    whole = video.read(0, 30)
+    with ThreadPoolExecutor(4) as pool:
+        starts = [i % 25 for i in range(60)]
+        for start, frames in zip(
+            starts, pool.map(lambda s: video.read(s, s + 5), starts), strict=True
+        ):
+            np.testing.assert_array_equal(frames, whole[start : start + 5])
+
+
+@pytest.mark.parametrize("window", [(-1, 3), (3, 3), (5, 4), (0, 11)])
+def test_frames_that_do_not_exist(tmp_path, window):
+    write_video(tmp_path / "a.mp4", moving_frames(10))
+    with pytest.raises(ValueError, match=r"a\.mp4: it has 10 frames"):
+        VideoFile(tmp_path / "a.mp4").read(*window)
+
+
+@pytest.mark.parametrize("name", ["mpeg4.avi", "bframes.avi", "plain.mp4", "bframes.mkv"])
+@pytest.mark.parametrize("share", [0.02, 0.4, 0.7, 0.9])
+def test_truncated_files_are_corrupt(tmp_path, name, share):
+    encode(tmp_path / name, moving_frames(60), *KINDS[name])
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CorruptVideoError, match=f"{name} cannot be read: .*fetch it again"):
+        VideoFile(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["empty.avi", "text.avi", "text.mp4", "binary.mkv"])
+def test_files_that_are_no_videos(tmp_path, name):
+    content = {"empty": b"", "text": b"I am no video.\n" * 300, "binary": bytes(range(256)) * 40}
+    (tmp_path / name).write_bytes(content[name.split(".")[0]])
+    with pytest.raises(CorruptVideoError, match=f"{name} cannot be read"):
+        VideoFile(tmp_path / name)
+
+
+def test_a_file_with_sound_only_is_corrupt(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
+        samples.sample_rate = 16000
+        container.mux(stream.encode(samples))
+        container.mux(stream.encode(None))
+    with pytest.raises(CorruptVideoError, match="no video stream"):
+        VideoFile(tmp_path / "sound.mp4")
+
+
+def test_damage_within_is_found_while_reading(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
+    encode(tmp_path / "a.mp4", noise, "libx264", {"g": "10", "bf": "0"})
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        place = [(p.pos, p.size) for p in container.demux(video=0) if p.size][25]
+    data[place[0] + 20 : place[0] + place[1]] = bytes(place[1] - 20)
+    (tmp_path / "a.mp4").write_bytes(data)
+    video = VideoFile(tmp_path / "a.mp4")
+    assert video.read(0, 20).shape[0] == 20  # what lies before can still be read
+    with pytest.raises(CorruptVideoError, match=r"a\.mp4"):
+        video.read(0, 40)
+
+
+def test_a_file_that_vanishes(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        VideoFile(tmp_path / "none.mp4")
+    write_video(tmp_path / "a.mp4", moving_frames(4))
+    video = VideoFile(tmp_path / "a.mp4")
+    os.unlink(tmp_path / "a.mp4")
+    with pytest.raises(CorruptVideoError, match=r"a\.mp4"):
+        video.read(0, 2)
+
+
+def test_no_file_stays_open(tmp_path):
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("this system does not show its open files")
+    write_video(tmp_path / "a.mp4", moving_frames(4))
+    before = len(os.listdir("/proc/self/fd"))
+    videos = [VideoFile(tmp_path / "a.mp4") for _ in range(20)]
+    for video in videos:
+        video.read(1, 3)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 64), (48, 63), (33, 35)])
+def test_written_videos_read_back(tmp_path, size):
+    frames = moving_frames(12, *size)
+    write_video(tmp_path / "a.mp4", iter(frames), fps=30000 / 1001)
+    back, fps = read_video(tmp_path / "a.mp4")
+    h, w = size
+    assert back.shape == (12, h + h % 2, w + w % 2, 3)
+    assert fps == pytest.approx(30000 / 1001)
+    assert np.abs(back[:, :h, :w].astype(int) - frames).mean() < 6
+    np.testing.assert_array_equal(read_video(tmp_path / "a.mp4", 3, 7)[0], back[3:7])
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([], "no frames"),
+        ([np.zeros((8, 8), np.uint8)], r"expected \(H,W,3\)"),
+        ([np.zeros((8, 8, 3), np.float32)], "Frame 0 is .* float32"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 6, 3), np.uint8)], "Frame 1"),
+    ],
+)
+def test_a_failed_write_leaves_what_was_there(tmp_path, frames, message):
+    (tmp_path / "a.mp4").write_bytes(b"before")
+    with pytest.raises(ValueError, match=message):
+        write_video(tmp_path / "a.mp4", frames)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"before"
+
+
+def test_bad_destinations(tmp_path):
+    frames = moving_frames(2)
+    with pytest.raises(ValueError, match=r"must end in \.mp4"):
+        write_video(tmp_path / "a.avi", frames)
+    with pytest.raises(ValueError, match="fps is 0"):
+        write_video(tmp_path / "a.mp4", frames, fps=0)
+    with pytest.raises(DataError, match="existing, writable folder"):
+        write_video(tmp_path / "none" / "a.mp4", frames)
+    shutil.rmtree(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------
+# Hostile files
+
+
+def write_claiming(path, h, w):
+    """An MJPEG video whose pictures claim another size than the 16x16 that they have."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuvj420p"
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    size = lambda h, w: b"\xff\xc0\x00\x11\x08" + h.to_bytes(2, "big") + w.to_bytes(2, "big")
+    assert data.count(size(16, 16)) == 4
+    path.write_bytes(data.replace(size(16, 16), size(h, w)))
+
+
+def test_pictures_that_claim_to_be_huge_are_refused_before_decoding(tmp_path):
+    """30000x30000 would take 1.3 GB a frame."""
+    path = tmp_path / "bomb.avi"
+    write_claiming(path, 30_000, 30_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptVideoError):
+        VideoFile(path).read(0, 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # kilobytes
+
+
+def test_header_that_claims_to_be_huge(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    monkeypatch.setattr(video_module, "_MAX_PIXELS", 32 * 48 - 1)
+    with pytest.raises(CorruptVideoError, match="claims 48x32 pixels, and 1535 in all"):
+        VideoFile(path)
+
+
+def test_too_many_frames(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    monkeypatch.setattr(video_module, "_MAX_FRAMES", 3)
+    with pytest.raises(CorruptVideoError, match="more than 3 frames"):
+        VideoFile(path)
+
+
+def test_decoding_that_brings_no_frame_times_out(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
+    file = VideoFile(path)
+    monkeypatch.setattr(video_module, "_STUCK", -1.0)
+    av_open = av.open  # which has the same limit
+    monkeypatch.setattr(
+        video_module.av, "open", lambda *args, timeout, **kwargs: av_open(*args, **kwargs)
+    )
+    with pytest.raises(CorruptVideoError, match="no frame came within"):
+        file.read(0, 1)
+
+
+def test_codec_that_ffmpeg_does_not_know(tmp_path):
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert data.count(b"FMP4") == 2
+    path.write_bytes(data.replace(b"FMP4", b"ZZZZ"))
+    for read in (VideoFile, VideoStream):
+        with pytest.raises(CorruptVideoError, match="no decoder"):
+            read(path)
+
+
+def test_playlist_opens_nothing_else(tmp_path):
+    """FFmpeg would follow an HLS playlist, whatever the file's name, to any file or address."""
+    write_video(tmp_path / "secret.mp4", np.zeros((4, 32, 48, 3), np.uint8))
+    for name, text in {
+        "hls.avi": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mp4\n",
+        "concat.avi": f"ffconcat version 1.0\nfile {tmp_path}/secret.mp4\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(CorruptVideoError):
+            VideoFile(tmp_path / name)

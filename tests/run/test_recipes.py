@@ -1,0 +1,173 @@
+"""Configurations: every combination is valid, the paper's has its numbers, errors list choices."""
+
+import importlib.util
+import itertools
+import pathlib
+
+import pytest
+
+from v2v_jax.datasets import DATASETS
+from v2v_jax.errors import ConfigError
+from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.run import recipes
+from v2v_jax.run.optimizers import make_optimizer
+from v2v_jax.tasks import TASKS
+
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+TASK_OF = {"seg": "segmentation", "flow": "flow", "color": "color", "depth": "depth"}
+SCHEDULES = {  # rate for a loss averaged over voxels and channels, decay, interval, steps
+    "segmentation": (1e-4, 0.005, 30_000, 100_000),
+    "flow": (4.0e-3, 0.0, 200_000, 800_000),
+    "color": (6.0e-3, 0.0, 200_000, 600_000),
+}
+by_config = pytest.mark.parametrize("name", TASK_OF)
+
+
+def get_config(name, arg=""):
+    spec = importlib.util.spec_from_file_location(f"config_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def make(task="segmentation", **options):
+    name = {task: name for name, task in TASK_OF.items()}[task]
+    return get_config(name, ",".join(f"{key}={value}" for key, value in options.items()))
+
+
+def test_no_argument_gives_the_defaults():
+    for arg in ("", None, ","):
+        assert recipes.parse_arg(arg).to_dict() == recipes.DEFAULTS
+    changed = recipes.parse_arg("recipe=paper, size=small ,demo")
+    assert changed.to_dict() == recipes.DEFAULTS | {
+        "recipe": "paper",
+        "size": "small",
+        "demo": True,
+    }
+    assert recipes.parse_arg("size=full", size="small").size == "full"
+    assert recipes.parse_arg("", size="small").size == "small"
+
+
+@pytest.mark.parametrize("arg", ["model", "nonsense=1", "dmeo", "demo=1", "=v2v"])
+def test_unknown_arguments_list_all_that_are_known(arg):
+    with pytest.raises(ConfigError) as caught:
+        recipes.parse_arg(arg)
+    for key, values in recipes.CHOICES.items():
+        assert key in str(caught.value)
+        assert all(value in str(caught.value) for value in values)
+
+
+@pytest.mark.parametrize("key", recipes.CHOICES)
+def test_unknown_values_list_the_known_ones(key):
+    with pytest.raises(ConfigError) as caught:
+        recipes.parse_arg(f"{key}=typo")
+    assert str(caught.value) == f"{key} is 'typo'; known: {', '.join(recipes.CHOICES[key])}."
+
+
+@by_config
+def test_every_combination_is_valid_and_can_be_overridden(name):
+    assert TASK_OF[name] in TASKS
+    for values in itertools.product(*recipes.CHOICES.values()):
+        config = get_config(name, ",".join(map("=".join, zip(recipes.CHOICES, values))))
+        dataset, model, recipe, size = values
+        recipes.validate(config)
+        assert config.task == TASK_OF[name] and config.model.name == model
+        assert config.data.name == dataset
+        assert set(config.data) == {"name", *DATASETS[dataset].options}
+        assert config.feed == DATASETS[dataset].feed and config.data.cache == ""
+        assert config.model.width == (1.0 if size == "full" else 0.25)
+        assert config.model.initialization == ("he" if recipe == "modern" else "release")
+        assert 1 <= config.log_every <= config.eval_every <= config.num_steps
+        make_optimizer(config, config.num_steps)
+        Preprocessing.from_dict(config.preprocessing)
+        config.lock()
+        config.batch_size = 8
+        with pytest.raises(AttributeError, match="batchsize"):
+            config.batchsize = 8
+
+
+@by_config
+@pytest.mark.parametrize("recipe", recipes.CHOICES["recipe"])
+def test_a_demo_is_small_short_and_valid(name, recipe):
+    full = get_config(name, f"recipe={recipe}")
+    demo = get_config(name, f"recipe={recipe},demo")
+    recipes.validate(demo)
+    assert demo.task == full.task
+    assert demo.model.width < full.model.width
+    assert demo.num_steps * demo.batch_size < 5000
+    assert demo.data.num_train_videos < full.data.num_train_videos
+    assert demo.eval_every <= demo.num_steps
+    assert demo.data.num_frames >= demo.preprocessing.clip_length
+    assert set(full) == set(demo)
+
+
+def test_a_demo_needs_rendered_scenes():
+    with pytest.raises(ConfigError, match="demo runs on rendered scenes"):
+        get_config("seg", "demo,dataset=ucf101")
+
+
+@pytest.mark.parametrize("task", SCHEDULES)
+def test_the_paper_recipe_has_the_papers_numbers(task):
+    config = make(task, recipe="paper")
+    rate, decay, every, steps = SCHEDULES[task]
+    assert config.batch_size == 1 and config.stride == 1 and config.mirror
+    assert config.optimizer.name == "caffe_sgd" and config.optimizer.schedule == "step"
+    assert config.optimizer.momentum == 0.9
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert config.optimizer.weight_decay == pytest.approx(decay)
+    assert config.optimizer.decay_every == every
+    assert config.num_steps == steps
+    assert config.model.initialization == "release" and not config.residual
+    preprocessing = config.preprocessing
+    assert preprocessing.frame_size == (128, 171) and preprocessing.crop_size == (112, 112)
+    assert preprocessing.clip_length == 16
+    assert preprocessing.color_order == "bgr" and preprocessing.mean == (90.3, 97.7, 101.4)
+    assert preprocessing.std == (1.0, 1.0, 1.0)
+
+
+def test_the_modern_input_has_the_same_mean_in_rgb():
+    modern, paper = make().preprocessing, make(recipe="paper").preprocessing
+    assert modern.color_order == "rgb" and modern.mean == paper.mean[::-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("task", "segment", "task is 'segment'; known: segmentation, flow, color, depth"),
+        ("residual", True, "residual is for the task color alone, not for segmentation"),
+        ("model.name", "unet", "model.name is 'unet'; known: v2v"),
+        ("model.initialization", "xavier", "model.initialization is 'xavier'; known: he, release"),
+        ("model.width", 0.0, "model.width is 0.0; it must be positive"),
+        ("model.dropout", 1.0, "model.dropout is 1.0; it must be at least 0 and below 1"),
+        ("data.name", "imagenet", "data.name is 'imagenet'; known: scenes"),
+        ("feed", "disk", "feed is 'disk'; known: device, tf_data"),
+        ("dtype", "int8", "dtype is 'int8'; known: auto, float32, bfloat16"),
+        ("optimizer.name", "sgd", "optimizer.name is 'sgd'; known: adamw, caffe_sgd"),
+        ("optimizer.schedule", "flat", "optimizer.schedule is 'flat'; known: cosine, step"),
+        ("preprocessing.color_order", "grb", "color_order is 'grb'; known: rgb, bgr"),
+        ("batch_size", 0, "batch_size is 0; it must be at least 1"),
+        ("num_steps", 0, "num_steps is 0"),
+        ("stride", -1, "stride is -1"),
+        ("log_every", 0, "log_every is 0"),
+        ("eval_every", 0, "eval_every is 0"),
+        ("eval_batch_size", 0, "eval_batch_size is 0"),
+        ("preprocessing.crop_size", (100, 112), r"crop_size is \(100, 112\).*multiples of 16"),
+        ("preprocessing.crop_size", (112, 120), r"crop_size is \(112, 120\).*multiples of 16"),
+        ("preprocessing.crop_size", (112, 112, 16), "crop_size is .*; it has 2 numbers"),
+        ("preprocessing.std", (60.0,), "std is .*; it has 3 numbers"),
+        ("preprocessing.clip_length", 12, "clip_length 12; .* of 8 for the length"),
+        ("preprocessing.clip_length", 0, "clip_length is 0; it must be at least 1"),
+    ],
+)
+def test_validate_names_the_key_and_the_choices(key, value, message):
+    config = get_config("c3d", "") if key == "model.dropout" else make()
+    recipes.validate(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError, match=message):
+        recipes.validate(config)
+
+
+def test_frames_of_2d_v2v_come_in_any_number():
+    config = make(model="v2v_2d")
+    config.preprocessing.clip_length = 5
+    recipes.validate(config)

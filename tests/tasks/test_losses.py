@@ -1,0 +1,144 @@
+"""Losses against their definitions in float64; nothing leaks out of voxels that are not valid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import reference
+from v2v_jax.tasks import losses
+
+SHAPE = (2, 3, 4, 5)
+LOSSES = {"huber": losses.huber, "half_squared": losses.half_squared}
+REFERENCES = {"huber": reference.huber, "half_squared": reference.half_squared}
+few = settings(max_examples=10, deadline=None)
+softmax = jax.jit(losses.softmax_cross_entropy)
+softmax_gradient = jax.jit(jax.grad(lambda *args: losses.softmax_cross_entropy(*args)[0]))
+jitted = {name: jax.jit(loss) for name, loss in LOSSES.items()}
+gradients = {
+    name: jax.jit(jax.grad(lambda *args, loss=loss: losses.mean(loss(*args))))
+    for name, loss in LOSSES.items()
+}
+
+
+def batch(seed, channels=2):
+    """Predictions and targets up to some units apart, and a mask with holes."""
+    rng = np.random.default_rng(seed)
+    prediction, target = (2 * rng.standard_normal((2, *SHAPE, channels))).astype(np.float32)
+    return prediction, target, rng.random(SHAPE) < 0.7
+
+
+@few
+@given(st.integers(0, 2**31))
+def test_softmax_equals_reference(seed):
+    rng = np.random.default_rng(seed)
+    logits = (5 * rng.standard_normal((*SHAPE, 6))).astype(np.float32)
+    labels = rng.integers(0, 6, SHAPE).astype(np.uint8)
+    valid = rng.random(SHAPE) < 0.7
+    labels[~valid] = rng.choice([0, 5, 6, 200, 255], (~valid).sum())
+    total, count = softmax(logits, labels, valid)
+    expected, number = reference.softmax_cross_entropy(logits, labels, valid)
+    assert total.dtype == count.dtype == jnp.float32
+    assert count == number == valid.sum()
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@few
+@given(st.integers(0, 2**31))
+def test_softmax_gradient_equals_finite_differences(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((*SHAPE, 6)).astype(np.float32)
+    labels, valid = rng.integers(0, 6, SHAPE), rng.random(SHAPE) < 0.7
+    labels[~valid] = rng.choice([0, 5, 6, 255], (~valid).sum())
+    gradient = np.asarray(softmax_gradient(logits, labels, valid))
+    direction = rng.standard_normal(logits.shape)
+    expected = reference.derivative(
+        lambda x: reference.softmax_cross_entropy(x, labels, valid)[0], logits, direction
+    )
+    np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(gradient[~valid], 0)
+
+
+def test_softmax_of_huge_logits_is_finite():
+    logits = jnp.array([[1e4, -1e4, 0.0]])
+    total, _ = softmax(logits, np.array([1]), np.array([True]))
+    assert total == 2e4
+    assert np.isfinite(softmax_gradient(logits, np.array([1]), np.array([True]))).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@few
+@given(st.integers(0, 2**31))
+def test_regression_losses_equal_reference(name, seed):
+    prediction, target, valid = batch(seed)
+    total, count = jitted[name](prediction, target, valid)
+    expected, number = REFERENCES[name](prediction, target, valid)
+    assert total.dtype == count.dtype == jnp.float32
+    assert count == number == 2 * valid.sum()
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@few
+@given(st.integers(0, 2**31))
+def test_regression_gradients_equal_finite_differences(name, seed):
+    prediction, target, valid = batch(seed)
+    gradient = np.asarray(gradients[name](prediction, target, valid))
+    direction = np.random.default_rng(seed).standard_normal(prediction.shape)
+
+    def mean(x):
+        total, number = REFERENCES[name](x, target, valid)
+        return total / number
+
+    expected = reference.derivative(mean, prediction, direction)
+    np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", LOSSES)
+def test_invalid_targets_reach_neither_loss_nor_gradient(name, bad):
+    prediction, target, valid = batch(0)
+    expected = jitted[name](prediction, target, valid), gradients[name](prediction, target, valid)
+    target[~valid] = bad
+    found = jitted[name](prediction, target, valid), gradients[name](prediction, target, valid)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[1][~valid], 0)
+    assert np.all(np.asarray(found[1])[valid] != 0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_targets_are_widened_before_the_difference(name):
+    prediction = np.full((1, 1, 1, 1, 1), 1000.25, np.float32)
+    target = np.full(prediction.shape, 1000, np.float16)
+    total, _ = jitted[name](prediction, target, np.ones((1, 1, 1, 1), bool))
+    assert total == 0.5 * 0.25**2
+
+
+def test_huber_is_continuous_at_one_in_value_and_slope():
+    loss = jax.jit(
+        jax.vmap(
+            jax.value_and_grad(lambda x: losses.huber(x[None], jnp.zeros(1), jnp.array(True))[0])
+        )
+    )
+    x = np.array([1 - 1e-4, 1.0, 1 + 1e-4, -1 + 1e-4, -1.0, -1 - 1e-4], np.float32)
+    value, slope = loss(x)
+    np.testing.assert_allclose(value, 0.5, atol=1.1e-4)  # the paper's equation 1 would give 1
+    np.testing.assert_allclose(slope, np.clip(x, -1, 1), atol=1e-6)
+    value, slope = loss(np.array([3.0, -3.0, 0.0], np.float32))
+    np.testing.assert_allclose(value, [2.5, 2.5, 0.0])
+    np.testing.assert_allclose(slope, [1.0, -1.0, 0.0])
+
+
+def test_the_mean_of_nothing_is_zero_and_so_is_its_gradient():
+    prediction, target, _ = batch(1)
+    nothing = np.zeros(SHAPE, bool)
+    target[:] = np.nan
+    for name in LOSSES:
+        assert losses.mean(jitted[name](prediction, target, nothing)) == 0
+        np.testing.assert_array_equal(gradients[name](prediction, target, nothing), 0)
+    labels = np.full(SHAPE, 255)
+    assert losses.mean(softmax(prediction, labels, nothing)) == 0
+    assert losses.mean((jnp.float32(3), jnp.float32(4))) == 0.75

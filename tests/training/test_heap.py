@@ -1,0 +1,67 @@
+"""The C library's heap: freed memory goes back, and libraries without glibc's functions are met."""
+
+import ctypes
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from v2v_jax.training import heap
+
+
+def test_release_returns_whether_there_was_something():
+    assert isinstance(heap.release(), bool)
+
+
+@pytest.mark.parametrize("library", [object(), None])
+def test_other_c_libraries_are_left_alone(monkeypatch, library):
+    """Without glibc's functions (musl, macOS), or without any library to ask (Windows)."""
+
+    def load(name):
+        if library is None:
+            raise TypeError("not a name")
+        return library
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert heap.release() is False
+    assert heap.share() is False
+
+
+def test_the_users_number_of_arenas_goes_before(monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked"))
+    assert heap.share() is False
+
+
+_HOLES = """
+import ctypes, pathlib
+from v2v_jax import heap
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+blocks = [libc.malloc(1 << 16) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 16)
+kept = libc.malloc(1 << 16)  # above them, so that they are no end of the heap
+for block in blocks:
+    libc.free(block)
+before = resident()
+print(heap.release(), before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's alone")
+def test_release_gives_back_holes():
+    result = subprocess.run(
+        [sys.executable, "-c", _HOLES],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    released, size = result.stdout.split()
+    assert released == "True" and int(size) > 50 << 20

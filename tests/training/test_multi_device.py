@@ -1,0 +1,45 @@
+"""Four devices compute what one computes; fake CPU devices stand for accelerators."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny import ROOT, read_metrics, tiny_arguments, tiny_config
+from v2v_jax.training.loop import train_and_evaluate
+
+
+def train_on_four(workdir, *arguments):
+    """train.py with four devices; three test windows, so that one of four rows is padding."""
+    flags = "--xla_force_host_platform_device_count=4"
+    return subprocess.run(
+        [sys.executable, "train.py", "--config=configs/seg.py", f"--workdir={workdir}", *arguments],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("feed", ["device", pytest.param("tf_data", marks=pytest.mark.slow)])
+def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
+    overrides = dict(num_steps=5, eval_every=3, feed=feed)
+    done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
+    assert done.returncode == 0, done.stderr
+    assert "on 4 cpu device(s)" in done.stdout
+    config = tiny_config("seg", **overrides)
+    train_and_evaluate(config, tmp_path / "one")
+    for name in ("train/loss", "train/parameter_norm"):
+        one, four = (read_metrics(tmp_path / n, name) for n in ("one", "four"))
+        assert four == pytest.approx(one, rel=1e-5)
+    for name in ("accuracy", "miou", "baseline_accuracy", "share/sky"):
+        one, four = (read_metrics(tmp_path / n, f"eval/{name}") for n in ("one", "four"))
+        assert list(one) == [3, 5]
+        assert four == pytest.approx(one, abs=1e-3)  # a few of 24,576 voxels may change sides
+
+
+def test_batch_that_cannot_be_divided(tmp_path):
+    done = train_on_four(tmp_path / "w", *tiny_arguments(batch_size=6))
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: batch_size 6 cannot be divided among 4 devices; choose a multiple of 4.\n"
+    )
+    assert not (tmp_path / "w").exists()

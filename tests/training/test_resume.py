@@ -1,0 +1,244 @@
+"""Killed and resumed runs equal those that were not: state, metrics and clips, bit for bit."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.processes import finish, small_config, start, wait_for_step
+from tests.tiny import ROOT, tiny_arguments
+from v2v_jax.errors import Stopped
+from v2v_jax.evaluation.evaluator import Evaluator
+from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.experiment import make_experiment
+from v2v_jax.training import loop
+from v2v_jax.training.loop import train_and_evaluate
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def final_state(config, workdir):
+    """The whole state after the last step: step, parameters, optimiser state."""
+    experiment = make_experiment(config, "train")
+    with Checkpoints(workdir, experiment.about, headline="accuracy", better="max") as checkpoints:
+        assert checkpoints.latest_step() == config.num_steps
+        progress = checkpoints.read_about(config.num_steps)["progress"]
+        return checkpoints.restore(config.num_steps, experiment.init_state()), progress
+
+
+def lines_of(workdir):
+    """metrics.jsonl without what differs from run to run: the speed."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "clips_per_second" not in k} for line in lines]
+
+
+def assert_equal_runs(config, one, other):
+    (state, progress), (state2, progress2) = (final_state(config, w) for w in (one, other))
+    jax.tree.map(np.testing.assert_array_equal, state2, state)
+    assert progress2 == progress
+    assert lines_of(other) == lines_of(one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["device", "tf_data"])
+def test_sigkill_at_random_moments(tmp_path, feed):
+    """Saving at every step, so that a kill is nearly always in the middle of saving."""
+    options = dict(num_steps=60, eval_every=20, save_every=1, feed=feed)
+    config, random = small_config(**options), np.random.default_rng()
+    workdir, kills = tmp_path / "killed", 0
+    while True:
+        process = start(workdir, *tiny_arguments(**options))
+        if kills < 3:
+            wait_for_step(workdir, 15 * kills + 2, [process])
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(float(random.uniform(0, 0.5)))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        ((status, out, err),) = finish([process])
+        assert status == 0, err
+        assert "Resuming after step" in out and "damaged" not in err
+        break
+    train_and_evaluate(config, tmp_path / "whole")
+    assert_equal_runs(config, tmp_path / "whole", workdir)
+
+
+# Dies at one place of the way that a checkpoint takes to its name.
+_DIE = """
+import os, signal, sys
+import jax.numpy as jnp
+from v2v_jax import checkpoint, manifest
+
+where, folder = sys.argv[1:]
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+state = lambda step: {"x": jnp.full((64, 64), step, jnp.float32)}
+checkpoints = checkpoint.Checkpoints(folder, {}, headline="score", better="max", writable=True)
+for step in (1, 2, 3):
+    checkpoints.save(state(step), step, {"score": step})
+    checkpoints.wait()
+if where == "begun":
+    original = checkpoints._checkpointer.save
+    checkpoints._checkpointer.save = lambda *a, **k: (original(*a, **k), die())
+elif where == "before manifest":
+    manifest.write = die
+elif where == "in manifest":
+    checkpoint.manifest.hashlib.file_digest, kept = die, None
+elif where == "before rename":
+    checkpoint.Checkpoints._put_in_place = die
+elif where == "between renames":
+    checkpoint.manifest.sync_folder, real = (
+        lambda path: die() if str(path).endswith("checkpoints") else None, None
+    )
+elif where == "before deletion":
+    checkpoint.Checkpoints._delete_old = die
+elif where == "in deletion":
+    checkpoint.shutil.rmtree = die
+checkpoints.save(state(4), 4, {"score": 4})
+checkpoints.wait()
+sys.exit("was not killed")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where, latest",
+    [
+        ("begun", {3}),
+        ("before manifest", {3}),
+        ("in manifest", {3}),
+        ("before rename", {3}),
+        ("between renames", {4}),
+        ("before deletion", {4}),
+        ("in deletion", {4}),
+    ],
+)
+def test_sigkill_while_saving(tmp_path, where, latest):
+    """Whatever the moment, the newest checkpoint is good: the one before or the new one."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DIE, where, str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with Checkpoints(tmp_path, {}, headline="score", better="max", writable=True) as checkpoints:
+        step = checkpoints.latest_step()
+        assert step in latest
+        state = checkpoints.restore(step, {"x": np.zeros((64, 64), np.float32)})
+    np.testing.assert_array_equal(state["x"], np.full((64, 64), step, np.float32))
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert all(name.isdecimal() for name in left)
+
+
+def interrupt(monkeypatch, method, at: int, stop):
+    """Lets the call number `at` of a method run `stop()` first."""
+    original, calls = getattr(*method), []
+
+    def counting(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == at:
+            stop()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(*method, counting)
+
+
+@pytest.mark.slow
+def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
+    config = small_config(feed="tf_data", save_every=1)
+    train_and_evaluate(config, tmp_path / "whole")
+
+    def kill():
+        raise KeyboardInterrupt
+
+    for count in (1, 7):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            interrupt(patch, (loop.Monitor, "add"), 4, kill)
+            train_and_evaluate(config, tmp_path / "parts")
+    assert_equal_runs(config, tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
+    """In the middle of training, then in the middle of an evaluation, which is then done first."""
+    config = small_config()
+    train_and_evaluate(config, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        interrupt(patch, (loop.Monitor, "add"), 2, terminate)
+        with pytest.raises(Stopped, match="after step 2 of 6, which is saved; run the same"):
+            train_and_evaluate(config, parts)
+    assert {path.name for path in (parts / "checkpoints").iterdir()} == {"2"}
+    with monkeypatch.context() as patch:
+        interrupt(patch, (Evaluator, "_forward"), 1, terminate)  # traced at the first evaluation
+        with pytest.raises(Stopped, match="after step 3 of 6"):
+            train_and_evaluate(config, parts)
+    assert lines_of(parts)[-1].keys() >= {"train/loss"}  # not evaluated yet
+    train_and_evaluate(config, parts)
+    assert_equal_runs(config, tmp_path / "whole", parts)
+    names = lambda folder: {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names(parts) == names(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_to_the_program(tmp_path):
+    """Exit status 0, and one line that says where it stopped."""
+    options = dict(num_steps=100_000, eval_every=100_000)
+    process = start(tmp_path, *tiny_arguments(**options))
+    wait_for_step(tmp_path, 3, [process])
+    process.send_signal(signal.SIGTERM)
+    ((status, out, err),) = finish([process])
+    assert status == 0 and not err
+    (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert f"Stopped by SIGTERM after step {step} of 100000, which is saved" in out
+    assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, step + 1))
+
+
+def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
+    interrupt(
+        monkeypatch, (Checkpoints, "latest_step"), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(Stopped, match="nothing was to be saved"):
+        train_and_evaluate(small_config(), tmp_path)
+
+
+@pytest.mark.slow
+def test_full_disk_while_training(small_disk, tmp_path, monkeypatch, caplog):
+    """Full from step 8 to step 30: training goes on, nothing that was logged is lost.
+
+    Long enough for the log to need a page (4 kB) that it does not have yet: it has some 250 bytes
+    a step.
+    """
+    config = small_config(num_steps=36, eval_every=36, save_every=6)
+    workdir, ballast = small_disk / "run", small_disk / "ballast"
+    add = loop.Monitor.add
+
+    def fill_and_free(monitor, step, metrics):
+        if step == 8:
+            # Else it may fail too, and clearing it away would make room.
+            end = time.monotonic() + 60
+            while not (workdir / "checkpoints" / "6").exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(512)):
+                    pass
+        if step == 30:
+            ballast.unlink()
+        add(monitor, step, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Monitor, "add", fill_and_free)
+        train_and_evaluate(config, workdir)
+    assert "cannot be written" in caplog.text and "No space left on device" in caplog.text
+    assert "its lines wait in memory until there is room" in caplog.text
+    train_and_evaluate(config, tmp_path / "whole")
+    assert_equal_runs(config, tmp_path / "whole", workdir)

@@ -1,0 +1,1 @@
+"""Brox's optical flow: the teacher that made the paper's labels."""

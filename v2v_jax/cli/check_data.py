@@ -1,0 +1,275 @@
+"""Reads a whole dataset once, before anyone trains on it, and reports what is in it.
+
+    python -m v2v_jax.cli.check_data --config=configs/seg.py:dataset=gatech --config.data.root=DIR
+
+Both splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
+of the labels, magnitude of the flow, range of the depth, and every file that cannot be read, with
+the reason. The exit status is 1 if there is any. With --workdir=FOLDER the report is also written
+to FOLDER/check_data.json.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from v2v_jax import datasets
+from v2v_jax.cli import command_line
+from v2v_jax.datasets.base.reading import map_videos, read_checked, read_video_labels
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VIDEO_LABEL, VideoDataset
+from v2v_jax.errors import DataError
+from v2v_jax.run import recipes
+from v2v_jax.system.console import console, print_table, progress
+from v2v_jax.system.whole_files import write_text
+from v2v_jax.tasks import TASKS
+
+_WINDOW = 64  # frames read at a time, so that long videos need no more memory than short ones
+# Bins of flow's magnitude and of depth: 1 % wide, from 0.001 (px or m), so that a percentile is
+# known to 1 % without keeping the values.
+_BINS = np.concatenate([[0.0], 0.001 * 1.01 ** np.arange(1900), [np.inf]])
+_SHOWN = 20  # unreadable files that are printed
+
+
+@dataclasses.dataclass
+class Contents:
+    """What was found in some videos; numbers of several can be added up.
+
+    Attributes:
+      frames: frames that were read.
+      color: sum over voxels of R, G, B and of their squares, (2,3) float64.
+      labels: (256,) voxels of each label.
+      flow, depth: histograms over `_BINS` of valid voxels, int64.
+      voxels: all voxels.
+      blank: names of videos of one colour throughout.
+      problems: (name, reason) of what cannot be read.
+    """
+
+    frames: int = 0
+    voxels: int = 0
+    color: Any = dataclasses.field(default_factory=lambda: np.zeros((2, 3)))
+    labels: Any = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    flow: Any = dataclasses.field(default_factory=lambda: np.zeros(len(_BINS) - 1, np.int64))
+    depth: Any = dataclasses.field(default_factory=lambda: np.zeros(len(_BINS) - 1, np.int64))
+    blank: list[str] = dataclasses.field(default_factory=list)
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def __iadd__(self, other: Contents) -> Contents:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name) + getattr(other, field.name)
+            setattr(self, field.name, value)
+        return self
+
+
+def check_video(dataset: VideoDataset, video: int, fields: Sequence[str]) -> Contents:
+    """Reads all frames of a video; what cannot be read is a problem and not an error."""
+    found, info = Contents(), dataset.videos[video]
+    least, most = 255, 0
+    for start in range(0, info.num_frames, _WINDOW):
+        stop = min(start + _WINDOW, info.num_frames)
+        try:
+            frames = read_checked(dataset, video, start, stop, fields)
+        except DataError as error:
+            found.problems.append((info.name, str(error)))
+            break  # the rest of a damaged video is of no use
+        found += _contents(frames, f"{info.name}, frames {start} to {stop - 1}")
+        least = min(least, int(frames["video"].min()))
+        most = max(most, int(frames["video"].max()))
+    if found.frames and least == most:
+        found.blank.append(info.name)
+    return found
+
+
+def _contents(frames: dict[str, np.ndarray], name: str) -> Contents:
+    video = frames["video"].reshape(-1, 3).astype(np.float64)
+    found = Contents(len(frames["video"]), len(video))
+    found.color = np.stack([video.sum(0), (video**2).sum(0)])
+    if "labels" in frames:
+        found.labels = np.bincount(frames["labels"].ravel(), minlength=256)
+    if "flow" in frames:
+        flow = frames["flow"][frames["flow_valid"]].astype(np.float32)
+        if not np.isfinite(flow).all():
+            found.problems.append((name, "a voxel that is called valid has no finite flow"))
+            flow = flow[np.isfinite(flow).all(-1)]
+        found.flow = np.histogram(np.linalg.norm(flow, axis=-1), _BINS)[0]
+    if "depth" in frames:
+        depth = frames["depth"].astype(np.float32)
+        if np.isnan(depth).any() or (depth < 0).any():
+            found.problems.append((name, "depth is negative or not a number"))
+        found.depth = np.histogram(depth[np.isfinite(depth) & (depth >= 0)], _BINS)[0]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+def check(config: ConfigDict) -> dict[str, Any]:
+    """Reads both splits of `config.data` for `config.task`.
+
+    Returns:
+      split → JSON-ready report; `problems` in it lists (name, reason).
+
+    Raises:
+      ConfigError: a value that cannot be used.
+    """
+    recipes.validate(config)
+    return {split: _check_split(config, split) for split in ("train", "test")}
+
+
+def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
+    fields = TASKS[config.task].fields
+    try:
+        dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+        dataset.prepare_fields(fields, progress)
+    except DataError as error:  # nothing can be opened at all
+        return {"videos": 0, "problems": [(f"{config.data.name}, {split} split", str(error))]}
+    found = Contents(problems=list(getattr(dataset, "corrupt", [])))
+    of_frames = [field for field in fields if field != VIDEO_LABEL]
+    videos = map_videos(functools.partial(check_video, fields=of_frames), dataset)
+    count = len(dataset.videos)
+    for _, contents in progress(videos, count, f"reading {dataset.name}, {split}"):
+        found += contents
+    report = _report(dataset, config, split, found, fields)
+    if VIDEO_LABEL in fields:
+        try:
+            counts = np.bincount(
+                read_video_labels(dataset), minlength=len(dataset.video_label_names)
+            )
+            names = zip(dataset.video_label_names, counts.tolist())
+            report["videos of a class"] = dict(names)
+        except DataError as error:
+            report["problems"].append((f"{dataset.name}, labels of videos", str(error)))
+    return report
+
+
+def _report(
+    dataset: VideoDataset, config: ConfigDict, split: str, found: Contents, fields: Sequence[str]
+) -> dict[str, Any]:
+    lengths = np.array([video.num_frames for video in dataset.videos])
+    clip = config.preprocessing.clip_length
+    stride = config.stride if split == "train" else clip
+    report: dict[str, Any] = {
+        "videos": len(lengths),
+        "frames": int(lengths.sum()),
+        "frames of a video": [int(lengths.min()), float(np.median(lengths)), int(lengths.max())],
+        "clips": int(np.maximum((lengths - clip) // stride + 1, 0).sum()),
+        "clip stride": stride,
+        "original sizes": _sizes(dataset, found),
+        "problems": sorted(set(found.problems)),
+    }
+    if found.voxels:
+        mean = found.color[0] / found.voxels
+        report["mean RGB"] = mean.tolist()
+        report["standard deviation of RGB"] = np.sqrt(
+            np.maximum(found.color[1] / found.voxels - mean**2, 0)
+        ).tolist()
+        report["blank videos"] = sorted(found.blank)
+    if "labels" in fields and found.voxels:
+        shares = found.labels / found.voxels
+        report["labels"] = {n: float(shares[i]) for i, n in enumerate(dataset.label_names)}
+        report["labels"]["(ignored)"] = float(shares[IGNORE_LABEL])
+    if "flow" in fields and found.voxels:
+        report["flow, px"] = _distribution(found.flow, found.voxels)
+    if "depth" in fields and found.voxels:
+        report["depth, m"] = _distribution(found.depth, found.voxels)
+    return report
+
+
+def _sizes(dataset: VideoDataset, found: Contents) -> dict[str, int]:
+    sizes: collections.Counter[str] = collections.Counter()
+    for video, info in enumerate(dataset.videos):
+        try:
+            size = dataset.original_size(video)
+        except DataError as error:
+            found.problems.append((info.name, str(error)))
+            continue
+        sizes["x".join(map(str, reversed(size))) if size else "as resized"] += 1
+    return dict(sizes.most_common())
+
+
+def _distribution(histogram: np.ndarray, voxels: int) -> dict[str, float]:
+    """Share of valid voxels; least, percentiles and largest of the values, to 1 %."""
+    count = histogram.sum()
+    result = {"valid share": float(count / voxels)}
+    if count:
+        centers = np.sqrt(np.maximum(_BINS[:-1], 5e-4) * np.minimum(_BINS[1:], _BINS[-2]))
+        centers[0] = 0.0  # less than 0.001
+        filled = np.flatnonzero(histogram)
+        result["least"] = float(centers[filled[0]])
+        result["mean"] = float((centers * histogram).sum() / count)
+        for percent in (50, 99):
+            place = np.searchsorted(np.cumsum(histogram), percent / 100 * count)
+            result[f"{percent} %"] = float(centers[place])
+        result["largest"] = float(centers[filled[-1]])
+    return result
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+def print_report(name: str, reports: dict[str, dict[str, Any]]) -> None:
+    """Prints one table of both splits, and what cannot be read."""
+    rows: dict[str, list[str]] = {}
+    for column, report in enumerate(reports.values()):
+        for label, text in _lines(report):
+            rows.setdefault(label, [""] * len(reports))[column] = text
+    print_table(name, ("", *reports), [(label, *cells) for label, cells in rows.items()])
+    for split, report in reports.items():
+        for video, reason in report["problems"][:_SHOWN]:
+            console.print(f"{split}: {video}: {reason}")
+        more = len(report["problems"]) - _SHOWN
+        if more > 0:
+            console.print(f"{split}: and {more} more")
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for key, value in report.items():
+        if key == "problems":
+            lines.append(("cannot be read", str(len(value))))
+        elif key == "blank videos":
+            lines.append((key, f"{len(value)}{': ' if value else ''}{', '.join(value[:3])}"))
+        elif key == "labels":
+            lines += [(f"  {label}", f"{share:.2%}") for label, share in value.items()]
+        elif key == "original sizes":
+            shown = ", ".join(f"{size} ({n})" for size, n in list(value.items())[:3])
+            lines.append((key, shown + (", …" if len(value) > 3 else "")))
+        elif isinstance(value, dict):
+            for label, number in value.items():
+                share = label == "valid share"
+                text = f"{number:.1%}" if share else f"{number:.4g}"
+                lines.append((f"{key}: {label}", text))
+        elif isinstance(value, list):
+            lines.append((key, ", ".join(f"{number:.4g}" for number in value)))
+        else:
+            lines.append((key, str(value)))
+    return lines
+
+
+def main(config: ConfigDict, workdir: str) -> None:
+    """Checks and reports; DataError if anything cannot be read."""
+    reports = check(config)
+    print_report(f"{config.data.name} for {config.task}", reports)
+    if workdir:
+        folder = pathlib.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "check_data.json", json.dumps(reports, indent=1) + "\n")
+    count = sum(len(report["problems"]) for report in reports.values())
+    if count:
+        raise DataError(
+            f"{count} videos or parts of them cannot be read; mend or remove them before training."
+        )
+
+
+if __name__ == "__main__":
+    # By its full name, so that worker processes find what they are sent.
+    from v2v_jax.cli.check_data import main as checked
+
+    command_line.run(checked, needs_workdir=False)

@@ -1,0 +1,1 @@
+"""What datasets are made of: the interface, file lists, masks, resizing, parallel reading."""

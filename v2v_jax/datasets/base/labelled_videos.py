@@ -1,0 +1,243 @@
+"""Videos with a mask a frame, as picture files or as video files, read through one interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import av
+import numpy as np
+import PIL
+from PIL import Image
+
+from v2v_jax.datasets.base.class_masks import (
+    ClassTable,
+    decode_class_mask,
+    mask_kind,
+    nearest_class,
+)
+from v2v_jax.datasets.base.listing import check_window, file_identities, list_videos
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
+from v2v_jax.datasets.readers.davis import decode_frame, open_picture
+from v2v_jax.errors import DataError
+from v2v_jax.media.video import VideoFile
+
+PICTURE_EXTENSIONS = (".tiff", ".tif", ".png", ".jpg", ".jpeg", ".bmp", ".ppm")
+_SAME_FORMAT = {".tif": ".tiff", ".jpeg": ".jpg"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A video whose frames and masks are picture files.
+
+    Attributes:
+      frames: the frames' paths in order.
+      masks: their masks' paths; None for a frame without one, of which nothing is labelled.
+    """
+
+    frames: tuple[str, ...]
+    masks: tuple[str | None, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    @property
+    def paths(self) -> list[str]:
+        """All files."""
+        return [*self.frames, *filter(None, self.masks)]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the first frame, of which only the header is read."""
+        width, height = open_picture(self.frames[0], self.frames[0]).size
+        return height, width
+
+    @property
+    def mask_kind(self) -> str | None:
+        """The kind of the first mask, of which only the header is read; None without masks."""
+        first = next(filter(None, self.masks), None)
+        return None if first is None else mask_kind(open_picture(first, first), first)
+
+    def read_video(self, start: int, stop: int, size: tuple[int, int]) -> np.ndarray:
+        """(T,H,W,3) uint8 RGB, resized."""
+        names = self.frames[start:stop]
+        return np.stack([decode_frame(open_picture(n, n), size, n) for n in names])
+
+    def read_labels(
+        self, start: int, stop: int, size: tuple[int, int], table: ClassTable, kind: str | None
+    ) -> np.ndarray:
+        """(T,H,W) uint8; DataError if a mask is not its frame's size or not of this kind."""
+        labels = np.full((stop - start, *size), IGNORE_LABEL, np.uint8)
+        for t in range(start, stop):
+            if (name := self.masks[t]) is None:
+                continue
+            mask = open_picture(name, name)
+            frame = open_picture(self.frames[t], self.frames[t])  # its header alone
+            _check_size(name, mask.size, frame.size)
+            if mask_kind(mask, name) != kind:
+                raise DataError(
+                    f"Mask {name} is of mixed format: it is a picture of kind "
+                    f"{mask_kind(mask, name)}, the dataset's first mask one of kind {kind}; take "
+                    "masks of one kind."
+                )
+            labels[t - start] = _resize_labels(decode_class_mask(mask, table, name), size)
+        return labels
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoPair:
+    """A video whose frames are one video file and whose masks, as colours, another."""
+
+    frames: VideoFile
+    masks: VideoFile
+
+    @property
+    def num_frames(self) -> int:
+        return self.frames.num_frames
+
+    @property
+    def paths(self) -> list[str]:
+        """Both files."""
+        return [self.frames.path, self.masks.path]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frames."""
+        return self.frames.size
+
+    mask_kind: ClassVar[str] = "video"
+
+    def read_video(self, start: int, stop: int, size: tuple[int, int]) -> np.ndarray:
+        """(T,H,W,3) uint8 RGB, resized."""
+        return self.frames.read(start, stop, size)
+
+    def read_labels(
+        self, start: int, stop: int, size: tuple[int, int], table: ClassTable, kind: str | None
+    ) -> np.ndarray:
+        """(T,H,W) uint8; DataError if the two files' frames differ in size."""
+        del kind
+        frames = self.masks.read(start, stop)
+        first = self.frames.read(start, start + 1)
+        _check_size(self.masks.path, frames.shape[2:0:-1], first.shape[2:0:-1])
+        return np.stack(
+            [
+                _resize_labels(nearest_class(f, table, f"{self.masks.path}, frame {t},"), size)
+                for t, f in enumerate(frames, start)
+            ]
+        )
+
+
+class LabelledVideos(VideoDataset):
+    """Videos with classes a voxel, in whatever files they are.
+
+    Attributes:
+      corrupt: (name, reason) of the videos left out because they cannot be read.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ("video", "labels")
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        open_one: Callable[[int], Pictures | VideoPair],
+        table: ClassTable,
+        frame_size: tuple[int, int],
+        min_frames: int,
+    ) -> None:
+        """Opens the videos.
+
+        Args:
+          names: one name a video, for messages.
+          open_one: maps a video's index to its files; called by several threads.
+          table: what the masks' values mean.
+          frame_size: (H, W) to resize to.
+          min_frames: shorter videos are left out with a warning.
+
+        Raises:
+          DataError: see `list_videos`; or masks of different kinds.
+        """
+
+        def opened(index: int) -> tuple[Pictures | VideoPair, int]:
+            files = open_one(index)
+            return files, files.num_frames
+
+        listing = list_videos(self.name, names, opened, min_frames)
+        self.label_names = table.names
+        self.frame_size = frame_size
+        self.videos = listing.videos
+        self.corrupt = listing.corrupt
+        self._files = listing.handles
+        self._table = table
+        kinds = [files.mask_kind for files in self._files]
+        self._kind = next(filter(None, kinds), None)
+        for info, kind in zip(self.videos, kinds):
+            if kind not in (None, self._kind):
+                raise DataError(
+                    f"Dataset {self.name} has masks of mixed formats: those of {info.name} are of "
+                    f"kind {kind}, those of {self.videos[0].name} of kind {self._kind}; convert "
+                    "them to one."
+                )
+
+    def read(
+        self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
+    ) -> dict[str, np.ndarray]:
+        """See `VideoDataset.read`: `video` (T,H,W,3) uint8 RGB, `labels` (T,H,W) uint8."""
+        self.check_fields(fields)
+        check_window(self.videos[video], start, stop)
+        files, result = self._files[video], {}
+        if "video" in fields:
+            result["video"] = files.read_video(start, stop, self.frame_size)
+        if "labels" in fields:
+            result["labels"] = files.read_labels(
+                start, stop, self.frame_size, self._table, self._kind
+            )
+        return result
+
+    def original_size(self, video: int) -> tuple[int, int]:
+        """See `VideoDataset.original_size`."""
+        return self._files[video].size
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        table = [self._table.labels, self._table.names]
+        if self._table.colors is not None:
+            table.append(self._table.colors.tolist())
+        paths = [path for files in self._files for path in files.paths]
+        versions = {"pillow": PIL.__version__, "av": av.__version__}
+        return {"files": file_identities(paths), "classes": table, **versions}
+
+
+def picture_names(folder: str, dataset: str) -> dict[str, str]:
+    """Stem → file name of every picture in a folder.
+
+    Raises:
+      DataError: two formats in one folder.
+    """
+    names = sorted(n for n in os.listdir(folder) if not n.startswith("."))
+    pictures = [n for n in names if n.lower().endswith(PICTURE_EXTENSIONS)]
+    by_format: dict[str, str] = {}
+    for name in pictures:
+        extension = os.path.splitext(name)[1].lower()
+        by_format.setdefault(_SAME_FORMAT.get(extension, extension), name)
+    if len(by_format) > 1:
+        raise DataError(
+            f"Dataset {dataset}: folder {folder} holds pictures of mixed formats "
+            f"({', '.join(list(by_format.values())[:3])}); keep one."
+        )
+    return {os.path.splitext(name)[0]: name for name in pictures}
+
+
+def _check_size(name: str, mask: Sequence[int], frame: Sequence[int]) -> None:
+    if tuple(mask) != tuple(frame):
+        raise DataError(
+            f"Mask {name} is {mask[0]}x{mask[1]}, its frame {frame[0]}x{frame[1]}; take frames and "
+            "masks of one resolution."
+        )
+
+
+def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    h, w = size
+    return np.asarray(Image.fromarray(labels).resize((w, h), Image.Resampling.NEAREST))

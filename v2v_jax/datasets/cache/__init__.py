@@ -1,0 +1,1 @@
+"""Datasets that wrap another one: decoded frames on disk, flow labels."""

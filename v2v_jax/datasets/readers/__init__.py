@@ -1,0 +1,1 @@
+"""Readers of real data, one module a dataset."""

@@ -1,0 +1,1 @@
+"""Datasets of tensorflow-datasets, with random access to their frames."""

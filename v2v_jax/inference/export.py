@@ -1,0 +1,266 @@
+"""A trained network as one file that runs without this package's model code.
+
+    python -m v2v_jax.inference.export --checkpoint=runs/seg --output=seg.v2v
+
+The file is a ZIP archive, not compressed, that nothing in it can make execute code on the host:
+
+    about.json           format, versions, task, label names, preprocessing, the clip's size
+    network.bin          jax.export: StableHLO for CPUs, NVIDIA GPUs and TPUs, any batch size
+    weights/LAYER/….npy  the parameters, float32
+
+and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
+uint8 RGB, of the size that it was trained on, and gives class probabilities, flow in pixels, RGB or
+metres: what goes before and after it is inside. `v2v_jax.load` adds windows for any size of video;
+docs/inference.md shows how to call it with nothing but JAX and NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import v2v_jax
+from v2v_jax.errors import CheckpointError, DataError, UserError
+from v2v_jax.inference.network import TrainedNetwork, from_about, from_checkpoint, make_apply
+from v2v_jax.media.video_writer import cannot_write
+
+FORMAT = 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+_ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same network gives the same file
+
+
+def write_export(
+    network: TrainedNetwork,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Writes a checkpoint's network as one file; it appears whole or not at all.
+
+    Args:
+      network: of `trained_network.from_checkpoint`.
+      path: the file.
+      dtype: "float32", "bfloat16" or "auto": float32 on CPUs and bfloat16 elsewhere, as a Predictor
+        of the checkpoint computes. A dtype that the configuration names is kept.
+      overwrite: whether an existing file is replaced.
+
+    Raises:
+      DataError: the file exists, or cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; choose another --output, or add --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"Cannot write {path}: its folder does not exist.")
+    record = {
+        "format": FORMAT,
+        "version": v2v_jax.__version__,
+        "jax": jax.__version__,
+        "platforms": PLATFORMS,
+        "dtype": dtype,
+        "clip": network.clip,
+        "step": network.step,
+        "about": network.about,
+    }
+    members = {
+        _ABOUT: json.dumps(record, indent=1).encode(),
+        _NETWORK: bytes(_export(network, dtype).serialize()),
+    }
+    for name, array in _named(network.params):
+        data = io.BytesIO()
+        np.save(data, np.asarray(array), allow_pickle=False)
+        members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name, _EARLIEST), data)
+            archive.comment = _digest(members).encode()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(str(path), error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
+    from v2v_jax.models.kernels import gpu_kernels
+
+    def apply(params: Any, video: jax.Array) -> jax.Array:
+        if dtype != "auto":
+            return make_apply(network.about, dtype)(params, video)
+        # The same choice as a Predictor's, made where the file is used.
+        return lax.platform_dependent(
+            params,
+            video,
+            cpu=make_apply(network.about, "float32"),
+            default=make_apply(network.about, "bfloat16"),
+        )
+
+    (batch,) = jax.export.symbolic_shape("b")
+    clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
+    with gpu_kernels.switched_off():
+        return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
+
+
+def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
+    """Reads a file of `write_export`; imports none of the package's models.
+
+    Raises:
+      CheckpointError: it is no such file, its content is not what was written, or a version of this
+        package or of JAX wrote it that the present one does not read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            comment = archive.comment.decode("ascii", "replace")
+            members = {name: archive.read(name) for name in archive.namelist()}
+        record = json.loads(members[_ABOUT])
+        written_as, version = record["format"], record["version"]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} is no exported network, or is damaged ({error}); export it again."
+        ) from error
+    if written_as != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {written_as}, written by version {version} of v2v_jax; version "
+            f"{v2v_jax.__version__} reads format {FORMAT}. Export the checkpoint again."
+        )
+    if comment != _digest(members):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
+        )
+    fields = from_about(record["about"], path)
+    try:
+        exported = jax.export.deserialize(bytearray(members[_NETWORK]))
+        params = _nested(members)
+    except Exception as error:  # of any kind: another version's bytes are not what is looked for
+        raise CheckpointError(
+            f"{path} was written by JAX {record.get('jax')} and JAX {jax.__version__} cannot read "
+            f"it ({type(error).__name__}: {str(error)[:200]}); export the checkpoint again."
+        ) from error
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    if platform not in exported.platforms:
+        raise CheckpointError(
+            f"{path} is for {', '.join(exported.platforms)}; this machine computes on {platform}."
+        )
+    return TrainedNetwork(
+        apply=exported.call, params=params, any_size=False, step=record.get("step"), **fields
+    )
+
+
+def _digest(members: Mapping[str, bytes]) -> str:
+    """SHA-256 of names and contents, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(members):
+        total.update(f"{name}\0{len(members[name])}\0".encode())
+        total.update(members[name])
+    return total.hexdigest()
+
+
+def _named(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(layer/kernel, array), … of nested dictionaries."""
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _named(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def _nested(members: Mapping[str, bytes]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for name, data in members.items():
+        if name.startswith(_WEIGHTS):
+            *layers, last = name.removeprefix(_WEIGHTS).removesuffix(".npy").split("/")
+            place = params
+            for layer in layers:
+                place = place.setdefault(layer, {})
+            place[last] = np.load(io.BytesIO(data), allow_pickle=False)
+    return params
+
+
+def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -> None:
+    """Writes a TensorFlow SavedModel, for those who serve with TensorFlow; needs it installed.
+
+    Its signature `serving_default` takes `video` (B,T,H,W,3) uint8, clips of the trained size, and
+    gives `values`, what `TrainedNetwork.apply` gives, in float32.
+
+    Raises:
+      DataError: the folder exists, or TensorFlow or jax2tf is not at hand.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists():
+        raise DataError(f"{folder} exists; choose another --saved_model.")
+    try:
+        import tensorflow as tf
+        from jax.experimental import jax2tf
+    except ImportError as error:
+        raise DataError(
+            f"A SavedModel needs TensorFlow and jax2tf ({error}); pip install 'v2v_jax[train]'."
+        ) from error
+    from v2v_jax.models.kernels import gpu_kernels
+
+    with gpu_kernels.switched_off():
+        convert = jax2tf.convert(
+            make_apply(network.about, "float32"),
+            polymorphic_shapes=[None, "b, ..."],
+            with_gradient=False,
+            native_serialization_platforms=PLATFORMS,
+        )
+        module = tf.Module()
+        module.params = jax.tree.map(lambda x: tf.Variable(np.asarray(x)), network.params)
+        video = tf.TensorSpec((None, *network.clip, 3), tf.uint8, "video")
+        module.predict = tf.function(
+            lambda video: {"values": convert(module.params, video)},
+            autograph=False,
+            input_signature=[video],
+        )
+        tf.saved_model.save(module, str(folder), {"serving_default": module.predict})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m v2v_jax.inference.export", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--checkpoint", required=True, help="a run's folder, or one of its steps")
+    parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--saved_model", metavar="FOLDER", help="write a TensorFlow SavedModel too")
+    options = parser.parse_args(argv)
+    try:
+        network = from_checkpoint(options.checkpoint)
+        write_export(network, options.output, dtype=options.dtype, overwrite=options.overwrite)
+        if options.saved_model:
+            write_saved_model(network, options.saved_model)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    size = os.path.getsize(options.output) / 1e6
+    clip = "x".join(map(str, network.clip))
+    print(f"{options.output}: {network.task}, step {network.step}, clips of {clip}, {size:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""A network with its weights and all that is needed to use them, read from a run's checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import v2v_jax
+from v2v_jax.errors import CheckpointError
+from v2v_jax.input.preprocess import Preprocessing
+
+# What a network may answer at a voxel, by task; see `TrainedNetwork.apply`.
+VOXEL_TASKS = ("segmentation", "flow", "color", "depth")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """What a `Predictor` runs.
+
+    Attributes:
+      apply: (params, video (B,T,H,W,3) uint8 RGB) → (B,T,H,W,C) float32: class probabilities (task
+        segmentation), flow (u,v) in pixels of the input (flow), RGB in [0,1] (color), with
+        `residual` how it differs from the grey input, metres (depth). Traced by jit.
+      params: the weights, a pytree.
+      task: its name.
+      num_values: C.
+      preprocessing: the scale and the clip that it was trained on.
+      label_names: of the classes; empty for other tasks.
+      residual: see `apply`.
+      multiple: of T, H and W that the network takes.
+      any_size: whether it takes other sizes than the clip's.
+      about: what was stored with the weights, JSON.
+      step: of the training run; None if not known.
+    """
+
+    apply: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    task: str
+    num_values: int
+    preprocessing: Preprocessing
+    label_names: tuple[str, ...] = ()
+    residual: bool = False
+    multiple: tuple[int, int, int] = (8, 16, 16)
+    any_size: bool = True
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    step: int | None = None
+
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """(T,H,W) of the clips that it was trained on."""
+        return (self.preprocessing.clip_length, *self.preprocessing.crop_size)
+
+
+def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Fields of a TrainedNetwork from a stored record.
+
+    Raises:
+      CheckpointError: the record is another version's and lacks something, or is for a task that
+        does not answer at every voxel.
+    """
+    try:
+        if about["task"] not in VOXEL_TASKS:
+            raise CheckpointError(
+                f"{where} is for the task {about['task']!r}; prediction needs a network that "
+                f"answers at every voxel: {', '.join(VOXEL_TASKS)}."
+            )
+        return dict(
+            task=about["task"],
+            num_values=about["num_outputs"],
+            preprocessing=Preprocessing.from_dict(about["preprocessing"]),
+            label_names=tuple(about["label_names"]),
+            residual=about["residual"],
+            multiple=(8 if about["model"]["name"] != "v2v_2d" else 1, 16, 16),
+            about=about,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _other_version(about, where, error) from error
+
+
+def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
+    """Reads the best checkpoint of a run (the latest, if none was evaluated); needs no dataset.
+
+    Args:
+      path: the run's folder (--workdir), its `checkpoints`, or one step's folder in there.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or another version wrote it.
+    """
+    from v2v_jax.run.checkpoint import Checkpoints
+
+    workdir, step = _find_run(pathlib.Path(path))
+    with Checkpoints(workdir, {}, headline="", better="max") as checkpoints:
+        if step is None:
+            step = checkpoints.latest_step()
+        if step is None:
+            raise CheckpointError(
+                f"No finished checkpoint in {checkpoints.directory}: train first."
+            )
+        about = checkpoints.read_about(step)
+    where = f"The checkpoint {workdir / 'checkpoints' / str(step)}"
+    fields = from_about(about, where)
+    try:
+        task, like, apply = _rebuilt(about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _other_version(about, where, error) from error
+    with Checkpoints(workdir, about, headline=task.headline, better=task.better) as checkpoints:
+        if _find_run(pathlib.Path(path))[1] is None:
+            best = checkpoints.best_step()
+            step = step if best is None else best
+        params = checkpoints.restore(step, like).params
+    return TrainedNetwork(apply=apply, params=params, step=step, **fields)
+
+
+def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    """(workdir, step or None) of a workdir, its `checkpoints`, or a step in there."""
+    path = path.absolute()
+    if (path / "checkpoints").is_dir():
+        return path, None
+    if path.name == "checkpoints" and path.is_dir():
+        return path.parent, None
+    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, int(path.name)
+    raise CheckpointError(
+        f"No checkpoint in {path}; expected a run's folder (the --workdir of train.py), its "
+        "checkpoints folder, or a file that python -m v2v_jax.inference.export wrote."
+    )
+
+
+def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
+    """`TrainedNetwork.apply` of a stored configuration.
+
+    Args:
+      about: the record stored with the weights.
+      dtype: of the computation, where the configuration leaves it to the platform ("auto").
+    """
+    config = ConfigDict(about["config"])
+    if config.dtype == "auto":
+        config.dtype = dtype
+    return _rebuilt({**about, "config": config.to_dict()})[2]
+
+
+def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Array], Any]]:
+    """Task, abstract training state and `apply` of a stored configuration."""
+    from v2v_jax.run.experiment import TrainState, make_model
+    from v2v_jax.run.optimizers import make_optimizer
+    from v2v_jax.tasks import restore_task
+
+    config = ConfigDict(about["config"])
+    task = restore_task(
+        *(about["task"], about["label_names"]),
+        residual=about["residual"],
+        hints=about.get("hints", 0),
+    )
+    model = make_model(config, task.num_outputs)
+    optimizer = make_optimizer(config, config.num_steps)
+    preprocessing = Preprocessing.from_dict(about["preprocessing"])
+
+    def state() -> TrainState:
+        size = (1, preprocessing.clip_length, *preprocessing.crop_size)
+        clip = jnp.zeros((*size, task.input_channels))
+        params = model.init(jax.random.key(0), clip)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(state)
+    )
+
+    def apply(params: Any, video: jax.Array) -> jax.Array:
+        raw = model.apply({"params": params}, task.inputs({"video": video}, preprocessing))
+        # A residual is added to the grey only after it was scaled up.
+        values = raw if about["residual"] else task.predict(raw)
+        return values[..., None] if values.ndim == video.ndim - 1 else values
+
+    return task, like, apply
+
+
+def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:
+    version = about.get("version", "unknown") if isinstance(about, Mapping) else "unknown"
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return CheckpointError(
+        f"{where} was written by version {version} of v2v_jax and cannot be used by version "
+        f"{v2v_jax.__version__} ({reason}); use the version that wrote it."
+    )

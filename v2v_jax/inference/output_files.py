@@ -1,0 +1,309 @@
+"""Predictions as files: an MP4 to look at, or one file a frame to compute with.
+
+Nothing unfinished has the final name. Where a video breaks off midway, what was predicted until
+there is kept under a name that says so: out.partial.mp4, or the folder out.partial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from v2v_jax.drawing import colors
+from v2v_jax.errors import ConfigError, DataError, UserError
+from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.input.preprocess import LUMA
+from v2v_jax.media.flow_files import write_flow
+from v2v_jax.media.frame_sources import FrameSource
+from v2v_jax.media.video_writer import VideoWriter, cannot_write
+from v2v_jax.system.background import in_background
+
+View = Literal["overlay", "plain", "side_by_side"]
+VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
+
+_NUMBER = re.compile(r"%0?\d*d")
+# What a file a frame may hold, by task.
+_FRAME_FILES = {
+    "segmentation": (".png", ".npz"),
+    "flow": (".flo", ".png", ".pfm", ".npz"),
+    "color": (".png", ".npz"),
+    "depth": (".png", ".npz"),
+}
+_ARRAY_NAMES = {"segmentation": "labels", "flow": "flow", "color": "rgb", "depth": "depth"}
+_DEPTH_STEPS = 256  # a metre, in 16-bit PNGs, as KITTI's depth has them
+_GAP = 4  # px between pictures side by side
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What `--output` asks for.
+
+    Attributes:
+      path: what appears when all is done: a file, or the folder of the frames' files.
+      pattern: of a frame's file name, such as %05d.png; None for a video.
+    """
+
+    path: pathlib.Path
+    pattern: str | None = None
+
+    @property
+    def partial(self) -> pathlib.Path:
+        """The name for what there is of a video that broke off."""
+        suffix = "" if self.pattern else self.path.suffix
+        return self.path.with_name(f"{self.path.name.removesuffix(suffix)}.partial{suffix}")
+
+
+def parse_output(output: str, task: str, probabilities: bool = False) -> Output:
+    """Reads `--output`: NAME.mp4, or FOLDER/%05d.png, .npz, .flo or .pfm.
+
+    Args:
+      output: the path; one of the forms.
+      task: which decides what a frame's file may be.
+      probabilities: whether class probabilities are wanted, which only .npz holds.
+
+    Raises:
+      ConfigError: another form, or one that the task does not have.
+    """
+    path = pathlib.Path(output)
+    extension = path.suffix.lower()
+    if extension == ".mp4" and not _NUMBER.search(output):
+        if probabilities:
+            raise ConfigError(f"Probabilities are written to .npz files, not to {output}.")
+        return Output(path)
+    if len(_NUMBER.findall(path.name)) != 1 or _NUMBER.search(str(path.parent)):
+        raise ConfigError(
+            f"--output={output} is no form that is known; expected NAME.mp4, or a file a frame as "
+            f"FOLDER/%05d with one of {', '.join(_FRAME_FILES[task])}."
+        )
+    if extension not in _FRAME_FILES[task]:
+        raise ConfigError(
+            f"--output={output}: the task {task} has frames as {', '.join(_FRAME_FILES[task])}, "
+            f"not {extension or 'without extension'}."
+        )
+    if probabilities and extension != ".npz":
+        raise ConfigError(f"Probabilities are written to .npz files, not to {output}.")
+    if path.parent in (pathlib.Path("."), pathlib.Path("/")):
+        raise ConfigError(f"--output={output} needs a folder of its own for the frames.")
+    return Output(path.parent, path.name)
+
+
+def predict_to_files(
+    predictor: Predictor,
+    source: FrameSource,
+    output: Output,
+    *,
+    write_to: str | os.PathLike[str] | None = None,
+    view: View = "overlay",
+    fps: float | None = None,
+    sound_of: str | os.PathLike[str] | None = None,
+    probabilities: bool = False,
+    tick: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Predicts one video and writes it; reading, the network and writing overlap.
+
+    Args:
+      source: the video's frames.
+      output: where to, and in which form. What is there already is replaced.
+      write_to: a path that is written instead of `output.path`; names in messages stay.
+      view: of an MP4.
+      fps: of an MP4; default: the source's, or 25.
+      sound_of: whose sound an MP4 gets.
+      probabilities: write class probabilities too.
+      tick: called with the number of frames that were written.
+
+    Returns:
+      The number of frames.
+
+    Raises:
+      DataError: the video cannot be read to its end (what was predicted before is then kept as
+        `output.partial`), or the output cannot be written.
+    """
+    path = pathlib.Path(write_to or output.path)
+    chunks = predictor.chunks(source, probabilities=probabilities)
+    if output.pattern is None:
+        drawing = Drawing(predictor.task, len(predictor.label_names), view)
+        writer = _Movie(path, fps or source.fps or 25.0, sound_of)
+        prepare = drawing.draw
+    else:
+        writer = _FrameFiles(path, output.pattern, predictor.task)
+        prepare = lambda chunk: chunk.values
+    written = 0
+    with writer:
+        ready = in_background(_each(prepare, chunks), 2)
+        try:
+            for frames in ready:
+                writer.add(frames)
+                written += len(frames)
+                tick(len(frames))
+        except UserError as error:
+            if not written or writer.failed:
+                raise
+            writer.finish(output.partial)
+            raise DataError(
+                f"{error} Its first {written} frames are in {output.partial}."
+            ) from error
+        finally:
+            ready.close()
+        writer.finish(path)
+    return written
+
+
+def _each(prepare: Callable[[Chunk], np.ndarray], chunks: Iterator[Chunk]) -> Iterator[np.ndarray]:
+    try:
+        yield from map(prepare, chunks)
+    finally:
+        chunks.close()
+
+
+class Drawing:
+    """Turns predictions into pictures, chunk after chunk, on one scale for the whole video."""
+
+    def __init__(self, task: str, num_classes: int, view: View):
+        """num_classes: of a segmentation; view: see `draw`."""
+        self._task, self._view = task, view
+        if task == "segmentation":
+            self._colors = colors.label_colors(num_classes)
+        # Of flow, the speed that is drawn in full colour; of depth, near and far. A stream's end is
+        # not known when its beginning is drawn: they are taken from the first chunk.
+        self._scale: tuple[float, ...] | None = None
+
+    def draw(self, chunk: Chunk) -> np.ndarray:
+        """(n,H,W',3) uint8 RGB.
+
+        View "plain" is the prediction's colours; "overlay" lays them half transparent over the
+        video (a colouring has nothing to lie over, and is plain); "side_by_side" has the input on
+        the left (of a colouring, its grey) and the overlay on the right.
+        """
+        colors = self._color(chunk.values)
+        left = chunk.frames
+        if self._task == "color":
+            left = _gray(chunk.frames) if self._view == "side_by_side" else left
+        elif self._view != "plain":
+            colors = _half(chunk.frames, colors)
+        if self._view != "side_by_side":
+            return colors
+        gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
+        return np.concatenate([left, gap, colors], axis=2)
+
+    def _color(self, values: np.ndarray) -> np.ndarray:
+        if self._task == "segmentation":
+            return self._colors[values]
+        if self._task == "color":
+            return values
+        if self._task == "flow":
+            if self._scale is None:
+                speed = np.hypot(values[..., 0], values[..., 1])
+                self._scale = (max(1.0, float(np.percentile(speed, 99))),)
+            return colors.flow_to_color(values, *self._scale)
+        if self._scale is None:
+            self._scale = colors.depth_range(values)
+        return colors.depth_to_color(values, *self._scale)
+
+
+def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """The mean of two (…) uint8, rounded up."""
+    return ((frames.astype(np.uint16) + colors + 1) >> 1).astype(np.uint8)
+
+
+def _gray(frames: np.ndarray) -> np.ndarray:
+    gray = np.rint(frames @ np.array(LUMA, np.float32)).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+
+
+class _Movie:
+    """A VideoWriter that takes several frames at a time."""
+
+    def __init__(self, path: pathlib.Path, fps: float, sound_of: str | os.PathLike[str] | None):
+        self._writer = VideoWriter(path, fps, sound_of)
+        self.failed = False
+
+    def add(self, frames: np.ndarray) -> None:
+        try:
+            for frame in frames:
+                self._writer.add(frame)
+        except UserError:
+            self.failed = True
+            raise
+
+    def finish(self, path: pathlib.Path) -> None:
+        self._writer.finish(path)
+
+    def __enter__(self) -> _Movie:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.__exit__(*error)
+
+
+class _FrameFiles:
+    """A folder with a file a frame; it is hidden until it is complete."""
+
+    def __init__(self, path: pathlib.Path, pattern: str, task: str):
+        self._path, self._pattern, self._task = path, pattern, task
+        self._folder = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+        self._count = 0
+        self.failed = False
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise cannot_write(str(path), error) from error
+
+    def add(self, frames: np.ndarray) -> None:
+        try:
+            for values in frames:
+                self._write(self._folder / (self._pattern % self._count), values)
+                self._count += 1
+        except (OSError, DataError) as error:
+            self.failed = True
+            if isinstance(error, DataError):
+                raise
+            raise cannot_write(str(self._path), error) from error
+
+    def _write(self, file: pathlib.Path, values: np.ndarray) -> None:
+        if file.suffix.lower() == ".npz":
+            name = _ARRAY_NAMES[self._task]
+            if self._task == "segmentation" and values.ndim == 3:
+                arrays = {name: values.argmax(-1).astype(np.uint8), "probabilities": values}
+            else:
+                arrays = {name: values}
+            np.savez(file, **arrays)
+        elif self._task == "flow":
+            write_flow(file, values)
+        elif self._task == "depth":
+            steps = np.clip(np.rint(values * _DEPTH_STEPS), 0, 65535).astype(np.uint16)
+            PIL.Image.fromarray(steps).save(file)
+        else:
+            PIL.Image.fromarray(values).save(file)
+
+    def finish(self, path: pathlib.Path) -> None:
+        """Gives the folder its name; in one that is there, frames of the pattern are replaced."""
+        try:
+            if not path.exists():
+                os.rename(self._folder, path)
+                return
+            prefix, suffix = _NUMBER.split(self._pattern)
+            frame = re.compile(rf"{re.escape(prefix)}\d+{re.escape(suffix)}")
+            for old in path.iterdir():
+                if frame.fullmatch(old.name):
+                    old.unlink()
+            for new in self._folder.iterdir():
+                os.replace(new, path / new.name)
+        except OSError as error:
+            raise cannot_write(str(path), error) from error
+
+    def __enter__(self) -> _FrameFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._folder)

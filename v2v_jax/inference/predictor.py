@@ -1,0 +1,389 @@
+"""Any video in, a value for every voxel out: `v2v_jax.load(path)` gives a `Predictor`.
+
+    predictor = v2v_jax.load("runs/demo")
+    labels = predictor(video)                   # (T,H,W), aligned with the video
+    for labels in predictor.stream("in.mp4"):   # (H,W), frame by frame, however long the video
+
+Frames are scaled so that their shorter side is that of the training frames (the ratio of the sides
+stays), covered by windows of the training clip's size, and the answers blended and scaled back.
+Reading, the network and what the caller does with the results overlap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from v2v_jax.errors import UserError
+from v2v_jax.inference import blending
+from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
+from v2v_jax.inference.network import TrainedNetwork, from_checkpoint
+from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
+from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
+from v2v_jax.system.background import in_background
+
+_FRAMES_AHEAD = 16  # that are read before they are needed
+# Windows a call of the network where the caller does not say. Accelerators are quickest with many;
+# a CPU gains nothing, and would compute those that only fill up the last call.
+_BATCH_SIZE = {"cpu": 1}
+_BATCH_SIZE_ELSEWHERE = 32
+
+
+class Chunk(NamedTuple):
+    """Consecutive frames and what was predicted for them.
+
+    Attributes:
+      frames: (n,H,W,3) uint8 RGB, the input.
+      values: (n,H,W) or (n,H,W,K); see `Predictor`.
+    """
+
+    frames: np.ndarray
+    values: np.ndarray
+
+
+def load(path: str | os.PathLike[str], **options: Any) -> Predictor:
+    """A predictor from a run's folder, its checkpoints folder, or an exported file.
+
+    It needs neither the dataset nor the configuration: both are stored with the weights.
+
+    Args:
+      path: what `train.py --workdir` or `python -m v2v_jax.inference.export --output` names.
+      options: see `Predictor`.
+
+    Raises:
+      CheckpointError: there is nothing of that kind, it is damaged, or another version wrote it.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        from v2v_jax.inference.export import read_export
+
+        return Predictor(read_export(path), **options)
+    return Predictor(from_checkpoint(path), **options)
+
+
+class Predictor:
+    """Predicts a value for every voxel of videos of any length and size.
+
+    A video is a path (a video file, a folder of pictures), an array (T,H,W,3) uint8 RGB, or an
+    iterable of (H,W,3) frames. What comes back for it, by task:
+
+    * segmentation: (T,H,W) uint8 labels; `probabilities` gives (T,H,W,K) float32.
+    * flow: (T,H,W,2) float32, (u,v) in pixels of the video a frame.
+    * color: (T,H,W,3) uint8 RGB. Of the video only the grey is used.
+    * depth: (T,H,W) float32 metres.
+
+    Attributes:
+      network: the trained network; `network.about` is the record stored with the weights.
+      task: its task's name.
+      label_names: the classes, index = label; empty for other tasks.
+    """
+
+    def __init__(
+        self,
+        network: TrainedNetwork,
+        *,
+        full_frame: bool = False,
+        scale: Literal["training", "native"] = "training",
+        overlap: float = 0.25,
+        batch_size: int | None = None,
+    ):
+        """Puts the weights on the first device; nothing is compiled yet.
+
+        Args:
+          network: see `load`.
+          full_frame: whole frames, padded to the network's multiple, instead of windows in H and W.
+            The programs are then compiled anew for every size of frame.
+          scale: "training" scales frames so that their shorter side is that of the training
+            frames; "native" leaves the video's own size.
+          overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
+          batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
+
+        Raises:
+          ValueError: an option's value that is not known, or full_frame for a network with a fixed
+            size.
+        """
+        if scale not in ("training", "native"):
+            raise ValueError(f"scale is {scale!r}; expected 'training' or 'native'.")
+        if full_frame and not network.any_size:
+            raise ValueError("full_frame needs a checkpoint's network; an export has one size.")
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap is {overlap}; expected 0 <= overlap < 1.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        self.network = network
+        self.task, self.label_names = network.task, network.label_names
+        self._full_frame, self._scale, self._overlap = full_frame, scale, overlap
+        default = _BATCH_SIZE.get(jax.default_backend(), _BATCH_SIZE_ELSEWHERE)
+        self._batch_size = batch_size or default
+        self._params = blending.on_device(network.params)
+        self._forward = jax.jit(network.apply)
+        self._blenders: dict[tuple[int, int, int], Blender] = {}
+
+    def __call__(self, video: Video) -> np.ndarray:
+        """The predictions of a whole video, in memory; see the class.
+
+        Raises:
+          DataError: the video cannot be read, has no frames, or is not of a form that is known.
+        """
+        return np.concatenate([values for _, values in self.chunks(video)])
+
+    def probabilities(self, video: Video) -> np.ndarray:
+        """(T,H,W,K) float32 class probabilities; for segmentation only.
+
+        Raises:
+          ValueError: another task's network.
+          DataError: see `__call__`.
+        """
+        chunks = self.chunks(video, probabilities=True)
+        return np.concatenate([values for _, values in chunks])
+
+    def stream(self, video: Video, *, probabilities: bool = False) -> Iterator[np.ndarray]:
+        """Yields each frame's prediction in order, as soon as no later window changes it.
+
+        Memory does not depend on the length of the video. Reading and the network work ahead of
+        the caller in threads of their own.
+
+        Raises:
+          ValueError, DataError: see `chunks`.
+        """
+        for _, values in self.chunks(video, probabilities=probabilities):
+            yield from values
+
+    def chunks(self, video: Video | FrameSource, *, probabilities: bool = False) -> Iterator[Chunk]:
+        """Like `stream`, several frames at a time together with the video's own.
+
+        Args:
+          video: see the class; or a `FrameSource`.
+          probabilities: give (n,H,W,K) float32 for segmentation, instead of labels.
+
+        Raises:
+          ValueError: probabilities of another task.
+          DataError: the video cannot be read; the predictions of the frames before come first.
+        """
+        if probabilities and self.task != "segmentation":
+            raise ValueError(f"The task {self.task} has no probabilities; only segmentation has.")
+        return self._chunks(open_source(video), self._finish(probabilities))
+
+    def _finish(self, probabilities: bool) -> Finish:
+        if self.task == "segmentation" and not probabilities:
+            return blending.labels_of
+        if self.task == "color":
+            return blending.rgb_from_gray if self.network.residual else blending.rgb_of
+        return blending.only_channel if self.task == "depth" else blending.unchanged
+
+    def _chunks(self, source: FrameSource, finish: Finish) -> Iterator[Chunk]:
+        ending = _Ending(source.frames)
+        frames = in_background(ending, _FRAMES_AHEAD)
+        first = next(frames, None)
+        if first is None:
+            frames.close()
+            raise ending.error
+        plan = self._plan(first.shape[:2])
+        resized = in_background(_with_scaled(first, frames, plan.size), _FRAMES_AHEAD)
+        windows = time_windows(resized, self.network.clip[0], self._overlap)
+        # Enough results in flight for the network to have its next batch while they are read back.
+        per_batch = math.ceil(plan.batch_size / plan.num_windows)
+        results = in_background(self._dispatched(windows, plan, finish), 2 * per_batch)
+        try:
+            for result in results:
+                yield result.fetch()
+        finally:
+            results.close()
+            resized.close()
+            frames.close()
+        if ending.error is not None:
+            raise ending.error
+
+    def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H,W) of the frames that the network sees, for a video of (H,W) = size."""
+        if self._scale == "native":
+            return size
+        factor = min(self.network.preprocessing.frame_size) / min(size)
+        h, w = (max(1, round(side * factor)) for side in size)
+        return h, w
+
+    def _plan(self, size: tuple[int, int]) -> _Plan:
+        """The windows for frames of that size."""
+        inner = self.scaled_size(size)
+        time, *window = self.network.clip
+        batch_size = self._batch_size
+        if self._full_frame:
+            multiples = self.network.multiple[1:]
+            area = math.prod(window)
+            window = [-(-side // multiple) * multiple for side, multiple in zip(inner, multiples)]
+            batch_size = max(1, round(batch_size * area / math.prod(window)))
+        rows, columns = (
+            plan_axis(side, target, length, self._overlap)
+            for side, target, length in zip(inner, size, window)
+        )
+        key = (time, *window)
+        if key not in self._blenders:
+            self._blenders[key] = Blender(key, self.network.num_values)
+        flow_scale = None
+        if self.task == "flow":
+            flow_scale = np.array([size[1] / inner[1], size[0] / inner[0]], np.float32)
+        tiles = cut_tiles(rows), cut_tiles(columns)
+        return _Plan(inner, batch_size, rows, columns, *tiles, self._blenders[key], flow_scale)
+
+    def _dispatched(
+        self, windows: Iterator[TimeWindow], plan: _Plan, finish: Finish
+    ) -> Iterator[_Result]:
+        """Gives the device its work, batch by batch; what it will have computed, in order."""
+        states = [
+            [plan.blender.empty_state() for _ in plan.columns.starts] for _ in plan.rows.starts
+        ]
+        for batch, cuts in _batches(windows, plan):
+            predictions = self._forward(self._params, batch)
+            for index, (window, i, j) in enumerate(cuts):
+                states[i][j] = plan.blender.accumulate(
+                    states[i][j], predictions, np.int32(index), np.int32(window.shift)
+                )
+                if (i + 1, j + 1) == (len(states), len(states[0])):
+                    yield _result(window, states, plan, finish)
+
+
+class _Plan(NamedTuple):
+    """How frames of one size are predicted.
+
+    Attributes:
+      size: (H,W) that the network sees, without padding.
+      batch_size: windows a call of the network.
+      rows, columns: the windows along H and W.
+      row_tiles, column_tiles: the same, as the blender takes them.
+      blender: its programs.
+      flow_scale: (2,) pixels of the video a pixel that the network sees, for (u,v); or None.
+    """
+
+    size: tuple[int, int]
+    batch_size: int
+    rows: Axis
+    columns: Axis
+    row_tiles: Tiles
+    column_tiles: Tiles
+    blender: Blender
+    flow_scale: np.ndarray | None
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that cover a frame."""
+        return len(self.rows.starts) * len(self.columns.starts)
+
+
+class _Frame(NamedTuple):
+    whole: np.ndarray  # (H,W,3) uint8, as it came
+    scaled: np.ndarray  # (h,w,3) uint8, as the network sees it
+
+
+def _with_scaled(
+    first: np.ndarray, others: Iterator[np.ndarray], size: tuple[int, int]
+) -> Iterator[_Frame]:
+    resize = FrameResizer(size)
+    for frame in itertools.chain([first], others):
+        yield _Frame(frame, resize(frame))
+
+
+Cut = tuple[TimeWindow, int, int]  # and the numbers of the window along H and W
+
+
+def _batches(windows: Iterator[TimeWindow], plan: _Plan) -> Iterator[tuple[np.ndarray, list[Cut]]]:
+    """Cuts the windows out of the frames, row by row: (B,T,H,W,3) uint8 and what they are.
+
+    The last batch is filled up with zeros.
+    """
+    t, h, w = plan.blender.window
+    margins = [(axis.before, axis.after) for axis in (plan.rows, plan.columns)]
+    batch, cuts = None, []
+    for window in windows:
+        clip = np.stack([frame.scaled for frame in window.items])
+        clip = np.pad(clip, [(0, 0), *margins, (0, 0)], mode="reflect")
+        for i, top in enumerate(plan.rows.starts):
+            for j, left in enumerate(plan.columns.starts):
+                if batch is None:  # a new one each time: the device may still read the last one
+                    batch = np.zeros((plan.batch_size, t, h, w, 3), np.uint8)
+                batch[len(cuts)] = clip[:, top : top + h, left : left + w]
+                cuts.append((window, i, j))
+                if len(cuts) == plan.batch_size:
+                    yield batch, cuts
+                    batch, cuts = None, []
+    if cuts:
+        yield batch, cuts
+
+
+@dataclasses.dataclass
+class _Result:
+    """Tiles that the device is computing.
+
+    Attributes:
+      frames: (H,W,3) uint8, those that the result is of.
+      tiles: (top, left, (T,TILE,TILE[,K])).
+      flow_scale: see `_Plan`.
+    """
+
+    frames: list[np.ndarray]
+    tiles: list[tuple[int, int, jax.Array]]
+    flow_scale: np.ndarray | None
+
+    def fetch(self) -> Chunk:
+        """Waits for the device and puts the tiles together."""
+        count, (h, w, _) = len(self.frames), self.frames[0].shape
+        values = None
+        for top, left, tile in self.tiles:
+            tile = np.asarray(tile)
+            if values is None:
+                values = np.empty((count, h, w, *tile.shape[3:]), tile.dtype)
+            part = values[:, top : top + TILE, left : left + TILE]
+            part[...] = tile[:count, : part.shape[1], : part.shape[2]]
+        if self.flow_scale is not None:
+            values *= self.flow_scale
+        return Chunk(np.stack(self.frames), values)
+
+
+def _result(
+    window: TimeWindow, states: list[list[jax.Array]], plan: _Plan, finish: Finish
+) -> _Result:
+    frames = [frame.whole for frame in window.items[: window.num_final]]
+    scale = blending.on_device(window.scale)
+    tiles = []
+    for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
+        strips = [plan.blender.strip(row, scale, columns) for row in states]
+        for top, rows in zip(plan.row_tiles.starts, plan.row_tiles.matrices):
+            video = _tile_of_frames(frames, top, left, len(window.items), finish)
+            tile = plan.blender.tile(strips, rows, finish, video)
+            tile.copy_to_host_async()
+            tiles.append((top, left, tile))
+    return _Result(frames, tiles, plan.flow_scale)
+
+
+def _tile_of_frames(
+    frames: list[np.ndarray], top: int, left: int, length: int, finish: Finish
+) -> np.ndarray | None:
+    """(length,TILE,TILE,3) uint8 for a `finish` that reads the video; None for the others."""
+    if finish is not blending.rgb_from_gray:
+        return None
+    tile = np.zeros((length, TILE, TILE, 3), np.uint8)
+    for place, frame in zip(tile, frames):
+        part = frame[top : top + TILE, left : left + TILE]
+        place[: part.shape[0], : part.shape[1]] = part
+    return tile
+
+
+class _Ending:
+    """An iterator that ends where `items` raises a UserError, and keeps the error for later."""
+
+    def __init__(self, items: Iterator[np.ndarray]):
+        self._items = items
+        self.error: UserError | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            yield from self._items
+        except UserError as error:
+            self.error = error

@@ -1,0 +1,1 @@
+"""From stored frames to the network's input: clips, preprocessing, feeds."""

@@ -1,0 +1,1 @@
+"""Files of video, pictures and flow."""

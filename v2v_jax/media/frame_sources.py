@@ -1,0 +1,156 @@
+"""Frames from whatever holds a video: a file, a folder of pictures, an array, an iterator."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from v2v_jax.errors import DataError
+from v2v_jax.media.video import INTERPOLATION, VideoStream
+from v2v_jax.system.natural_order import natural_key
+
+# (T,H,W,3) uint8, a path, or an iterable of frames.
+Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSource:
+    """Frames in order, to be drawn once.
+
+    Attributes:
+      frames: (H,W,3) uint8 RGB, all of one size.
+      name: for messages.
+      fps: frames per second; None if not known.
+      num_frames: how many there are likely to be; None if not known.
+    """
+
+    frames: Iterator[np.ndarray]
+    name: str
+    fps: float | None = None
+    num_frames: int | None = None
+
+
+def open_source(video: Video | FrameSource) -> FrameSource:
+    """Frames of a video file, a folder of pictures, an array or an iterable.
+
+    Args:
+      video: a path; (T,H,W,3) uint8 RGB; (T,H,W) or (T,H,W,1) grey; (T,H,W,4), whose opacity is
+        left out; or an iterable of such frames.
+
+    Raises:
+      DataError: there is nothing there, no frame, or a frame that is none or of another size than
+        the first; the later ones are raised when they are reached.
+    """
+    if isinstance(video, FrameSource):
+        return video
+    if isinstance(video, (str, os.PathLike)):
+        path = pathlib.Path(video)
+        if path.is_dir():
+            paths = list_pictures(path)
+            frames = _checked(_read_pictures(paths), str(path))
+            return FrameSource(frames, str(path), None, len(paths))
+        stream = VideoStream(path)
+        frames = _checked(stream, str(path))
+        return FrameSource(frames, str(path), stream.fps, stream.num_frames)
+    if hasattr(video, "__array__"):
+        array = np.asarray(video)
+        if array.ndim not in (3, 4):
+            raise DataError(
+                f"The video is an array {array.shape}; expected (T,H,W,3) uint8 RGB, 0..255."
+            )
+        return FrameSource(_checked(array, "The video"), "the video", None, len(array))
+    return FrameSource(_checked(video, "The video"), "the video")
+
+
+def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures in a folder, in natural order (2 before 10).
+
+    Raises:
+      DataError: there are none.
+    """
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+    if not paths:
+        raise DataError(
+            f"Folder {folder} holds no pictures; expected the frames of a video as "
+            f"{', '.join(sorted(PICTURES))}."
+        )
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def _read_pictures(paths: Iterable[pathlib.Path]) -> Iterator[np.ndarray]:
+    for path in paths:
+        try:
+            with PIL.Image.open(path) as picture:
+                yield _to_rgb(picture)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"Picture {path} cannot be read ({str(error)[:200]}); fetch it again or remove it."
+            ) from error
+
+
+def _to_rgb(picture: PIL.Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts at 255
+        gray = np.asarray(picture).astype(np.float64) / 257
+        return np.repeat(np.clip(gray.round(), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:
+    """The frames as (H,W,3) uint8 of one size; DataError for others and for none at all."""
+    size = None
+    for number, frame in enumerate(frames):
+        frame = _rgb_frame(frame, f"{name}, frame {number},")
+        size = size or frame.shape[:2]
+        if frame.shape[:2] != size:
+            raise DataError(
+                f"{name}, frame {number}, is {frame.shape[0]}x{frame.shape[1]} (HxW), the first "
+                f"one {size[0]}x{size[1]}; expected frames of one size."
+            )
+        yield frame
+    if size is None:
+        raise DataError(f"{name} has no frames; expected at least one.")
+
+
+def _rgb_frame(frame: Any, what: str) -> np.ndarray:
+    array = np.asarray(frame)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
+        raise DataError(f"{what} is {array.shape} {array.dtype}; expected (H,W,3) uint8, 0..255.")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] not in (3, 4):
+        raise DataError(
+            f"{what} has {array.shape[2]} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA)."
+        )
+    return array[..., :3]
+
+
+class FrameResizer:
+    """Scales RGB frames to one size as the training data was (bicubic, antialiased)."""
+
+    def __init__(self, size: tuple[int, int]):
+        """size: (H,W)."""
+        self._size = size
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """(h,w,3) uint8 → (H,W,3) uint8; the same array where the size is."""
+        if frame.shape[:2] == self._size:
+            return frame
+        h, w = self._size
+        whole = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        scaled = self._reformatter.reformat(
+            whole, w, h, "gbrp", interpolation=INTERPOLATION, threads=1
+        )
+        return scaled.to_ndarray()

@@ -1,0 +1,440 @@
+"""Video files: frame-exact random access and streaming by PyAV (FFmpeg); writing: video_writer.
+
+Frames are (T,H,W,3) uint8 RGB, 0..255. A file is open only while it is read, every read has its own
+decoder with a single thread: many threads read many files at once and none waits for another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.video_writer import write_video
+
+__all__ = ["INTERPOLATION", "VideoFile", "VideoStream", "read_video", "write_video"]
+
+# swscale widens the bicubic kernel by the reduction factor, so shrinking does not alias; "area"
+# jumps between 1 and 2 source pixels at factors like UCF101's 1.875.
+INTERPOLATION = Interpolation.BICUBIC
+# Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
+_FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
+# MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
+_NOT_CODED_BYTES = 16
+# What a hostile file may claim: 8K video just fits, and 46 hours at 25 frames a second.
+_MAX_PIXELS = 1 << 25
+_MAX_FRAMES = 1 << 22
+_STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
+# Not those of playlists (HLS, concat, …), which would open other files, or addresses.
+_FORMATS = (
+    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,"
+    "nut,obu,ogg,rm,webm,yuv4mpegpipe"
+)
+_OPEN = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# Without `explode` FFmpeg hides damage by copying from neighbouring frames.
+_DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
+# Seconds that a Matroska file may end before the duration in its header.
+_DURATION_TOLERANCE = 0.1
+
+
+class VideoFile:
+    """A video with random access to frames.
+
+    Frames are found by their presentation time: the reader seeks to the keyframe before the first
+    one wanted and decodes forward. Where the times cannot be trusted (XviD AVI files with B-frames,
+    "not coded" frames) it counts by decoding from the beginning instead. Thread-safe.
+
+    Attributes:
+      path: the file.
+      num_frames: how many frames `read` can deliver.
+      fps: frames per second, averaged over the file.
+      size: (H, W) of its frames.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Indexes the packets of a video, without decoding their pixels.
+
+        Raises:
+          DataError: the file does not exist, or is a pipe, folder or device.
+          CorruptVideoError: it is no video, or is empty, truncated or damaged; or claims more than
+            2^25 pixels or holds more than 2^22 frames.
+        """
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            reason = "is not a regular file" if os.path.exists(self.path) else "does not exist"
+            raise DataError(f"Video {self.path} {reason}; check the path.")
+        with _opened(self.path) as (container, stream):
+            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            self.size = (stream.codec_context.height, stream.codec_context.width)
+            packets = _scan_packets(self.path, container, stream)
+            _check_complete(self.path, stream, packets)
+            # Ascending presentation times, and the numbers of the frames that are keyframes; None
+            # where the frames have to be counted.
+            self._times = _presentation_times(container, stream, packets)
+            if self._times is not None:
+                keys = _seekable_times(stream.codec_context.name, packets)
+                self._keys = np.unique(np.searchsorted(self._times, keys))
+                self.num_frames = len(self._times)
+        if self._times is None:
+            with _opened(self.path) as (container, stream):
+                self.num_frames = sum(1 for _ in _decode(self.path, container, stream, False))
+        if not self.num_frames:
+            raise _corrupt(self.path, "it holds no frames")
+
+    def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Reads frames start..stop-1, 0 <= start < stop <= num_frames.
+
+        Args:
+          start: first frame.
+          stop: one past the last frame.
+          size: (H, W) to resize to (bicubic, antialiased); None keeps the video's own.
+
+        Returns:
+          (T,H,W,3) uint8 RGB, 0..255, T = stop - start.
+
+        Raises:
+          ValueError: frames that the video does not have.
+          CorruptVideoError: a frame cannot be decoded.
+        """
+        if not 0 <= start < stop <= self.num_frames:
+            raise ValueError(
+                f"Frames {start}..{stop} of video {self.path}: it has {self.num_frames} frames; "
+                f"ask for 0 <= start < stop <= {self.num_frames}."
+            )
+        frames = None
+        if self._times is not None:
+            # The container's own index may lead past the frame or to where decoding cannot begin.
+            with contextlib.suppress(CorruptVideoError):
+                frames = self._read(start, stop, size, seek=True)
+        if frames is None:
+            frames = self._read(start, stop, size, seek=False)
+        if frames is None:
+            raise _corrupt(self.path, f"frame {start} is missing")
+        return frames
+
+    def stream(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+        """Yields all `num_frames` frames, as `read` delivers them; the file is decoded once.
+
+        Args:
+          size: as for `read`.
+
+        Yields:
+          (H,W,3) uint8 RGB, 0..255.
+
+        Raises:
+          CorruptVideoError: a frame is missing or cannot be decoded, after those before it.
+        """
+        count = 0
+        converter = _FrameConverter(size)
+        with _opened(self.path) as (container, stream):
+            for number, frame in self._numbered(container, stream):
+                if number != count:
+                    raise _corrupt(self.path, f"frame {count} is missing")
+                yield converter(frame)
+                count += 1
+        if count < self.num_frames:
+            raise _corrupt(self.path, f"frame {count} of {self.num_frames} cannot be decoded")
+
+    def _read(
+        self, start: int, stop: int, size: tuple[int, int] | None, seek: bool
+    ) -> np.ndarray | None:
+        """Reads frames start..stop-1, or returns None if decoding begins after `start`."""
+        writer = _FrameWriter(stop - start, size)
+        with _opened(self.path) as (container, stream):
+            if seek:
+                key = int(np.searchsorted(self._keys, start, side="right")) - 1
+                if key > 0:
+                    target = int(self._times[self._keys[key]])
+                    container.seek(target, stream=stream, backward=True)
+            for number, frame in self._numbered(container, stream):
+                if number > start + writer.count:
+                    if writer.count == 0:
+                        return None
+                    raise _corrupt(self.path, f"frame {start + writer.count} is missing")
+                if number >= start:
+                    writer.add(frame)
+                if writer.count == stop - start:
+                    return writer.frames
+        if writer.count == 0:
+            return None
+        raise _corrupt(
+            self.path, f"frame {start + writer.count} of {self.num_frames} cannot be decoded"
+        )
+
+    def _numbered(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yields (frame number, frame) from where the container stands."""
+        if self._times is None:
+            yield from enumerate(_decode(self.path, container, stream, False))
+            return
+        for frame in _decode(self.path, container, stream, True):
+            number = int(np.searchsorted(self._times, frame.pts))
+            if number == self.num_frames or self._times[number] != frame.pts:
+                raise _corrupt(self.path, f"a frame's time {frame.pts} is not in the file's index")
+            yield number, frame
+
+
+class VideoStream:
+    """All frames of a video from the first to the last, decoded by several threads.
+
+    Iterating yields (H,W,3) uint8 RGB frames of the first one's size, upright. A frame that cannot
+    be decoded, or a file that ends before it should, raises CorruptVideoError, but only after the
+    frames before.
+
+    Attributes:
+      path: the file.
+      fps: frames per second, averaged over the file.
+      num_frames: as the header says or implies; None if it does not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Reads the header.
+
+        Raises:
+          DataError: the file does not exist.
+          CorruptVideoError: it is no video.
+        """
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            raise DataError(f"Video {self.path} does not exist; check the path.")
+        with _opened(self.path) as (container, stream):
+            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            seconds = container.duration / av.time_base if container.duration else None
+            self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        converter = _FrameConverter(None)
+        with _opened(self.path, threads=0) as (container, stream):
+            for frame in _decode(self.path, container, stream, False):
+                yield converter(frame)
+        with _opened(self.path) as (container, stream):
+            _check_complete(self.path, stream, _scan_packets(self.path, container, stream))
+
+
+def read_video(
+    path: str | os.PathLike[str],
+    start: int = 0,
+    stop: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, float]:
+    """Reads a video or a part of it into memory.
+
+    Args:
+      path: a file of any format that FFmpeg knows.
+      start: first frame.
+      stop: one past the last frame; None reads to the end.
+      size: (H, W) to resize to (bicubic, antialiased); None keeps the video's own.
+
+    Returns:
+      Frames (T,H,W,3) uint8 RGB, 0..255, and the frames per second.
+
+    Raises:
+      DataError: the file does not exist.
+      CorruptVideoError: it cannot be decoded.
+      ValueError: frames that the video does not have.
+    """
+    video = VideoFile(path)
+    return video.read(start, video.num_frames if stop is None else stop, size), video.fps
+
+
+class _FrameConverter:
+    """Converts decoded frames to RGB (H,W,3) uint8, upright and of one size."""
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        """size: (H,W); None takes the first frame's."""
+        self._size = size
+        # Scaling to planes is nearly three times as fast as to interleaved colours, with the same
+        # result; without scaling it is the other way round.
+        self._format = "gbrp" if size else "rgb24"
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        # Telephones store upright videos lying, with a rotation (degrees, counterclockwise).
+        turns = round(frame.rotation / 90) % 4
+        h, w = self._size or (frame.height, frame.width)
+        if self._size and turns % 2:
+            h, w = w, h
+        rgb = self._reformatter.reformat(
+            frame, w, h, self._format, interpolation=INTERPOLATION, threads=1
+        )
+        array = np.rot90(rgb.to_ndarray(), turns)
+        self._size = array.shape[:2]  # a later change of resolution is scaled to this
+        return array
+
+
+class _FrameWriter:
+    """Collects converted frames in one array."""
+
+    def __init__(self, num_frames: int, size: tuple[int, int] | None) -> None:
+        self.count = 0
+        self.frames: np.ndarray | None = None
+        self._num_frames = num_frames
+        self._converter = _FrameConverter(size)
+
+    def add(self, frame: av.VideoFrame) -> None:
+        array = self._converter(frame)
+        if self.frames is None:
+            self.frames = np.empty((self._num_frames, *array.shape), np.uint8)
+        self.frames[self.count] = array
+        self.count += 1
+
+
+@contextlib.contextmanager
+def _opened(
+    path: str, threads: int = 1
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens a video's first stream; errors of FFmpeg become CorruptVideoError.
+
+    threads: that decode; 0 is one a processor.
+    """
+    try:
+        # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
+        limit = {"max_pixels": _DECODE["max_pixels"]}
+        with av.open(
+            path, options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
+        ) as container:
+            if not container.streams.video:
+                raise _corrupt(path, "it has no video stream")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if context is None:
+                raise _corrupt(path, "FFmpeg knows no decoder for it")
+            context.thread_count = threads
+            if threads != 1:
+                context.thread_type = "AUTO"  # frames and slices
+            context.options = _DECODE
+            if context.width * context.height > _MAX_PIXELS:
+                raise _corrupt(
+                    path,
+                    f"its header claims {context.width}x{context.height} pixels, and {_MAX_PIXELS} "
+                    "in all are the limit",
+                )
+            yield container, stream
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+        raise _corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _decode(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, trust_times: bool
+) -> Iterator[av.VideoFrame]:
+    """Decodes from where the container stands, which is a keyframe."""
+    first = None
+    deadline = time.monotonic() + _STUCK
+    for packet in container.demux(stream):
+        if time.monotonic() > deadline:
+            raise _corrupt(path, f"no frame came within {_STUCK:.0f} s")
+        if packet.size == 0 and packet.dts is not None:
+            continue  # a dropped frame in an AVI file; the decoder would take it for the end
+        if trust_times and packet.pts is not None:
+            first = packet.pts if first is None else first
+            if packet.pts < first:
+                continue  # shown before the keyframe, needs frames before it
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise _corrupt(path, f"the frame at time {frame.time} s is damaged")
+            yield frame
+            deadline = time.monotonic() + _STUCK
+
+
+class _Packet(NamedTuple):
+    """What an index needs of a packet; av.Packet itself would keep its data in memory."""
+
+    pts: int | None
+    dts: int | None
+    duration: int | None
+    size: int
+    is_keyframe: bool
+    is_corrupt: bool
+    is_discard: bool
+
+
+def _scan_packets(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream
+) -> list[_Packet]:
+    """Reads all of the stream's packets.
+
+    Matroska headers give no number of frames but a duration: it is compared with the end of the
+    last packet of any stream, as the sound may be longer than the pictures.
+    """
+    packets = []
+    end = 0.0
+    for packet in container.demux():
+        if packet.size == 0:
+            continue
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index == stream.index:
+            packets.append(_Packet(*(getattr(packet, name) for name in _Packet._fields)))
+        if len(packets) > _MAX_FRAMES:
+            raise _corrupt(path, f"it holds more than {_MAX_FRAMES} frames")
+    promised = (container.duration or 0) / av.time_base
+    if "matroska" in container.format.name and end < promised - _DURATION_TOLERANCE:
+        raise _corrupt(path, f"its header promises {promised:.1f} s, it holds {end:.1f} s")
+    return packets
+
+
+def _presentation_times(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: Sequence[_Packet],
+) -> np.ndarray | None:
+    """Times of all frames shown, ascending (N,) int64, or None if they cannot be trusted."""
+    codec = stream.codec_context.name
+    if codec not in _FRAME_PER_PACKET or any(packet.pts is None for packet in packets):
+        return None
+    if codec == "mpeg4" and any(packet.size <= _NOT_CODED_BYTES for packet in packets):
+        return None
+    # AVI has no presentation times; FFmpeg guesses them, wrongly where there are B-frames.
+    if "avi" in container.format.name and any(packet.pts != packet.dts for packet in packets):
+        return None
+    # Frames before the first keyframe cannot be decoded; an edit list hides frames (discard).
+    first = packets[0].pts if packets else 0
+    shown = [packet.pts for packet in packets if packet.pts >= first and not packet.is_discard]
+    times = np.unique(np.array(shown, np.int64))
+    return times if len(times) == len(shown) else None
+
+
+def _seekable_times(codec: str, packets: Sequence[_Packet]) -> list[int]:
+    """Times of the keyframes from which decoding can begin.
+
+    Frames that follow a keyframe in the file but are shown before it (open groups of pictures) need
+    frames before it. They can be skipped, except in H.264, where later frames miss them.
+    """
+    keys = []
+    earliest_later = None
+    for packet in reversed(packets):
+        leading = earliest_later is not None and earliest_later < packet.pts
+        if packet.is_keyframe and not (leading and codec == "h264"):
+            keys.append(packet.pts)
+        earliest_later = packet.pts if earliest_later is None else min(earliest_later, packet.pts)
+    return keys
+
+
+def _check_complete(path: str, stream: av.VideoStream, packets: Sequence[_Packet]) -> None:
+    """Raises CorruptVideoError if the file ends early or has damaged packets."""
+    if not packets:
+        raise _corrupt(path, "it holds no frames")
+    if any(packet.is_corrupt for packet in packets):
+        raise _corrupt(path, "a packet is damaged or the file is truncated")
+    # AVI counts dropped frames too, which have no packet but a time; so the count is taken by time.
+    last = packets[-1]
+    held = len(packets)
+    if last.dts is not None and last.duration:
+        held = max(held, last.dts // last.duration + 1)
+    if held < stream.frames:
+        raise _corrupt(path, f"its header promises {stream.frames} frames, it holds {held}")
+
+
+def _corrupt(path: str, reason: str) -> CorruptVideoError:
+    return CorruptVideoError(
+        f"Video {path} cannot be read: {reason}; expected a complete video file, so fetch it again "
+        "or remove it."
+    )

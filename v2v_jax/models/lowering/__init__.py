@@ -1,0 +1,1 @@
+"""How a convolution is computed on each platform; the only place that decides it."""

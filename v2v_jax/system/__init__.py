@@ -1,0 +1,1 @@
+"""What every program needs: console, files, jobs, devices, threads."""

@@ -1,0 +1,92 @@
+"""A run's start from pretrained weights: `--config.init_from=PATH`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from v2v_jax.errors import WeightsError
+from v2v_jax.pretrained import Weights, read_weights
+from v2v_jax.pretrained.input_folding import fold_input
+from v2v_jax.run.experiment import Experiment, TrainState
+from v2v_jax.system.console import console, print_table
+
+_INPUT_LAYER = "conv1a"
+
+
+def initialize(experiment: Experiment, state: TrainState) -> TrainState:
+    """The state at step 0 with every layer that fits from `config.init_from`; prints a table.
+
+    Other layers keep their random start. Colour order and scale of the input that the weights
+    expect are folded into conv1a, so that the configuration's input may differ in both.
+
+    Raises:
+      WeightsError: the weights cannot be read, or no layer fits.
+      ConfigError: the weights expect another mean; says what to set.
+    """
+    weights = read_weights(experiment.config.init_from)
+    found = dict(weights.params)
+    params, rows = {}, []
+    for name, layer in state.params.items():
+        stored = found.pop(name, None)
+        fits = stored is not None and _shapes(stored) == _shapes(layer)
+        if fits and name == _INPUT_LAYER and experiment.task.input_channels == 3:
+            stored = fold_input(stored, weights.preprocessing, experiment.preprocessing)
+        params[name] = _like(stored, layer) if fits else layer
+        rows.append((name, _shape(stored), _shape(layer), _outcome(stored, fits)))
+    if all(params[name] is layer for name, layer in state.params.items()):
+        raise _nothing_fits(weights, rows)
+    rows += [(name, _shape(layer), "", "left over") for name, layer in found.items()]
+    if jax.process_index() == 0:
+        _print(weights, rows)
+    return state.replace(params=params)
+
+
+def _outcome(stored: Any, fits: bool) -> str:
+    if fits:
+        return "filled"
+    return "random (not in the file)" if stored is None else "random (shapes differ)"
+
+
+def _like(values: dict[str, np.ndarray], layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {
+        leaf: jax.device_put(np.asarray(value, layer[leaf].dtype), layer[leaf].sharding)
+        for leaf, value in values.items()
+    }
+
+
+def _shapes(layer: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {leaf: tuple(value.shape) for leaf, value in layer.items()}
+
+
+def _shape(layer: dict[str, Any] | None) -> str:
+    return "" if layer is None else "×".join(map(str, layer["kernel"].shape))
+
+
+def _nothing_fits(weights: Weights, rows: list[tuple[str, ...]]) -> WeightsError:
+    different = [row for row in rows if row[1]]
+    if not different:
+        reason = f"they have {', '.join(weights.params)}, the network has {rows[0][0]} and so on"
+    else:
+        name, stored, wanted, _ = different[0]
+        reason = f"the kernel of {name} is {stored} there and {wanted} in the network"
+    return WeightsError(
+        f"No layer of the weights {weights.path} ({weights.format}) fits: {reason}; choose other "
+        "weights, or the model and width that they are of."
+    )
+
+
+def _print(weights: Weights, rows: list[tuple[str, ...]]) -> None:
+    print_table(
+        f"Start from {weights.path} ({weights.format})",
+        ("layer", "kernel in the file", "in the network", "outcome"),
+        rows,
+    )
+    if weights.left_over:
+        shown = ", ".join(weights.left_over[:8])
+        more = len(weights.left_over) - 8
+        console.print(
+            f"Of no layer here: {shown}{f' and {more} more' if more > 0 else ''}"
+        )
