@@ -20,7 +20,7 @@ ARGUMENT = "model=conv3b_up"
 # Runs train.py's main and notes in a file what this process reads of the training videos.
 _NOTING = """
 import sys
-from v2v_jax import command_line
+from v2v_jax.cli import command_line
 from v2v_jax.datasets.scenes import Scenes
 from train import main
 

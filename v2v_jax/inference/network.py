@@ -92,44 +92,17 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     Raises:
       CheckpointError: there is none, it is damaged, or another version wrote it.
     """
-    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.run.which_checkpoint import find_checkpoint
 
-    workdir, step = _find_run(pathlib.Path(path))
-    with Checkpoints(workdir, {}, headline="", better="max") as checkpoints:
-        if step is None:
-            step = checkpoints.latest_step()
-        if step is None:
-            raise CheckpointError(
-                f"No finished checkpoint in {checkpoints.directory}: train first."
-            )
-        about = checkpoints.read_about(step)
-    where = f"The checkpoint {workdir / 'checkpoints' / str(step)}"
-    fields = from_about(about, where)
+    found = find_checkpoint(path, also="a file that python -m v2v_jax.inference.export wrote")
+    where = f"The checkpoint {found.folder}"
+    fields = from_about(found.about, where)
     try:
-        task, like, apply = _rebuilt(about)
+        like, apply = _rebuilt(found.about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _other_version(about, where, error) from error
-    with Checkpoints(workdir, about, headline=task.headline, better=task.better) as checkpoints:
-        if _find_run(pathlib.Path(path))[1] is None:
-            best = checkpoints.best_step()
-            step = step if best is None else best
-        params = checkpoints.restore(step, like).params
-    return TrainedNetwork(apply=apply, params=params, step=step, **fields)
-
-
-def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
-    """(workdir, step or None) of a workdir, its `checkpoints`, or a step in there."""
-    path = path.absolute()
-    if (path / "checkpoints").is_dir():
-        return path, None
-    if path.name == "checkpoints" and path.is_dir():
-        return path.parent, None
-    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
-        return path.parent.parent, int(path.name)
-    raise CheckpointError(
-        f"No checkpoint in {path}; expected a run's folder (the --workdir of train.py), its "
-        "checkpoints folder, or a file that python -m v2v_jax.inference.export wrote."
-    )
+        raise _other_version(found.about, where, error) from error
+    params = found.params(like)
+    return TrainedNetwork(apply=apply, params=params, step=found.step, **fields)
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
@@ -142,13 +115,12 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
     config = ConfigDict(about["config"])
     if config.dtype == "auto":
         config.dtype = dtype
-    return _rebuilt({**about, "config": config.to_dict()})[2]
+    return _rebuilt({**about, "config": config.to_dict()})[1]
 
 
-def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Array], Any]]:
-    """Task, abstract training state and `apply` of a stored configuration."""
-    from v2v_jax.run.experiment import TrainState, make_model
-    from v2v_jax.run.optimizers import make_optimizer
+def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Callable[[Any, jax.Array], Any]]:
+    """Abstract parameters and `apply` of a stored configuration."""
+    from v2v_jax.run.experiment import make_model
     from v2v_jax.tasks import restore_task
 
     config = ConfigDict(about["config"])
@@ -158,18 +130,16 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Arr
         hints=about.get("hints", 0),
     )
     model = make_model(config, task.num_outputs)
-    optimizer = make_optimizer(config, config.num_steps)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
-    def state() -> TrainState:
+    def params() -> Any:
         size = (1, preprocessing.clip_length, *preprocessing.crop_size)
         clip = jnp.zeros((*size, task.input_channels))
-        params = model.init(jax.random.key(0), clip)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        return model.init(jax.random.key(0), clip)["params"]
 
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(state)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(params)
     )
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
@@ -178,7 +148,7 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Arr
         values = raw if about["residual"] else task.predict(raw)
         return values[..., None] if values.ndim == video.ndim - 1 else values
 
-    return task, like, apply
+    return like, apply
 
 
 def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:
