@@ -103,7 +103,7 @@ def write_export(
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
         if dtype != "auto":
@@ -119,7 +119,7 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
 
 
@@ -217,9 +217,9 @@ def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -
         raise DataError(
             f"A SavedModel needs TensorFlow and jax2tf ({error}); pip install 'v2v_jax[train]'."
         ) from error
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         convert = jax2tf.convert(
             make_apply(network.about, "float32"),
             polymorphic_shapes=[None, "b, ..."],
