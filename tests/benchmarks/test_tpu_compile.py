@@ -145,7 +145,7 @@ import dataclasses, json, sys
 import jax
 from benchmarks import tpu_compile as tpu
 from tests.tiny import tiny_config
-from v2v_jax import sharding
+from v2v_jax.system import sharding
 
 topology, feed = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
