@@ -97,7 +97,7 @@ def _load(options: argparse.Namespace) -> Predictor:
 def _predict_one(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     predictor = _load(options)
-    output = parse_output(options.output, predictor.task, options.probabilities)
+    output = parse_output(options.output, predictor.network.task, options.probabilities)
     if output.path.exists() and not options.overwrite:
         raise DataError(f"{output.path} exists; choose another --output, or add --overwrite.")
     if not output.path.absolute().parent.is_dir():
@@ -177,20 +177,22 @@ class _Work:
         self._options = options
         compilation_cache.enable()
         self._predictor = _load(options)
-        parse_output(options.output, self._predictor.task, options.probabilities)  # now, not later
+        self._parse(options.output)  # now, not later
 
     def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:
         options = self._options
         target = options.output.replace(_NAME, job.name)
-        output = parse_output(target, self._predictor.task, options.probabilities)
         predict_to_files(
             self._predictor,
             open_source(job.source),
-            output,
+            self._parse(target),
             write_to=path,
             tick=tick,
             **_writing(options, job.source),
         )
+
+    def _parse(self, output: str) -> output_files.Output:
+        return parse_output(output, self._predictor.network.task, self._options.probabilities)
 
 
 def _find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
