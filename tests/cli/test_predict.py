@@ -462,9 +462,10 @@ import resource, sys
 import jax.numpy as jnp
 import numpy as np
 from tests.networks import stub
-from v2v_jax.inference import Predictor
+from v2v_jax.inference.predictor import Predictor
+from v2v_jax.tasks import Flow
 
-network = stub(lambda p, v: v[..., :2] / 255.0, "flow", 2)
+network = stub(lambda p, v: v[..., :2] / 255.0, Flow())
 frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 count = sum(1 for _ in Predictor(network).stream(frame.copy() for _ in range(int(sys.argv[1]))))
 assert count == int(sys.argv[1])

@@ -25,7 +25,7 @@ from v2v_jax.inference import output_files
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.frame_sources import PICTURES, open_source
-from v2v_jax.system import compilation_cache, jobs
+from v2v_jax.system import compilation_cache, jobs, own_modules
 from v2v_jax.system.console import console
 from v2v_jax.system.jobs import Job
 from v2v_jax.system.natural_order import natural_key
@@ -77,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, help="windows a call of the network")
     add("--fps", type=float, help="of an MP4; default: the video's, 25 for a folder of frames")
     add("--overwrite", action="store_true", help="replace an output that exists")
+    own_modules.add_argument(parser)
     jobs.add_arguments(parser)
     return parser
 
 
 def _load(options: argparse.Namespace) -> Predictor:
+    own_modules.import_all(options.modules)
     try:
         return v2v_jax.load(
             options.checkpoint,

@@ -40,6 +40,7 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError, UserError
 from v2v_jax.inference.network import TrainedNetwork, from_about, from_checkpoint, make_apply
 from v2v_jax.media.video_writer import cannot_write
+from v2v_jax.system import own_modules
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -248,8 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--saved_model", metavar="FOLDER", help="write a TensorFlow SavedModel too")
+    own_modules.add_argument(parser)
     options = parser.parse_args(argv)
     try:
+        own_modules.import_all(options.modules)
         network = from_checkpoint(options.checkpoint)
         write_export(network, options.output, dtype=options.dtype, overwrite=options.overwrite)
         if options.saved_model:
