@@ -168,7 +168,7 @@ def _weights_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def _read_recipe(data: bytes, folder: pathlib.Path) -> None:
     options = recipes.parse_arg(data.decode(errors="replace"))
-    assert options.dataset in recipes.CHOICES["dataset"]
+    assert options.dataset in recipes.choices()["dataset"]
 
 
 def _read_overrides(data: bytes, folder: pathlib.Path) -> None:

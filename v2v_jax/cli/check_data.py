@@ -29,7 +29,7 @@ from v2v_jax.errors import DataError
 from v2v_jax.run import recipes
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import TASKS
+from v2v_jax.tasks import task_class
 
 _WINDOW = 64  # frames read at a time, so that long videos need no more memory than short ones
 # Bins of flow's magnitude and of depth: 1 % wide, from 0.001 (px or m), so that a percentile is
@@ -124,7 +124,7 @@ def check(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
-    fields = TASKS[config.task].fields
+    fields = task_class(config.task).fields
     try:
         dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
         dataset.prepare_fields(fields, progress)

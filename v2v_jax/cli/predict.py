@@ -25,7 +25,7 @@ from v2v_jax.inference import output_files
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.frame_sources import PICTURES, open_source
-from v2v_jax.system import compilation_cache, jobs
+from v2v_jax.system import compilation_cache, jobs, own_modules
 from v2v_jax.system.console import console
 from v2v_jax.system.jobs import Job
 from v2v_jax.system.natural_order import natural_key
@@ -77,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, help="windows a call of the network")
     add("--fps", type=float, help="of an MP4; default: the video's, 25 for a folder of frames")
     add("--overwrite", action="store_true", help="replace an output that exists")
+    own_modules.add_argument(parser)
     jobs.add_arguments(parser)
     return parser
 
 
 def _load(options: argparse.Namespace) -> Predictor:
+    own_modules.import_all(options.modules)
     try:
         return v2v_jax.load(
             options.checkpoint,
@@ -97,7 +99,7 @@ def _load(options: argparse.Namespace) -> Predictor:
 def _predict_one(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     predictor = _load(options)
-    output = parse_output(options.output, predictor.task, options.probabilities)
+    output = parse_output(options.output, predictor.network.task, options.probabilities)
     if output.path.exists() and not options.overwrite:
         raise DataError(f"{output.path} exists; choose another --output, or add --overwrite.")
     if not output.path.absolute().parent.is_dir():
@@ -177,20 +179,22 @@ class _Work:
         self._options = options
         compilation_cache.enable()
         self._predictor = _load(options)
-        parse_output(options.output, self._predictor.task, options.probabilities)  # now, not later
+        self._parse(options.output)  # now, not later
 
     def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:
         options = self._options
         target = options.output.replace(_NAME, job.name)
-        output = parse_output(target, self._predictor.task, options.probabilities)
         predict_to_files(
             self._predictor,
             open_source(job.source),
-            output,
+            self._parse(target),
             write_to=path,
             tick=tick,
             **_writing(options, job.source),
         )
+
+    def _parse(self, output: str) -> output_files.Output:
+        return parse_output(output, self._predictor.network.task, self._options.probabilities)
 
 
 def _find_videos(folder: pathlib.Path) -> list[pathlib.Path]:

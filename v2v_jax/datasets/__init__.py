@@ -1,11 +1,14 @@
-"""The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`."""
+"""The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`.
+
+From outside of the package, `register_dataset` makes that entry (docs/extending.md).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from v2v_jax.datasets.base.listing import VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
@@ -21,7 +24,17 @@ from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.tfds.catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.errors import ConfigError
 
-__all__ = ["DATASETS", "FIELDS", "DatasetEntry", "FieldSpec", "VideoDataset", "VideoInfo", "load"]
+__all__ = [
+    "DATASETS",
+    "FIELDS",
+    "DatasetEntry",
+    "FieldSpec",
+    "VideoDataset",
+    "VideoInfo",
+    "dataset_entry",
+    "load",
+    "register_dataset",
+]
 
 Size = tuple[int, int]
 
@@ -208,6 +221,56 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
+def register_dataset(
+    name: str,
+    open: Callable[[Mapping[str, Any], str, Size], VideoDataset],
+    *,
+    options: Mapping[str, Any] | None = None,
+    feed: Literal["tf_data", "device"] = "tf_data",
+) -> None:
+    """Makes a dataset known by its name, to configurations and all commands.
+
+    A module of one's own calls it. Registering the same function again, as when its module is
+    loaded twice, replaces it.
+
+    Args:
+      name: as in `dataset=NAME` after a configuration's colon.
+      open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
+      options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
+      feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
+        streams it.
+
+    Raises:
+      ConfigError: the name belongs to another dataset, or an argument cannot be used.
+    """
+    options = {**(options or {}), "cache": ""}
+    if not (isinstance(name, str) and name) or set(name) & set(",=: "):
+        raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
+    if not callable(open) or "name" in options or feed not in ("tf_data", "device"):
+        raise ConfigError(
+            f"The dataset {name!r} cannot be registered: `open` must be a function, `options` have "
+            f"no \"name\", and `feed` be tf_data or device; got {open!r}, {options!r}, {feed!r}."
+        )
+    known = DATASETS.get(name)
+    if known is not None and _origin(known.open) != _origin(open):
+        raise ConfigError(
+            f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
+            "has one of that name; choose another name."
+        )
+    DATASETS[name] = DatasetEntry(open, options, feed)
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+
+
+def dataset_entry(name: str) -> DatasetEntry:
+    """How to open the dataset of that name; ConfigError, which lists all, if there is none."""
+    if name not in DATASETS:
+        raise ConfigError(f"data.name is {name!r}; known: {', '.join(DATASETS)}.")
+    return DATASETS[name]
+
+
 def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     """Opens the dataset that `config.data` describes.
 
@@ -219,7 +282,7 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     Raises:
       ConfigError, DataError: an option that is not known, or data that is missing or wrong.
     """
-    dataset = DATASETS[data["name"]].open(data, split, frame_size)
+    dataset = dataset_entry(data["name"]).open(data, split, frame_size)
     if not data["cache"]:
         return dataset
     from v2v_jax.datasets.cache.packed import (

@@ -9,9 +9,10 @@ The file is a ZIP archive, not compressed, that nothing in it can make execute c
     weights/LAYER/….npy  the parameters, float32
 
 and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
-uint8 RGB, of the size that it was trained on, and gives class probabilities, flow in pixels, RGB or
-metres: what goes before and after it is inside. `v2v_jax.load` adds windows for any size of video;
-docs/inference.md shows how to call it with nothing but JAX and NumPy.
+uint8 RGB, of the size that it was trained on, and gives what the task blends (`Task.blendable`):
+class probabilities, flow in pixels, RGB or metres; what goes before and after it is inside.
+`v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
+nothing but JAX and NumPy.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError, UserError
 from v2v_jax.inference.network import TrainedNetwork, from_about, from_checkpoint, make_apply
 from v2v_jax.media.video_writer import cannot_write
+from v2v_jax.system import own_modules
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -247,8 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--saved_model", metavar="FOLDER", help="write a TensorFlow SavedModel too")
+    own_modules.add_argument(parser)
     options = parser.parse_args(argv)
     try:
+        own_modules.import_all(options.modules)
         network = from_checkpoint(options.checkpoint)
         write_export(network, options.output, dtype=options.dtype, overwrite=options.overwrite)
         if options.saved_model:
@@ -258,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     size = os.path.getsize(options.output) / 1e6
     clip = "x".join(map(str, network.clip))
-    print(f"{options.output}: {network.task}, step {network.step}, clips of {clip}, {size:.1f} MB")
+    name = network.task.name
+    print(f"{options.output}: {name}, step {network.step}, clips of {clip}, {size:.1f} MB")
     return 0
 
 
