@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 from v2v_jax.cli import command_line
 from v2v_jax.datasets.readers.ucf101 import VIDEOS as UCF101_VIDEOS
-from v2v_jax.datasets.readers.video_folder import find_videos
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos, stored_size
 from v2v_jax.labelling.teachers import TEACHERS
+from v2v_jax.media.folders import find_videos
 from v2v_jax.system import compilation_cache, jobs
 from v2v_jax.system.console import console
 
@@ -67,8 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     size, pairs = stored_size(labels)
     if pairs:
         console.print(
-            f"{labels.output}: {size / 1e6:.1f} MB, {pairs} pairs, "
-            f"{size / pairs / 1e3:.1f} KB each"
+            f"{labels.output}: {size / 1e6:.1f} MB, {pairs} pairs, {size / pairs / 1e3:.1f} KB each"
         )
     return report.status
 

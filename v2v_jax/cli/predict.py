@@ -19,16 +19,15 @@ import rich.progress
 
 import v2v_jax
 from v2v_jax.cli import command_line
-from v2v_jax.datasets.readers.video_folder import VIDEO_EXTENSIONS
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference import output_files
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
-from v2v_jax.media.frame_sources import PICTURES, open_source
+from v2v_jax.media.folders import find_videos, list_pictures
+from v2v_jax.media.frame_sources import open_source
 from v2v_jax.system import compilation_cache, jobs, own_modules
 from v2v_jax.system.console import console
 from v2v_jax.system.jobs import Job
-from v2v_jax.system.natural_order import natural_key
 
 _NAME = "{name}"
 
@@ -199,8 +198,7 @@ class _Work:
 
 def _find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
     """The videos in a folder and its subfolders; none if it is a folder of frames."""
-    videos = [p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
-    pictures = any(path.suffix.lower() in PICTURES for path in folder.iterdir())
-    if not videos and not pictures:
+    videos = [folder / name for name in find_videos(folder)]
+    if not videos and not list_pictures(folder):
         raise DataError(f"Folder {folder} holds neither videos nor the frames of one.")
-    return sorted(videos, key=lambda path: natural_key(str(path)))
+    return videos
