@@ -22,7 +22,7 @@ import importlib
 __version__ = "0.1.0"
 
 # What the package itself offers, and the module that is imported when it is asked for.
-_LAZY = {"brox_flow": "v2v_jax.brox.brox_flow", "load": "v2v_jax.inference.predictor"}
+_LAZY = {"brox_flow": "v2v_jax.brox.brox_flow", "load": "v2v_jax.zoo"}
 
 
 def __getattr__(name: str):
