@@ -24,7 +24,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_stored_arrays_equal_rendered_ones(prepared: pathlib.Path) -> None:
-    for split, num_videos in (("train", 3), ("test", 2)):
+    for split, num_videos in (("train", 3), ("validation", 1), ("test", 2)):
         stored = ScenesTfds(split, prepared, frame_size=TINY)
         rendered = Scenes(split, num_videos=num_videos, num_frames=24, frame_size=TINY)
         assert stored.videos == rendered.videos

@@ -141,7 +141,7 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
         raise ConfigError("demo runs on rendered scenes; leave dataset= out.")
     config.model.width = 0.25
     config.data.num_train_videos = 96
-    config.data.num_test_videos = 12
+    config.data.num_validation_videos = config.data.num_test_videos = 12
     config.data.num_frames = 32
     config.preprocessing.frame_size = (72, 96)
     config.preprocessing.crop_size = (64, 64)
