@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
     "model.width": 0.05,
     "data.num_train_videos": 4,
+    "data.num_validation_videos": 3,
     "data.num_test_videos": 3,
     "data.num_frames": 12,
     "preprocessing.frame_size": (48, 64),

@@ -78,8 +78,8 @@ def test_what_is_missing_is_named_with_its_remedy(
 ) -> None:
     with pytest.raises(DataError, match="not prepared.*prepare_tfds --config=tiny --data_dir="):
         ScenesTfds("train", tmp_path, frame_size=TINY)
-    with pytest.raises(DataError, match="no split 'validation': choose train or test"):
-        ScenesTfds("validation", prepared, frame_size=TINY)
+    with pytest.raises(DataError, match="no split 'valid': choose train or "):
+        ScenesTfds("valid", prepared, frame_size=TINY)
     with pytest.raises(DataError, match="fixed frame sizes.*not at 10x20"):
         ScenesTfds("train", prepared, frame_size=(10, 20))
     with pytest.raises(DataError, match="no configuration 'huge'; choose one of default"):

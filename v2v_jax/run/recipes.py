@@ -81,6 +81,7 @@ def make_config(
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
     config.data = dict(name=options.dataset, **DATASETS[options.dataset].options)
     config.stride = 1  # frames between the starts of a training video's clips
+    config.grow_steps = 0  # steps until all training videos are seen: see v2v_jax/input/clips.py
     config.mirror = True
     config.feed = DATASETS[options.dataset].feed
     config.preprocessing = Preprocessing().to_dict()
@@ -190,8 +191,8 @@ def validate(config: ConfigDict) -> None:
             f"optimizer.trunk_multiplier is {config.optimizer.trunk_multiplier}; it must not be "
             "negative."
         )
-    for key in ("save_every", "skip_nonfinite"):
-        if config[key] < 0:
+    for key in ("save_every", "skip_nonfinite", "grow_steps"):
+        if config.get(key, 0) < 0:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 0.")
     if not all(config.preprocessing.std):
         raise ConfigError(f"preprocessing.std is {config.preprocessing.std}; it divides the input.")
