@@ -14,9 +14,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
-
-# What a network may answer at a voxel, by task; see `TrainedNetwork.apply`.
-VOXEL_TASKS = ("segmentation", "flow", "color", "depth")
+from v2v_jax.tasks import TASKS, Task, restore_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +22,11 @@ class TrainedNetwork:
     """What a `Predictor` runs.
 
     Attributes:
-      apply: (params, video (B,T,H,W,3) uint8 RGB) → (B,T,H,W,C) float32: class probabilities (task
-        segmentation), flow (u,v) in pixels of the input (flow), RGB in [0,1] (color), with
-        `residual` how it differs from the grey input, metres (depth). Traced by jit.
+      apply: (params, video (B,T,H,W,3) uint8 RGB) → (B,T,H,W,C) float32, what the task blends
+        windows as (`Task.blendable`). Traced by jit.
       params: the weights, a pytree.
-      task: its name.
-      num_values: C.
+      task: what it was trained for.
       preprocessing: the scale and the clip that it was trained on.
-      label_names: of the classes; empty for other tasks.
-      residual: see `apply`.
       multiple: of T, H and W that the network takes.
       any_size: whether it takes other sizes than the clip's.
       about: what was stored with the weights, JSON.
@@ -41,11 +35,8 @@ class TrainedNetwork:
 
     apply: Callable[[Any, jax.Array], jax.Array]
     params: Any
-    task: str
-    num_values: int
+    task: Task
     preprocessing: Preprocessing
-    label_names: tuple[str, ...] = ()
-    residual: bool = False
     multiple: tuple[int, int, int] = (8, 16, 16)
     any_size: bool = True
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,20 +53,19 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
 
     Raises:
       CheckpointError: the record is another version's and lacks something, or is for a task that
-        does not answer at every voxel.
+        is not registered, or that does not answer at every voxel.
     """
     try:
-        if about["task"] not in VOXEL_TASKS:
+        name = about["task"]
+        if name in TASKS and TASKS[name].answers != "voxels":
+            known = ", ".join(n for n, kind in TASKS.items() if kind.answers == "voxels")
             raise CheckpointError(
-                f"{where} is for the task {about['task']!r}; prediction needs a network that "
-                f"answers at every voxel: {', '.join(VOXEL_TASKS)}."
+                f"{where} is for the task {name!r}; prediction needs a network that "
+                f"answers at every voxel: {known}."
             )
         return dict(
-            task=about["task"],
-            num_values=about["num_outputs"],
+            task=restore_task(about, where),
             preprocessing=Preprocessing.from_dict(about["preprocessing"]),
-            label_names=tuple(about["label_names"]),
-            residual=about["residual"],
             multiple=(8 if about["model"]["name"] != "v2v_2d" else 1, 16, 16),
             about=about,
         )
@@ -94,15 +84,20 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     """
     from v2v_jax.run.which_checkpoint import find_checkpoint
 
-    found = find_checkpoint(path, also="a file that python -m v2v_jax.inference.export wrote")
+    found = find_checkpoint(path, also="a file that v2v export wrote")
     where = f"The checkpoint {found.folder}"
     fields = from_about(found.about, where)
     try:
-        like, apply = _rebuilt(found.about)
+        like, apply = _rebuilt(found.about, fields["task"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(found.about, where, error) from error
-    params = found.params(like)
+    params = _for_use(found.params(like))
     return TrainedNetwork(apply=apply, params=params, step=found.step, **fields)
+
+
+def _for_use(params: Any) -> Any:
+    """Parameters as training keeps them → as prediction and exports take them; now the same."""
+    return params
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
@@ -115,20 +110,16 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
     config = ConfigDict(about["config"])
     if config.dtype == "auto":
         config.dtype = dtype
-    return _rebuilt({**about, "config": config.to_dict()})[1]
+    return _rebuilt({**about, "config": config.to_dict()}, restore_task(about))[1]
 
 
-def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Callable[[Any, jax.Array], Any]]:
+def _rebuilt(
+    about: Mapping[str, Any], task: Task
+) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
     """Abstract parameters and `apply` of a stored configuration."""
     from v2v_jax.run.experiment import make_model
-    from v2v_jax.tasks import restore_task
 
     config = ConfigDict(about["config"])
-    task = restore_task(
-        *(about["task"], about["label_names"]),
-        residual=about["residual"],
-        hints=about.get("hints", 0),
-    )
     model = make_model(config, task.num_outputs)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
@@ -143,10 +134,8 @@ def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Callable[[Any, jax.Array], 
     )
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
-        raw = model.apply({"params": params}, task.inputs({"video": video}, preprocessing))
-        # A residual is added to the grey only after it was scaled up.
-        values = raw if about["residual"] else task.predict(raw)
-        return values[..., None] if values.ndim == video.ndim - 1 else values
+        inputs = task.inputs({"video": video}, preprocessing)
+        return task.blendable(model.apply({"params": params}, inputs))
 
     return like, apply
 

@@ -31,7 +31,7 @@ from absl import logging
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.system.console import JobsBar, console
 from v2v_jax.system.locks import InUseError, locked
-from v2v_jax.system.whole_files import discard, is_temporary, leftovers, publish, temporary_path
+from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
 
 ATTEMPTS = 3  # times that a job is begun whose worker dies, through Ray
 _SHOWN = 20  # failures printed
@@ -162,6 +162,7 @@ def run_jobs(
     done: Done = output_is_there,
     lock: str | os.PathLike[str] | None = None,
     replace: bool = False,
+    publish: Callable[[str, str], None] = os.replace,
     description: str = "videos",
 ) -> Report:
     """Does all jobs that are not done yet.
@@ -173,6 +174,8 @@ def run_jobs(
       lock: a folder of outputs that belongs to this run alone: a second run on it is an error, and
         what killed runs left there is removed.
       replace: whether a folder that is an output, but not `done`, is replaced; files always are.
+      publish: gives what a job has written (first argument) its name (second); by default a folder
+        takes no other's place but an empty one's. Through Ray it is pickled.
       description: for the progress bar.
 
     Returns:
@@ -199,7 +202,7 @@ def run_jobs(
         bar.start(len(report.skipped))
         start = time.perf_counter()
         runner = _run_ray if backend.ray else _run_threads
-        do = functools.partial(_do, done=done, clean=alone, replace=replace)
+        do = functools.partial(_do, done=done, clean=alone, replace=replace, publish=publish)
         for job, error in runner(waiting, make_work, do, backend, bar) if waiting else ():
             if error is None:
                 report.done.append(job.name)
@@ -216,7 +219,16 @@ def run_jobs(
 # One job
 
 
-def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: bool) -> str | None:
+def _do(
+    job: Job,
+    work: Work,
+    tick: Tick,
+    *,
+    done: Done,
+    clean: bool,
+    replace: bool,
+    publish: Callable[[str, str], None],
+) -> str | None:
     """Does one job unless it is done; returns what went wrong, in one sentence.
 
     Args:
@@ -234,7 +246,7 @@ def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: b
             raise RuntimeError(f"the work wrote nothing to {temporary}")
         if replace and os.path.isdir(job.output):
             shutil.rmtree(job.output)
-        # A folder replaces nothing but an empty one: what is there was not made by this run.
+        sync(temporary)
         publish(temporary, job.output)
     except UserError as error:
         return str(error)

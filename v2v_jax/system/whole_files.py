@@ -94,7 +94,7 @@ def publish(temporary: StrPath, path: StrPath, *, durable: bool = True) -> None:
     """
     temporary, path = pathlib.Path(temporary), pathlib.Path(path)
     if durable:
-        _sync(temporary)
+        sync(temporary)
     os.replace(temporary, path)
     if durable:
         sync_folder(path.parent)
@@ -114,12 +114,13 @@ def sync_folder(path: StrPath) -> None:
     _sync_one(path)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: StrPath) -> None:
+    """Puts a file, or a folder with all that is in it, on the disk."""
     for folder, _, names in os.walk(path):
         for name in names:
             _sync_one(os.path.join(folder, name))
         _sync_one(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         _sync_one(path)
 
 
