@@ -24,14 +24,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -42,6 +40,14 @@ from v2v_jax.datasets.base.listing import check_window
 from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
+from v2v_jax.system.locks import locked
+from v2v_jax.system.whole_files import (
+    discard,
+    leftovers,
+    publish,
+    temporary_path,
+    write_bytes,
+)
 
 FORMAT = 1  # raise it when the files' layout changes, or how this package decodes or resizes
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -153,14 +159,14 @@ class PackedVideos(VideoDataset):
                 return _open(path, key, progress)
         with _writing(path):
             self._folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as locked:
+        with _locked(path) as alone:
             try:  # another process may have built it meanwhile
                 return _open(path, key, progress)
             except _Unusable as error:
                 if path.exists():
                     logging.warning("The cache %s %s; it is built anew.", path, error)
             self._report_others(path)
-            self._build(path, key, fields, progress, locked)
+            self._build(path, key, fields, progress, alone)
             try:
                 return _open(path, key, progress)
             except _Unusable as error:
@@ -185,23 +191,23 @@ class PackedVideos(VideoDataset):
         key: str,
         fields: Sequence[str],
         progress: Progress | None,
-        locked: bool,
+        alone: bool,
     ) -> None:
         """Writes the cache in a folder of its own and gives it its name when it is complete."""
         with _writing(path):
-            if locked:  # nobody else is building: these were left by builders that were killed
-                for left in path.parent.glob(f".{path.name}.part-*"):
+            if alone:  # nobody else is building: these were left by builders that were killed
+                for left in leftovers(path):
                     shutil.rmtree(left)
             if path.exists():
                 shutil.rmtree(path)
         self._check_space(path, fields)
-        temporary = path.parent / f".{path.name}.part-{uuid.uuid4().hex}"
+        temporary = temporary_path(path)
         try:
             self._write(temporary, path, key, fields, progress)
             with _writing(path):
                 _publish(temporary, path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            discard(temporary)
 
     def _check_space(self, path: pathlib.Path, fields: Sequence[str]) -> None:
         needed = sum(_frame_bytes(field, self.frame_size) for field in fields) * self._first[-1]
@@ -385,10 +391,8 @@ def _read_verified(path: pathlib.Path) -> Any:
 
 
 def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
-    temporary = path / f".{_VERIFIED}.{uuid.uuid4().hex}"
     try:
-        temporary.write_bytes(_to_json(state))
-        temporary.replace(path / _VERIFIED)
+        write_bytes(path / _VERIFIED, _to_json(state), durable=False)
     except OSError as error:
         logging.info("That the cache %s is sound cannot be noted (%s).", path, error)
 
@@ -396,16 +400,10 @@ def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
 def _publish(temporary: pathlib.Path, path: pathlib.Path) -> None:
     """Gives a complete cache its name, unless another process was first."""
     try:
-        temporary.rename(path)
+        publish(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        return  # the other one's is as good; the caller removes this one
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            raise  # else: the other one's is as good; the caller removes this one
 
 
 @contextlib.contextmanager
@@ -414,18 +412,11 @@ def _locked(path: pathlib.Path) -> Iterator[bool]:
 
     Without locks each builds its own, and the first to finish gives it its name.
     """
-    with _writing(path):
-        file = open(path.parent / f".{path.name}.lock", "a")
-    with file:
-        locked = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.warning("Waiting for another process, which builds the cache %s.", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            locked = False
-        yield locked
+    wait = lambda: logging.warning("Waiting for another process, which builds the cache %s.", path)
+    with contextlib.ExitStack() as held:
+        with _writing(path):
+            has_locks = held.enter_context(locked(path.parent / f".{path.name}.lock", wait))
+        yield has_locks
 
 
 @contextlib.contextmanager
