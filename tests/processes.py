@@ -17,12 +17,11 @@ from tests.tiny import ROOT, tiny_config
 # The smallest network: these tests compile it once for each number of devices.
 ARGUMENT = "model=conv3b_up"
 
-# Runs train.py's main and notes in a file what this process reads of the training videos.
+# Trains as train.py does, and notes in a file what this process reads of the training videos.
 _NOTING = """
 import sys
-from v2v_jax.cli import command_line
+from v2v_jax.cli import commands
 from v2v_jax.datasets.scenes import Scenes
-from train import main
 
 read, notes = Scenes.read, open(sys.argv.pop(1), "a", buffering=1)
 
@@ -33,7 +32,7 @@ def noting(self, video, start, stop, fields=("video",)):
 
 Scenes.read = noting
 if __name__ == "__main__":
-    command_line.run(main)
+    commands.run("train", "python train.py")
 """
 
 
