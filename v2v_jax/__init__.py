@@ -26,13 +26,14 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from v2v_jax.brox.brox_flow import brox_flow
     from v2v_jax.datasets import register_dataset
     from v2v_jax.datasets.base.video_dataset import VideoDataset
-    from v2v_jax.inference.predictor import Predictor, load
+    from v2v_jax.inference.predictor import Predictor
     from v2v_jax.media.flow_files import read_flow, write_flow
     from v2v_jax.media.video import read_video, write_video
     from v2v_jax.models import C3D, V2V, ConvUp
     from v2v_jax.pretrained import load_c3d
     from v2v_jax.tasks import Task, register_task
     from v2v_jax.training.loop import train_and_evaluate as train
+    from v2v_jax.zoo import load
 
 # What the package itself offers: name → the module that is imported when it is asked for, and the
 # name that it has there if that is another one.
@@ -44,7 +45,7 @@ _LAZY = {
     "V2V": "v2v_jax.models",
     "VideoDataset": "v2v_jax.datasets.base.video_dataset",
     "brox_flow": "v2v_jax.brox.brox_flow",
-    "load": "v2v_jax.inference.predictor",
+    "load": "v2v_jax.zoo",
     "load_c3d": "v2v_jax.pretrained",
     "read_flow": "v2v_jax.media.flow_files",
     "read_video": "v2v_jax.media.video",

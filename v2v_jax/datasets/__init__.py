@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from v2v_jax.datasets.base.held_back import held_back, split_off
 from v2v_jax.datasets.base.listing import VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.gatech import Gatech
@@ -32,6 +34,7 @@ __all__ = [
     "VideoDataset",
     "VideoInfo",
     "dataset_entry",
+    "has_validation",
     "load",
     "register_dataset",
 ]
@@ -48,11 +51,14 @@ class DatasetEntry:
       options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
         for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
+      group: name of a video → name of the recording that it is a part of; training and validation
+        share none.
     """
 
     open: Callable[[Mapping[str, Any], str, Size], VideoDataset]
     options: dict[str, Any]
     feed: str = "tf_data"
+    group: Callable[[str], str] = str
 
 
 def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -64,8 +70,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     return Scenes(
         split,
         seed=options["seed"],
-        num_videos=options[f"num_{split}_videos"],
-        num_frames=options["num_frames"],
+        num_videos=options.get(f"num_{split}_videos", 0),  # 0: from before there was such a split
+        num_frames=(split == "train" and options.get("num_train_frames")) or options["num_frames"],
         frame_size=frame_size,
         noise=options["noise"],
     )
@@ -165,6 +171,9 @@ def _check_source(options: Mapping[str, Any]) -> None:
         raise ConfigError(f"data.source is {options['source']!r}; known: files, tfds.")
 
 
+# validation: names of the training videos that are held back, with commas; empty: that share.
+_HELD_BACK = dict(validation="", validation_share=0.1)
+
 DATASETS: dict[str, DatasetEntry] = {
     "scenes": DatasetEntry(
         _open_scenes,
@@ -173,8 +182,10 @@ DATASETS: dict[str, DatasetEntry] = {
             root="",
             seed=0,
             num_train_videos=400,
+            num_validation_videos=60,
             num_test_videos=60,
             num_frames=48,
+            num_train_frames=0,  # of a training video; 0: num_frames
             noise=SENSOR_NOISE,
             cache="",
         ),
@@ -189,17 +200,29 @@ DATASETS: dict[str, DatasetEntry] = {
             list_number=1,
             allow_missing=False,
             flow_labels="",
+            **_HELD_BACK,
             cache="",
         ),
+        group=lambda name: re.sub(r"_c\d+$", "", name),  # v_Archery_g01_c02: g01 is one film
     ),
     "davis": DatasetEntry(
         _open_davis,
         # held_out: names of the test split's sequences, with commas; empty: the official lists.
-        dict(source="files", root="data/davis", resolution="", held_out="", cache=""),
+        dict(
+            source="files",
+            root="data/davis",
+            resolution="",
+            held_out="",
+            **_HELD_BACK,
+            cache="",
+        ),
     ),
-    "gatech": DatasetEntry(_open_gatech, dict(source="files", root="data/gatech", cache="")),
+    "gatech": DatasetEntry(
+        _open_gatech, dict(source="files", root="data/gatech", **_HELD_BACK, cache="")
+    ),
     "frames": DatasetEntry(
-        _open_frames, dict(root="data/frames", held_out="", allow_missing=False, cache="")
+        _open_frames,
+        dict(root="data/frames", held_out="", allow_missing=False, **_HELD_BACK, cache=""),
     ),
     "sintel": DatasetEntry(
         _open_sintel,
@@ -209,14 +232,18 @@ DATASETS: dict[str, DatasetEntry] = {
             render_pass="clean",
             held_out=",".join(HELD_OUT),
             partial=False,
+            **_HELD_BACK,
             cache="",
         ),
+        group=os.path.basename,  # both passes show one sequence
     ),
     "movi": DatasetEntry(
-        _open_movi, dict(root="data/movi", variant="movi_e", resolution="256x256", cache="")
+        _open_movi,
+        dict(root="data/movi", variant="movi_e", resolution="256x256", **_HELD_BACK, cache=""),
     ),
     "folder": DatasetEntry(
-        _open_folder, dict(root="data/videos", test_share=0.1, flow_labels="", cache="")
+        _open_folder,
+        dict(root="data/videos", test_share=0.1, flow_labels="", **_HELD_BACK, cache=""),
     ),
 }
 
@@ -271,18 +298,49 @@ def dataset_entry(name: str) -> DatasetEntry:
     return DATASETS[name]
 
 
+def has_validation(data: Mapping[str, Any]) -> bool:
+    """Whether `config.data` sets training data apart to choose on; old configurations do not."""
+    if data["name"] == "scenes":
+        return data.get("num_validation_videos", 0) > 0
+    return bool(data.get("validation") or data.get("validation_share", 0.0))
+
+
 def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     """Opens the dataset that `config.data` describes.
 
     Args:
       data: `name` and that dataset's options.
-      split: "train" or "test".
+      split: "train", "validation" or "test". Rendered scenes have random streams of their own for
+        all three. Other datasets' validation split are the training videos named by `validation`
+        or, without names, a share of them chosen by their names (`held_back`), which their training
+        split then lacks. The test split is the dataset's own.
       frame_size: (H, W) to resize to.
 
     Raises:
-      ConfigError, DataError: an option that is not known, or data that is missing or wrong.
+      ConfigError, DataError: an option that is not known, or data that is missing or wrong; the
+        configuration has no validation split (`has_validation`).
     """
-    dataset = dataset_entry(data["name"]).open(data, split, frame_size)
+    if split == "validation" and not has_validation(data):
+        raise ConfigError(
+            f"This configuration of {data['name']} sets no validation split apart; set "
+            f"data.{_validation_option(data)}."
+        )
+    entry = dataset_entry(data["name"])
+    if data["name"] == "scenes" or split == "test" or not has_validation(data):
+        return _cached(entry.open(data, split, frame_size), data, split)
+    dataset = _cached(entry.open(data, "train", frame_size), data, "train")
+    names = [info.name for info in dataset.videos]
+    validating = set(filter(None, data.get("validation", "").split(",")))
+    validating = validating or held_back(names, data["validation_share"], entry.group)
+    return split_off(dataset, validating, split)
+
+
+def _validation_option(data: Mapping[str, Any]) -> str:
+    return "num_validation_videos" if data["name"] == "scenes" else "validation_share"
+
+
+def _cached(dataset: VideoDataset, data: Mapping[str, Any], split: str) -> VideoDataset:
+    """The dataset, read through a cache if `cache` names a folder."""
     if not data["cache"]:
         return dataset
     from v2v_jax.datasets.cache.packed import (

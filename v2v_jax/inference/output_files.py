@@ -85,6 +85,42 @@ def parse_output(output: str, task: Task, probabilities: bool = False) -> Output
     return Output(path.parent, path.name)
 
 
+def frame_name(pattern: str, number: int) -> str:
+    """The file name of a frame: of 50%_%05d.png and 7, 50%_00007.png."""
+    return _NUMBER.sub(lambda place: place.group() % number, pattern)
+
+
+def frames_are_there(pattern: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds all frames of a video: its first one comes last."""
+    return os.path.lexists(os.path.join(folder, frame_name(pattern, 0)))
+
+
+def publish_frames(
+    pattern: str, new: str | os.PathLike[str], folder: str | os.PathLike[str]
+) -> None:
+    """Gives a folder of frames its name; in one that is there, frames of the pattern are replaced.
+
+    All else in there stays. The first frame goes first and comes last: where it is, all are.
+
+    Raises:
+      OSError: what the operating system says.
+    """
+    new, folder = pathlib.Path(new), pathlib.Path(folder)
+    if not os.path.lexists(folder):
+        os.rename(new, folder)
+        return
+    first = frame_name(pattern, 0)
+    (folder / first).unlink(missing_ok=True)
+    prefix, suffix = _NUMBER.split(pattern)
+    frame = re.compile(rf"{re.escape(prefix)}\d+{re.escape(suffix)}")
+    for old in folder.iterdir():
+        if frame.fullmatch(old.name):
+            old.unlink()
+    for file in sorted(new.iterdir(), key=lambda file: file.name == first):
+        os.replace(file, folder / file.name)
+    new.rmdir()
+
+
 def predict_to_files(
     predictor: Predictor,
     source: FrameSource,
@@ -227,7 +263,8 @@ class _FrameFiles:
     def add(self, frames: np.ndarray) -> None:
         try:
             for values in frames:
-                self._task.write_frame(self._folder / (self._pattern % self._count), values)
+                path = self._folder / frame_name(self._pattern, self._count)
+                self._task.write_frame(path, values)
                 self._count += 1
         except (OSError, DataError) as error:
             self.failed = True
@@ -236,18 +273,9 @@ class _FrameFiles:
             raise cannot_write(str(self._path), error) from error
 
     def finish(self, path: pathlib.Path) -> None:
-        """Gives the folder its name; in one that is there, frames of the pattern are replaced."""
+        """Gives the folder its name, as `publish_frames` does."""
         try:
-            if not path.exists():
-                os.rename(self._folder, path)
-                return
-            prefix, suffix = _NUMBER.split(self._pattern)
-            frame = re.compile(rf"{re.escape(prefix)}\d+{re.escape(suffix)}")
-            for old in path.iterdir():
-                if frame.fullmatch(old.name):
-                    old.unlink()
-            for new in self._folder.iterdir():
-                os.replace(new, path / new.name)
+            publish_frames(self._pattern, self._folder, path)
         except OSError as error:
             raise cannot_write(str(path), error) from error
 
