@@ -12,10 +12,9 @@ import pytest
 
 import v2v_jax
 from tests.tiny import ROOT
-from v2v_jax.cli import check_data, command_line, predict
+from v2v_jax.cli import commands
 from v2v_jax.datasets import DATASETS
 from v2v_jax.errors import CheckpointError, ConfigError
-from v2v_jax.inference import export
 from v2v_jax.media.video import read_video
 from v2v_jax.run import recipes
 from v2v_jax.tasks import TASKS
@@ -36,18 +35,9 @@ def forget():
 
 def v2v(command: str) -> int:
     """The exit status of a `v2v …` command, run in this process."""
-    _, name, *argv = shlex.split(command)
-    if name in ("predict", "export"):
-        return {"predict": predict, "export": export}[name].main(argv)
-    switches = None
-    if name == "check-data":
-        main = check_data.main
-    else:
-        program = runpy.run_path(str(ROOT / f"{name}.py"))
-        main, switches = program["main"], program.get("SWITCHES")
-    return command_line.execute(
-        [name, *argv], main, switches, needs_workdir=name != "check-data"
-    )
+    program, *argv = shlex.split(command)
+    assert program == "v2v"
+    return commands.execute(argv)
 
 
 @pytest.fixture(scope="module")
