@@ -254,6 +254,7 @@ def register_dataset(
     *,
     options: Mapping[str, Any] | None = None,
     feed: Literal["tf_data", "device"] = "tf_data",
+    group: Callable[[str], str] = str,
 ) -> None:
     """Makes a dataset known by its name, to configurations and all commands.
 
@@ -264,13 +265,17 @@ def register_dataset(
       name: as in `dataset=NAME` after a configuration's colon.
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
+        All have `cache`, and `validation` and `validation_share`, by which a tenth of the training
+        videos is held back to choose on.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
+      group: name of a video → name of the recording that it is a part of; training and validation
+        share none.
 
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**(options or {}), "cache": ""}
+    options = {**_HELD_BACK, **(options or {}), "cache": ""}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
     if not callable(open) or "name" in options or feed not in ("tf_data", "device"):
@@ -284,7 +289,7 @@ def register_dataset(
             f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
             "has one of that name; choose another name."
         )
-    DATASETS[name] = DatasetEntry(open, options, feed)
+    DATASETS[name] = DatasetEntry(open, options, feed, group)
 
 
 def _origin(function: Callable[..., Any]) -> str:
