@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from v2v_jax.datasets.base.listing import VideoFileDataset
+from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
+from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.datasets.readers.davis import Davis
 from v2v_jax.datasets.readers.frame_folder import FrameFolder
@@ -31,7 +32,8 @@ class DatasetEntry:
     """How to open a dataset.
 
     Attributes:
-      open: (options, split, frame_size) → dataset.
+      open: (options, split, frame_size) → dataset; the options also have `min_frames`, the length
+        of the shortest video that is of use.
       options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
         for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
@@ -46,7 +48,12 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
-        return ScenesTfds(split, data_dir=options["root"], frame_size=frame_size)
+        return ScenesTfds(
+            split,
+            data_dir=options["root"],
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     return Scenes(
         split,
@@ -63,7 +70,13 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         if options["flow_labels"]:
             raise ConfigError("data.flow_labels are of video files; leave data.source=tfds out.")
         config = f"ucf101_{options['list_number']}"
-        return TfdsUcf101(options["root"], split, config=config, frame_size=frame_size)
+        return TfdsUcf101(
+            options["root"],
+            split,
+            config=config,
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     dataset = Ucf101(
         options["root"],
@@ -71,6 +84,7 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         list_number=options["list_number"],
         allow_missing=options["allow_missing"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
     return _with_flow(dataset, os.path.join(options["root"], UCF101_VIDEOS), options)
 
@@ -78,7 +92,13 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     if options["source"] == "tfds":
         config = options["resolution"] or None
-        return TfdsDavis(options["root"], split, config=config, frame_size=frame_size)
+        return TfdsDavis(
+            options["root"],
+            split,
+            config=config,
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     held_out = tuple(filter(None, options["held_out"].split(",")))
     return Davis(
@@ -87,6 +107,7 @@ def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> Vid
         resolution=options["resolution"] or None,
         held_out=held_out or None,
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -94,9 +115,14 @@ def _open_gatech(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.gatech.tfds_reader import GatechTfds
 
-        return GatechTfds(split, data_dir=options["root"], frame_size=frame_size)
+        return GatechTfds(
+            split,
+            data_dir=options["root"],
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
-    return Gatech(options["root"], split, frame_size=frame_size)
+    return Gatech(options["root"], split, frame_size=frame_size, min_frames=options["min_frames"])
 
 
 def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -107,12 +133,17 @@ def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         held_out=held_out or None,
         allow_missing=options["allow_missing"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
 def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     dataset = VideoFolder(
-        options["root"], split, test_share=options["test_share"], frame_size=frame_size
+        options["root"],
+        split,
+        test_share=options["test_share"],
+        frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
     return _with_flow(dataset, options["root"], options)
 
@@ -121,9 +152,9 @@ def _with_flow(dataset: VideoFileDataset, root: str, options: Mapping[str, Any])
     """The dataset with its flow labels, where `flow_labels` names their folder."""
     if not options["flow_labels"]:
         return dataset
-    from v2v_jax.datasets.cache.labelled_flow import LabelledFlow  # here: it loads TensorStore
+    from v2v_jax.datasets.cache.teacher_flow import TeacherFlow  # here: it loads TensorStore
 
-    return LabelledFlow(dataset, root, options["flow_labels"])
+    return TeacherFlow(dataset, root, options["flow_labels"])
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -134,6 +165,7 @@ def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         held_out=tuple(filter(None, options["held_out"].split(","))),
         partial=options["partial"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -144,6 +176,7 @@ def _open_movi(options: Mapping[str, Any], split: str, frame_size: Size) -> Vide
         variant=options["variant"],
         resolution=options["resolution"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -208,22 +241,22 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+def load(
+    data: Mapping[str, Any], split: str, frame_size: Size, min_frames: int = MIN_FRAMES
+) -> VideoDataset:
     """Opens the dataset that `config.data` describes.
 
     Args:
       data: `name` and that dataset's options.
       split: "train" or "test".
       frame_size: (H, W) to resize to.
+      min_frames: shorter videos are left out with a warning: the length of a clip.
 
     Raises:
       ConfigError, DataError: an option that is not known, or data that is missing or wrong.
     """
-    dataset = DATASETS[data["name"]].open(data, split, frame_size)
+    options = {**data, "min_frames": min_frames}
+    dataset = DATASETS[data["name"]].open(options, split, frame_size)
     if not data["cache"]:
         return dataset
-    from v2v_jax.datasets.cache.packed import (
-        PackedVideos,  # here, as it is also a program: python -m
-    )
-
     return PackedVideos(dataset, data["cache"], split)
