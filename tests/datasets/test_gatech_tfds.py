@@ -17,14 +17,20 @@ SIZE = (36, 36)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Where the files are, and where they are prepared."""
-    from v2v_jax.cli.prepare_tfds import main
+    from v2v_jax.cli import commands
 
     source, prepared = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("prepared")
     make_pictures(source, videos=(1,), count=19)
     make_pictures(source, videos=(2, 10), count=33)
     make_pictures(source, "Images_test", videos=(1,))
-    arguments = ["gatech", f"--source={source}", f"--data_dir={prepared}", "--config=tiny"]
-    assert main(arguments) == 0
+    arguments = [
+        "prepare-tfds",
+        "gatech",
+        f"--source={source}",
+        f"--data_dir={prepared}",
+        "--config=tiny",
+    ]
+    assert commands.execute(arguments) == 0
     return source, prepared
 
 
@@ -66,31 +72,36 @@ def test_short_videos_are_left_out_of_what_was_prepared(folders):
 
 
 def test_wrong_options(tmp_path, capsys):
-    from v2v_jax.cli.prepare_tfds import main
+    from v2v_jax.cli import commands
 
     for arguments, message in (
         (["gatech"], "gatech needs --source=FOLDER"),
         (["scenes", "--source=x"], "scenes is rendered: no --source"),
         (["scenes", "--config=huge"], "scenes has no configuration 'huge'; known: default"),
     ):
-        assert main([*arguments, f"--data_dir={tmp_path}"]) == 1
+        assert commands.execute(["prepare-tfds", *arguments, f"--data_dir={tmp_path}"]) == 1
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_not_prepared(tmp_path):
-    with pytest.raises(DataError, match="prepare_tfds gatech --config=tiny .* --source=FOLDER"):
+    with pytest.raises(DataError, match="v2v prepare-tfds gatech --config=tiny .* --source=FOLDER"):
         open_prepared(tmp_path, "train")
 
 
 def test_bad_data_is_named_and_nothing_is_left(tmp_path, capsys):
-    from v2v_jax.cli.prepare_tfds import main
+    from v2v_jax.cli import commands
 
     make_pictures(tmp_path / "source")
     make_pictures(tmp_path / "source", "Images_test", videos=(1,))
     truth(tmp_path / "source", "2_7.tiff").unlink()
-    arguments = ["gatech", f"--source={tmp_path / 'source'}", f"--data_dir={tmp_path / 'out'}"]
-    assert main([*arguments, "--config=tiny"]) == 1
+    arguments = [
+        "prepare-tfds",
+        "gatech",
+        f"--source={tmp_path / 'source'}",
+        f"--data_dir={tmp_path / 'out'}",
+    ]
+    assert commands.execute([*arguments, "--config=tiny"]) == 1
     assert "2_7.* is missing" in capsys.readouterr().err
     with pytest.raises(DataError, match="not prepared"):
         open_prepared(tmp_path / "out", "train")

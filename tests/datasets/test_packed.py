@@ -25,7 +25,7 @@ from tests.input.test_feeds import (
 )
 from tests.tiny import ROOT, tiny_config
 from v2v_jax import datasets
-from v2v_jax.cli import pack
+from v2v_jax.cli import commands
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.datasets.cache import cache_builder, cache_files
 from v2v_jax.datasets.cache.packed import PackedVideos
@@ -272,12 +272,12 @@ def test_a_damaged_cache_is_built_anew_with_one_warning(damage, message, tmp_pat
 def test_a_check_finds_what_neither_size_nor_time_shows(tmp_path, capsys):
     open_cache(tmp_path)
     path = the_cache(tmp_path)
-    assert pack.main([str(tmp_path)]) == 0
+    assert commands.execute(["pack", f"--verify={tmp_path}"]) == 0
     assert capsys.readouterr().out.startswith(f"{path} is sound: depth, flow, ")
     status = (path / "flow.npy").stat()
     flip(path / "flow.npy", -5)
     os.utime(path / "flow.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert pack.main([str(tmp_path)]) == 1
+    assert commands.execute(["pack", f"--verify={tmp_path}"]) == 1
     assert "the sum of clip4.avi in flow.npy is wrong" in capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from v2v_jax.cli import check_data
+from v2v_jax.datasets.base.held_back import Subset
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
 from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.datasets.cache.packed import PackedVideos
@@ -78,6 +79,10 @@ def packed(source, folder):
     return PackedVideos(source, folder / "cache", "train")
 
 
+def subset(source, folder):
+    return Subset(source, [0])
+
+
 def with_flow(source, folder, labels="labels"):
     info = LabelInfo("t", {}, 5, "", 3, (8, 12), (8, 12))
     writer = LabelWriter(label_path(folder / labels, "a.mp4"), info)
@@ -86,7 +91,7 @@ def with_flow(source, folder, labels="labels"):
     return TeacherFlow(source, str(folder), str(folder / labels))
 
 
-wrappers = pytest.mark.parametrize("wrap", [plain, packed, with_flow])
+wrappers = pytest.mark.parametrize("wrap", [plain, packed, subset, with_flow])
 
 
 @pytest.fixture

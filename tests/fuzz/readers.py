@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from v2v_jax import pretrained
-from v2v_jax.cli import command_line
+from v2v_jax.cli import config_options
 from v2v_jax.datasets.base.class_masks import object_mask
 from v2v_jax.datasets.readers import davis, frame_folder, ucf101
 from v2v_jax.errors import ConfigError, DataError, WeightsError
@@ -169,15 +169,13 @@ def _weights_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def _read_recipe(data: bytes, folder: pathlib.Path) -> None:
     options = recipes.parse_arg(data.decode(errors="replace"))
-    assert options.dataset in recipes.CHOICES["dataset"]
+    assert options.dataset in recipes.choices()["dataset"]
 
 
 def _read_overrides(data: bytes, folder: pathlib.Path) -> None:
     """Overrides on the command line: lines that begin with --config."""
-    config = pathlib.Path(__file__).resolve().parents[2] / "configs" / "seg.py"
     words = data.decode(errors="replace").split("\n")
-    argv = ["train.py", f"--config={config}", f"--workdir={folder}"]
-    config, _ = command_line.parse(argv + [f"--config.{word}" for word in words])
+    config = config_options.read("seg", [f"--config.{word}" for word in words])
     recipes.validate(config)
 
 

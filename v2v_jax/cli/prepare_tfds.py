@@ -1,7 +1,7 @@
 """Prepares a dataset for tensorflow-datasets, as array_record files with random access.
 
-    python -m v2v_jax.cli.prepare_tfds scenes --data_dir=DIR
-    python -m v2v_jax.cli.prepare_tfds gatech --data_dir=DIR --source=data/gatech
+    v2v prepare-tfds scenes --data_dir=DIR
+    v2v prepare-tfds gatech --data_dir=DIR --source=data/gatech
 
 Train on it with `--config.data.source=tfds --config.data.root=DIR`. (The program `tfds build` does
 the same where Apache Beam is installed.)
@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from v2v_jax.errors import ConfigError, UserError
+from v2v_jax.cli.command_line import Parser, path
+from v2v_jax.errors import ConfigError, DataError, UserError
 
 # The builders' modules; they import TensorFlow.
 _BUILDERS = {
@@ -65,24 +64,25 @@ def _downloading(source: str | os.PathLike[str] | None) -> dict[str, Any]:
     return {"download_config": tfds.download.DownloadConfig(manual_dir=os.fspath(source))}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the command line, prepares, and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def add_options(parser: Parser) -> None:
+    """See the module."""
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", choices=sorted(_BUILDERS), help=", ".join(_BUILDERS))
+    add("--config", default="default", help="of the builder (default: %(default)s)")
+    add(
+        "--data_dir",
+        type=path,
+        required=True,
+        metavar="DIR",
+        help="where tensorflow-datasets keeps its data",
     )
-    parser.add_argument("dataset", choices=sorted(_BUILDERS))
-    parser.add_argument("--config", default="default", help="of the builder")
-    parser.add_argument("--data_dir", required=True, help="of tensorflow-datasets")
-    parser.add_argument("--source", help="gatech: the folder with Images and Images_test")
-    args = parser.parse_args(argv)
+    add("--source", type=path, metavar="DIR", help="gatech: the folder with Images and Images_test")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepares; errors name what cannot be prepared, and where."""
     try:
-        prepare(args.dataset, args.data_dir, args.config, args.source)
+        prepare(options.dataset, options.data_dir, options.config, options.source)
     except (AssertionError, OSError, UserError) as error:  # the first: no such source folder
-        where = f"{args.dataset}/{args.config} cannot be prepared in {args.data_dir}"
-        print(f"{where}: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        where = f"{options.dataset}/{options.config} cannot be prepared in {options.data_dir}"
+        raise DataError(f"{where}: {error}") from error
