@@ -14,7 +14,7 @@ from v2v_jax.cli import commands
 from v2v_jax.errors import ConfigError
 from v2v_jax.labelling import teachers
 from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos
-from v2v_jax.media.flow_labels import FlowLabels, encode_flow, label_path
+from v2v_jax.media.flow_label_files import FlowLabels, encode_flow, label_path
 from v2v_jax.media.video import VideoFile, read_video, write_video
 from v2v_jax.system.jobs import Backend
 
