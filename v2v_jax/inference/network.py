@@ -128,7 +128,7 @@ def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
         return path.parent.parent, int(path.name)
     raise CheckpointError(
         f"No checkpoint in {path}; expected a run's folder (the --workdir of train.py), its "
-        "checkpoints folder, or a file that python -m v2v_jax.inference.export wrote."
+        "checkpoints folder, or a file that v2v export wrote."
     )
 
 

@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Predictor:
     It needs neither the dataset nor the configuration: both are stored with the weights.
 
     Args:
-      path: what `train.py --workdir` or `python -m v2v_jax.inference.export --output` names.
+      path: what `train.py --workdir` or `v2v export --output` names.
       options: see `Predictor`.
 
     Raises:
