@@ -50,9 +50,7 @@ def start(
 ) -> subprocess.Popen:
     """Starts a program on `small_config` with `devices` CPU devices; its output is piped."""
     command = [program] if notes is None else ["-c", _NOTING, str(notes)]
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    if devices > 1:  # equal to rounding only: compiling quickly matters more than quick code
-        flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, *command, f"--config=configs/seg.py:{ARGUMENT}", f"--workdir={workdir}",
          *arguments],

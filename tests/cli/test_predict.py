@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.inference.test_predictor import noise, stub
+from tests.networks import noise, stub
 from v2v_jax.cli import commands, predict
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.inference.output_files import Drawing, parse_output, predict_to_files
@@ -22,7 +22,14 @@ from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.flow_files import read_flow
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video import VideoStream, read_video, write_video
+from v2v_jax.tasks import Color, Depth, Flow, Segmentation
 
+TASKS = {
+    "segmentation": Segmentation("abc"),
+    "flow": Flow(),
+    "color": Color(residual=False),
+    "depth": Depth(),
+}
 COPY = Predictor(stub(None), scale="native")
 ROOT = Path(__file__).resolve().parents[2]
 REAL = os.environ.get("V2V_REAL_DATA", "")
@@ -69,7 +76,7 @@ def sound_seconds(path: Path) -> float | None:
 def test_a_coloured_video_keeps_its_sound(tmp_path, codec, name):
     frames = smooth(30, 36, 50)
     with_sound(tmp_path / name, frames, codec)
-    output = parse_output(str(tmp_path / "out.mp4"), "color")
+    output = parse_output(str(tmp_path / "out.mp4"), TASKS["color"])
     source = open_source(tmp_path / name)
     assert source.fps == 10 and source.num_frames == 30
     assert predict_to_files(COPY, source, output, sound_of=tmp_path / name) == 30
@@ -82,7 +89,7 @@ def test_a_coloured_video_keeps_its_sound(tmp_path, codec, name):
 def test_a_video_without_sound_gives_one_without(tmp_path):
     write_video(tmp_path / "in.mp4", smooth(9, 20, 30))
     for sound_of in (tmp_path / "in.mp4", None, tmp_path / "missing"):
-        output = parse_output(str(tmp_path / "out.mp4"), "color")
+        output = parse_output(str(tmp_path / "out.mp4"), TASKS["color"])
         predict_to_files(COPY, open_source(tmp_path / "in.mp4"), output, sound_of=sound_of)
         assert sound_seconds(tmp_path / "out.mp4") is None
 
@@ -92,10 +99,8 @@ def test_frames_as_files(tmp_path):
 
     def write(task, values, pattern, **options):
         apply = lambda p, v: v.astype(jnp.float32)[..., : values[0]] * values[1]
-        names = ("a", "b", "c") if task == "segmentation" else ()
-        network = stub(apply, task, values[0], label_names=names)
-        predictor = Predictor(network, scale="native")
-        output = parse_output(str(tmp_path / pattern), task, **options)
+        predictor = Predictor(stub(apply, TASKS[task]), scale="native")
+        output = parse_output(str(tmp_path / pattern), TASKS[task], **options)
         assert predict_to_files(predictor, open_source(video), output, **options) == 11
         assert len(list((tmp_path / pattern).parent.iterdir())) == 11
         kinds = dict(probabilities=True) if options else {}
@@ -132,9 +137,9 @@ def test_frames_as_files(tmp_path):
 )
 def test_outputs_that_are_no_form(output, task, message):
     with pytest.raises(ConfigError, match=message):
-        parse_output(output, task)
+        parse_output(output, TASKS[task])
     with pytest.raises(ConfigError, match=".npz"):
-        parse_output("out.mp4", "segmentation", probabilities=True)
+        parse_output("out.mp4", TASKS["segmentation"], probabilities=True)
 
 
 def test_drawings():
@@ -143,22 +148,23 @@ def test_drawings():
 
     video = noise(3, 20, 30, 3)
     labels = np.random.default_rng(1).integers(0, 8, (3, 20, 30), dtype=np.uint8)
-    overlay = Drawing("segmentation", 8, "overlay").draw(Chunk(video, labels))
+    classes = Segmentation("abcdefgh")
+    overlay = Drawing(classes, "overlay").draw(Chunk(video, labels))
     expected = colors.overlay(video, labels, 8)
     assert np.abs(overlay.astype(int) - expected).max() <= 1
-    plain = Drawing("segmentation", 8, "plain").draw(Chunk(video, labels))
+    plain = Drawing(classes, "plain").draw(Chunk(video, labels))
     np.testing.assert_array_equal(plain, colors.labels_to_color(labels, 8))
-    both = Drawing("segmentation", 8, "side_by_side").draw(Chunk(video, labels))
+    both = Drawing(classes, "side_by_side").draw(Chunk(video, labels))
     assert both.shape == (3, 20, 64, 3)
     np.testing.assert_array_equal(both[:, :, :30], video)
     np.testing.assert_array_equal(both[:, :, 34:], overlay)
     # One scale for the whole video: the same flow has the same colour later on.
     flow = np.zeros((3, 20, 30, 2), np.float32) + (4.0, 1.0)
-    drawing = Drawing("flow", 0, "plain")
+    drawing = Drawing(TASKS["flow"], "plain")
     first = drawing.draw(Chunk(video, flow))
     drawing.draw(Chunk(video, flow * 9))
     np.testing.assert_array_equal(drawing.draw(Chunk(video, flow)), first)
-    gray = Drawing("color", 0, "side_by_side").draw(Chunk(video, video))
+    gray = Drawing(TASKS["color"], "side_by_side").draw(Chunk(video, video))
     assert (np.ptp(gray[:, :, :30], axis=-1) == 0).all()
     np.testing.assert_array_equal(gray[:, :, 34:], video)
 
@@ -170,7 +176,7 @@ def test_drawings():
 @pytest.mark.parametrize("size", [(1, 8, 8), (1, 40, 30), (2, 8, 8), (5, 9, 17)])
 def test_videos_of_one_frame_or_few_pixels(tmp_path, size):
     write_video(tmp_path / "in.mp4", smooth(*size))
-    output = parse_output(str(tmp_path / "out/%d.png"), "color")
+    output = parse_output(str(tmp_path / "out/%d.png"), TASKS["color"])
     predictor = Predictor(stub(None))  # scaled up to 24 rows and back
     assert predict_to_files(predictor, open_source(tmp_path / "in.mp4"), output) == size[0]
     seen, _ = read_video(tmp_path / "in.mp4")
@@ -246,7 +252,7 @@ def test_a_corrupt_tail_keeps_what_came_before_and_says_so(tmp_path):
             frames.append(frame)
     assert 20 < len(frames) < 50
     for form, partial in [("out.mp4", "out.partial.mp4"), ("out/%d.png", "out.partial")]:
-        output = parse_output(str(tmp_path / form), "color")
+        output = parse_output(str(tmp_path / form), TASKS["color"])
         with pytest.raises(DataError, match=rf"first {len(frames)} frames are in .*{partial}"):
             predict_to_files(COPY, open_source(tmp_path / "cut.mkv"), output)
         assert not output.path.exists() and output.partial.exists()
@@ -286,7 +292,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PIL.Image.Image, "save", full)
-    output = parse_output(str(tmp_path / "out/%d.png"), "color")
+    output = parse_output(str(tmp_path / "out/%d.png"), TASKS["color"])
     with pytest.raises(DataError, match="the disk is full"):
         predict_to_files(COPY, open_source(noise(9, 8, 8, 3)), output)
     assert list(tmp_path.iterdir()) == []
@@ -575,10 +581,11 @@ MEMORY = """
 import resource, sys
 import jax.numpy as jnp
 import numpy as np
-from tests.inference.test_predictor import stub
+from tests.networks import stub
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.tasks import Flow
 
-network = stub(lambda p, v: v[..., :2] / 255.0, "flow", 2)
+network = stub(lambda p, v: v[..., :2] / 255.0, Flow())
 frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 count = sum(1 for _ in Predictor(network).stream(frame.copy() for _ in range(int(sys.argv[1]))))
 assert count == int(sys.argv[1])

@@ -264,7 +264,7 @@ def test_terminal_output_of_training(tmp_path, compilation_cache):
     states = shown[0].split("\r\x1b[K")
     assert states[0] == "" and [s[:8] for s in states[1:]] == [f"step {i}/6" for i in range(1, 7)]
     assert all(len(state) < 80 for state in states)
-    assert shown[1].startswith("step 6  test accuracy")
+    assert shown[1].startswith("step 6  validation accuracy")
 
 
 def read_terminal(descriptor: int) -> bytes:

@@ -222,7 +222,7 @@ def test_the_network_scores_as_caffe_would(tmp_path, clip, network):
 
 def test_a_folded_mean_is_exact_inside(clip):
     """conv1a's own output: everywhere but for the outermost voxels, where zeros are padded."""
-    from v2v_jax.models.layers import conv3d
+    from v2v_jax.models.lowering.convolution import conv3d
 
     layer = {
         "kernel": np.einsum("oithw->thwio", ARRAYS["conv1a"][0]),

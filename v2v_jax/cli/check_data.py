@@ -126,9 +126,9 @@ def check(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
-    from v2v_jax.tasks import TASKS
+    from v2v_jax.tasks import task_class
 
-    fields = TASKS[config.task].fields
+    fields = task_class(config.task).fields
     try:
         dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
         dataset.prepare_fields(fields, progress)

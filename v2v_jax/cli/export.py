@@ -12,6 +12,7 @@ import argparse
 import os
 
 from v2v_jax.cli.command_line import Parser, path
+from v2v_jax.system import own_modules
 
 
 def add_options(parser: Parser) -> None:
@@ -22,6 +23,7 @@ def add_options(parser: Parser) -> None:
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add("--overwrite", action="store_true", help="replace an existing file")
     add("--saved_model", type=path, metavar="FOLDER", help="write a TensorFlow SavedModel too")
+    own_modules.add_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,10 +31,12 @@ def run(options: argparse.Namespace) -> None:
     from v2v_jax.inference.export import write_export, write_saved_model
     from v2v_jax.inference.network import from_checkpoint
 
+    own_modules.import_all(options.modules)
     network = from_checkpoint(options.checkpoint)
     write_export(network, options.output, dtype=options.dtype, overwrite=options.overwrite)
     if options.saved_model:
         write_saved_model(network, options.saved_model)
     size = os.path.getsize(options.output) / 1e6
     clip = "x".join(map(str, network.clip))
-    print(f"{options.output}: {network.task}, step {network.step}, clips of {clip}, {size:.1f} MB")
+    name = network.task.name
+    print(f"{options.output}: {name}, step {network.step}, clips of {clip}, {size:.1f} MB")

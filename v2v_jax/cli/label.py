@@ -16,9 +16,9 @@ import os
 
 from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.datasets.readers.ucf101 import VIDEOS as UCF101_VIDEOS
-from v2v_jax.datasets.readers.video_folder import find_videos
 from v2v_jax.errors import DataError
 from v2v_jax.labelling.teachers import TEACHERS
+from v2v_jax.media.folders import find_videos
 from v2v_jax.system import jobs
 from v2v_jax.system.console import console
 

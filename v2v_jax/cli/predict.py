@@ -23,7 +23,7 @@ from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.inference import video_folders
 from v2v_jax.media.frame_sources import FrameSource, open_source
-from v2v_jax.system import jobs
+from v2v_jax.system import jobs, own_modules
 from v2v_jax.system.console import console
 from v2v_jax.system.jobs import Job
 
@@ -65,6 +65,7 @@ def add_options(parser: Parser) -> None:
     add("--batch_size", type=int, help="windows a call of the network")
     add("--fps", type=float, help="of an MP4; default: the video's, 25 for a folder of frames")
     add("--overwrite", action="store_true", help="replace an output that exists")
+    own_modules.add_argument(parser)
     jobs.add_arguments(parser)
     parser.checks.append(_check)
 
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> Predictor:
     from v2v_jax import zoo
 
+    own_modules.import_all(options.modules)
     try:
         return zoo.load(
             options.checkpoint,
@@ -110,7 +112,7 @@ def _predict_one(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     predictor = _load(options)
-    output = parse_output(options.output, predictor.task, options.probabilities)
+    output = parse_output(options.output, predictor.network.task, options.probabilities)
     _check_place(options, output)
     source = open_source(options.video)
     writing = _writing(options, source, options.video, output)
@@ -237,7 +239,7 @@ class _Work:
         self._predict = output_files.predict_to_files
         # Read once, before a name with a % stands in it.
         self._output = output_files.parse_output(
-            options.output, self._predictor.task, options.probabilities
+            options.output, self._predictor.network.task, options.probabilities
         )
 
     def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:

@@ -9,9 +9,10 @@ The file is a ZIP archive, not compressed, that nothing in it can make execute c
     weights/LAYER/….npy  the parameters, float32
 
 and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
-uint8 RGB, of the size that it was trained on, and gives class probabilities, flow in pixels, RGB or
-metres: what goes before and after it is inside. `v2v_jax.load` adds windows for any size of video;
-docs/inference.md shows how to call it with nothing but JAX and NumPy.
+uint8 RGB, of the size that it was trained on, and gives what the task blends (`Task.blendable`):
+class probabilities, flow in pixels, RGB or metres; what goes before and after it is inside.
+`v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
+nothing but JAX and NumPy.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def write_export(
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
         if dtype != "auto":
@@ -117,7 +118,7 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
 
 
@@ -215,9 +216,9 @@ def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -
         raise DataError(
             f"A SavedModel needs TensorFlow and jax2tf ({error}); pip install 'v2v_jax[train]'."
         ) from error
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         convert = jax2tf.convert(
             make_apply(network.about, "float32"),
             polymorphic_shapes=[None, "b, ..."],

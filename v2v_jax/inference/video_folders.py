@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 
-from v2v_jax.datasets.readers.video_folder import find_videos
 from v2v_jax.errors import ConfigError, DataError
-from v2v_jax.media.frame_sources import PICTURES
+from v2v_jax.media.folders import find_videos, list_pictures
 from v2v_jax.system.jobs import Job
 
 NAME = "{name}"  # in an output: the video's path in the folder, without extension
@@ -21,7 +20,7 @@ def holds_videos(folder: str | os.PathLike[str]) -> bool:
     """
     if find_videos(os.fspath(folder)):
         return True
-    if any(path.suffix.lower() in PICTURES for path in pathlib.Path(folder).iterdir()):
+    if list_pictures(folder):
         return False
     raise DataError(f"Folder {folder} holds neither videos nor the frames of one.")
 
