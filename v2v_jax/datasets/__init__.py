@@ -226,7 +226,7 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # flow_labels: what python -m v2v_jax.cli.label made, for flow; empty: none.
+        # flow_labels: what v2v label made, for flow; empty: none.
         dict(
             source="files",
             root="data/ucf101",

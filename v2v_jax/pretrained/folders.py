@@ -1,4 +1,4 @@
-"""This package's own weights: a run's folder, and what `python -m v2v_jax.pretrained` writes.
+"""This package's own weights: a run's folder, and what `v2v convert` writes.
 
 DIR/weights.npz    layer/kernel, layer/bias, …: float32, not compressed
 DIR/about.json     the input that they expect, where they came from, SHA-256 of weights.npz
@@ -71,7 +71,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Weights:
         return _read_run(folder)
     raise WeightsError(
         f"{folder} holds no weights: it is neither a run's folder, with checkpoints, nor one that "
-        "python -m v2v_jax.pretrained has written."
+        "v2v convert has written."
     )
 
 
