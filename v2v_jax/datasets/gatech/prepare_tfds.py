@@ -1,6 +1,6 @@
 """Prepares GATECH for tensorflow-datasets, as array_record files with random access.
 
-    python -m v2v_jax.datasets.gatech.prepare_tfds --source=DIR --data_dir=DIR
+python -m v2v_jax.datasets.gatech.prepare_tfds --source=DIR --data_dir=DIR
 """
 
 from __future__ import annotations
