@@ -150,7 +150,7 @@ class WideVideo:
             found["depth"][self._bars] = np.inf
         if "flow" in fields or "flow_valid" in fields:
             flow = self.renderer.flow(now, t, then)
-            flow[self._bars] = 0
+            flow[self._bars | (then == t)] = 0  # not even by a rounding error
             if "flow" in fields:
                 found["flow"] = flow
             if "flow_valid" in fields:
