@@ -81,6 +81,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         num_frames=(split == "train" and options.get("num_train_frames")) or options["num_frames"],
         frame_size=frame_size,
         noise=options["noise"],
+        domain=options.get("domain", "plain"),
+        compression=options.get("compression", "mixed"),
     )
 
 
@@ -220,6 +222,8 @@ DATASETS: dict[str, DatasetEntry] = {
             num_frames=48,
             num_train_frames=0,  # of a training video; 0: num_frames
             noise=SENSOR_NOISE,
+            domain="plain",  # or wide, for networks that are to work on real video
+            compression="mixed",  # of domain=wide: h264, mpeg4, jpeg, none, or any of them
             cache="",
         ),
         feed="device",
