@@ -46,6 +46,7 @@ from v2v_jax.models.lowering.forms import (
     weight_gradient,
     weight_gradient_of_taps,
 )
+from v2v_jax.models.standardization import kernel_of
 
 __all__ = [
     "FORMS",
@@ -621,6 +622,7 @@ class Conv3D(nn.Module):
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
+      standardized: whether a new layer's kernel is, see `standardization`.
     """
 
     features: int
@@ -630,6 +632,7 @@ class Conv3D(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array | ReluOfTranspose) -> jax.Array:
@@ -642,7 +645,7 @@ class Conv3D(nn.Module):
         shape = (*self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or fan_in_normal(), shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        kernel = kernel.astype(self.dtype)
+        kernel = kernel_of(self, kernel, self.standardized, relu=self.relu).astype(self.dtype)
         padding = tuple((k // 2, k // 2) for k in self.kernel_size)
         if isinstance(x, ReluOfTranspose):
             y = conv_of_relu(x, kernel, padding) + bias
@@ -665,6 +668,7 @@ class ConvTranspose3D(nn.Module):
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
+      standardized: whether a new layer's kernel is, see `standardization`.
     """
 
     features: int
@@ -676,6 +680,7 @@ class ConvTranspose3D(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array | ReluOfTranspose:
@@ -686,6 +691,9 @@ class ConvTranspose3D(nn.Module):
         init = self.kernel_init or fan_in_normal(strides=self.strides)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = kernel_of(
+            self, kernel, self.standardized, relu=self.relu, strides=self.strides
+        )
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.for_conv:
             return ReluOfTranspose(x, kernel, bias, tuple(self.strides), tuple(self.padding))

@@ -124,7 +124,13 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     """
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-    task = make_task(config.task, dataset, residual=config.residual, hints=config.get("hints", 0))
+    task = make_task(
+        config.task,
+        dataset,
+        residual=config.residual,
+        hints=config.get("hints", 0),
+        loss=config.get("loss", ""),
+    )
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
@@ -142,6 +148,8 @@ def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     options = {} if variant == "paper" else {"variant": variant}
     if "dropout" in config.model:
         options["dropout"] = config.model.dropout
+    if config.model.get("standardized", False):  # likewise
+        options["standardized"] = True
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,

@@ -16,7 +16,7 @@ from v2v_jax.datasets import DATASETS
 from v2v_jax.errors import ConfigError
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
-from v2v_jax.tasks import TASKS
+from v2v_jax.tasks import TASKS, losses
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dataset": tuple(DATASETS),
@@ -76,6 +76,7 @@ def make_config(
     config.seed = 0
     config.init_from = ""  # a weight file, or a run's folder: see v2v_jax/training/fine_tuning.py
     config.residual = task == "color" and options.recipe == "modern"  # see tasks.Color
+    config.loss = ""  # huber, half_squared or distance, of numbers; empty: the paper's
     config.hints = 0  # most colour hints a clip, for the task color: see configs/color_hints.py
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
@@ -108,6 +109,9 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
     config.batch_size = 32
     config.num_steps = num_steps
     config.model.initialization = "he"
+    config.model.standardized = True
+    if config.task in ("flow", "color", "depth"):
+        config.loss = "distance"  # the metric itself
     config.optimizer = dict(
         name="adamw",
         learning_rate=learning_rate,
@@ -125,6 +129,7 @@ def _paper(config: ConfigDict) -> None:
     config.batch_size = 1
     config.num_steps = schedule.pop("steps")
     config.model.initialization = "release"
+    config.model.standardized = False
     config.preprocessing.update(_C3D_INPUT)
     config.optimizer = dict(
         name="caffe_sgd", schedule="step", warmup_steps=0, momentum=0.9, clip_norm=0.0, **schedule
@@ -166,6 +171,7 @@ def validate(config: ConfigDict) -> None:
     _choice("model.variant", config.model.variant, ("paper", "release"))
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
+    _choice("loss", config.loss, ("", *losses.REGRESSION))
     _choice("data.name", config.data.name, tuple(DATASETS))
     _choice("feed", config.feed, ("device", "tf_data"))
     _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))

@@ -35,10 +35,18 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints: int = 0) -> Task:
+def make_task(
+    name: str,
+    dataset: VideoDataset,
+    *,
+    residual: bool = False,
+    hints: int = 0,
+    loss: str = "",
+) -> Task:
     """The task of that name for a dataset, which decides the number of classes.
 
     Args:
+      loss: of `losses.REGRESSION`, for flow, colour and depth; empty: the paper's.
       residual, hints: for `color`, see there; other tasks have no such thing.
 
     Raises:
@@ -50,11 +58,14 @@ def make_task(name: str, dataset: VideoDataset, *, residual: bool = False, hints
         return Classification(dataset.video_label_names)
     if task is Segmentation:
         return Segmentation(dataset.label_names)
+    chosen = {"loss": loss} if loss else {}
     if task is Flow:
         return Flow(
-            with_occlusion="flow_occluded" in dataset.fields, native_scale=_native_scale(dataset)
+            with_occlusion="flow_occluded" in dataset.fields,
+            native_scale=_native_scale(dataset),
+            **chosen,
         )
-    return Color(residual, hints) if task is Color else task()
+    return Color(residual, hints, **chosen) if task is Color else task(**chosen)
 
 
 def restore_task(

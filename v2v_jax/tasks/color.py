@@ -13,7 +13,9 @@ from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
 class Color(Task):
-    """Video colouring (paper section 6): grey in, RGB out, L2 loss, average distance error.
+    """Video colouring (paper section 6): grey in, RGB out, average distance error.
+
+    The loss is that error itself ("distance") or the paper's L2 ("half_squared").
 
     With `residual` the network predicts how the colour differs from the grey input. The network
     alone (the paper's) must redraw the frame through features of a quarter of its size, so that its
@@ -38,14 +40,17 @@ class Color(Task):
         hints: int = 0,
         fewest_hints: int = 0,
         draw_hints: bool = True,
+        loss: str = "half_squared",
     ):
         """residual: whether the network's outputs are added to the grey input.
 
         hints, fewest_hints: the most and the fewest hints a clip; with hints=0 there are none.
+        loss: of `losses.REGRESSION`.
         draw_hints: False: a batch without `hint_mask` has no hints, as a user's video.
         """
         self.residual, self.draw_hints = residual, draw_hints
         self.hints, self.fewest_hints = hints, fewest_hints
+        self._loss = loss
         self.input_channels = 1 + (CHANNELS if hints else 0)
 
     def complete(self, raw, batch):
@@ -72,7 +77,7 @@ class Color(Task):
         )
 
     def loss(self, outputs, batch):
-        return losses.half_squared(outputs, *self._target(batch))
+        return losses.REGRESSION[self._loss](outputs, *self._target(batch))
 
     def sums(self, outputs, batch):
         target, valid = self._target(batch)

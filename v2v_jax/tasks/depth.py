@@ -12,7 +12,7 @@ from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
 class Depth(Task):
-    """Depth: Huber loss on log depth, from 0.1 to 200 m; other voxels (sky) are ignored.
+    """Depth: a loss on log depth, from 0.1 to 200 m; other voxels (sky) are ignored.
 
     The paper names depth estimation as an application (figure 1) without doing it; the loss on log
     depth and the metrics are those of Eigen et al. (NIPS 2014).
@@ -32,6 +32,10 @@ class Depth(Task):
     min_depth = 0.1  # metres
     max_depth = 200.0  # metres; the horizon is kilometres away, where log depth means little
 
+    def __init__(self, loss: str = "huber"):
+        """loss: on log depth, of `losses.REGRESSION`."""
+        self._loss = loss
+
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         depth = batch["depth"].astype(jnp.float32)
         valid = (depth >= self.min_depth) & (depth <= self.max_depth)
@@ -39,7 +43,7 @@ class Depth(Task):
         return log_depth[..., None], clip_valid(valid, batch)
 
     def loss(self, outputs, batch):
-        return losses.huber(outputs, *self._target(batch))
+        return losses.REGRESSION[self._loss](outputs, *self._target(batch))
 
     def sums(self, outputs, batch):
         target, valid = self._target(batch)

@@ -12,7 +12,9 @@ from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
 
 
 class Flow(Task):
-    """Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels.
+    """Optical flow (paper section 5): end-point error in pixels.
+
+    The loss is the end-point error itself ("distance") or the paper's, Huber's on flow / 15.
 
     `epe` is in pixels of the resized frames, which the network sees (the paper's 1.24 px is such a
     figure); all other metrics, `epe_native` too, in the pixels of the dataset's own frames: see
@@ -33,24 +35,32 @@ class Flow(Task):
     alpha = 15.0
 
     def __init__(
-        self, *, with_occlusion: bool = False, native_scale: tuple[float, float] = (1.0, 1.0)
+        self,
+        *,
+        with_occlusion: bool = False,
+        native_scale: tuple[float, float] = (1.0, 1.0),
+        loss: str = "huber",
     ):
-        """Which metrics there are.
+        """Which metrics there are, and the loss.
 
         Args:
+          loss: of `losses.REGRESSION`.
           with_occlusion: whether the dataset has `flow_occluded`.
           native_scale: native pixels a pixel of the resized frame, (x, y).
         """
         self._scale = native_scale
         self._with_occlusion = with_occlusion
+        self._loss = loss
 
     @property
     def evaluation_fields(self):
         return (*self.fields, *["flow_occluded"] * self._with_occlusion)
 
     def loss(self, outputs, batch):
-        target = batch["flow"].astype(jnp.float32) / self.alpha
-        return losses.huber(outputs, target, self._valid(batch))
+        target, valid = batch["flow"].astype(jnp.float32), self._valid(batch)
+        if self._loss == "distance":
+            return losses.distance(self.predict(outputs), target, valid)
+        return losses.REGRESSION[self._loss](outputs, target / self.alpha, valid)
 
     def _valid(self, batch: Batch) -> jax.Array:
         return clip_valid(batch["flow_valid"], batch)
