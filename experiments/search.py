@@ -6,7 +6,7 @@ A plan (`search_plans`) is a list of groups; a group is one program (task, netwo
 data), compiled once, and the runs that it does: rate, steps and seed are its input. Groups go to
 whichever of the `--slots` processes a GPU is free, so that one compiles while another trains. A run
 is a line of WORKDIR/results.jsonl as soon as it ends; groups that were begun are not begun again.
-Nothing is chosen on the test split: runs are judged on scenes of another seed.
+Nothing is chosen on the test split: runs are judged on the validation split.
 
 `python -m experiments.search --table --workdir=runs/search` prints what is there as Markdown.
 """
@@ -45,8 +45,7 @@ def open_data(name: str, which: str) -> Scenes:
             frame_size=data.frame_size,
         )
     return Scenes(
-        "test",
-        seed=1,
+        "validation",
         num_videos=data.held_out,
         num_frames=data.held_out_frames,
         frame_size=data.frame_size,
@@ -155,7 +154,7 @@ class Worker:
         experiment = dataclasses.replace(
             make_experiment(config, "train"), dataset=train, optimizer=searched(config, group)
         )
-        judged = dataclasses.replace(make_experiment(config, "test"), dataset=held_out)
+        judged = dataclasses.replace(make_experiment(config, "validation"), dataset=held_out)
         with jax.set_mesh(experiment.mesh):
             feed, judged_feed = self._feeds_of(group, experiment, judged)
             evaluator = Evaluator(judged, judged_feed)
@@ -279,6 +278,7 @@ def group_config(group: Group) -> Any:
     config.feed = "device"
     data = DATA[group.data]
     config.data.num_frames = data.frames
+    config.grow_steps = 0
     config.preprocessing.frame_size = data.frame_size
     config.lock()
     config.update_from_flattened_dict(dict(group.set))

@@ -12,7 +12,7 @@ _VOXELS = ("video", "labels", "flow", "flow_valid", "depth")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Rendered scenes: how many to train on, and how many of another seed to judge by."""
+    """Rendered scenes: how many to train on, and how many of the validation split to judge by."""
 
     videos: int
     frames: int
@@ -59,7 +59,7 @@ class Group:
 
 DATA = {
     "plain": Data(400, 48),
-    "many": Data(2000, 24),
+    "many": Data(4000, 16),
     "clips": Data(4800, 16, 400, 16, fields=("video", VIDEO_LABEL)),
     "demo": Data(96, 32, 48, 32, (72, 96)),
     "tiny": Data(4, 12, 3, 12, (48, 64), fields=(*_VOXELS, VIDEO_LABEL)),
@@ -90,7 +90,11 @@ def _rates() -> list[Group]:
         Group("seg, 400 scenes", "seg", "plain", (*runs(700, 2e-3, 4e-3, 1e-3), Run(2e-3, 1500))),
         Group("seg, 2D", "seg", "many", runs(1500, 2e-3, 4e-3), arg="model=v2v_2d"),
         Group(
-            "depth, squares", "depth", "many", runs(1500, 1e-3), set=_settings(loss="half_squared")
+            "depth, squares",
+            "depth",
+            "many",
+            runs(1500, 1e-3),
+            set=_settings(task_options__loss="half_squared"),
         ),
         Group("flow, head / 15", "flow", "many", runs(1500, 1e-3, 2e-3), head=1 / 15),
         Group(

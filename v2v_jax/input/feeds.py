@@ -1,7 +1,8 @@
 """Feeds: how the clips of a plan reach the accelerators.
 
 * `DeviceFeed` (`feed=device`) decodes the whole set once and keeps it, uint8 frames and targets, in
-  accelerator memory; clips are cut out inside the jitted step. Needs no TensorFlow.
+  accelerator memory; clips are cut out inside the jitted step. Needs no TensorFlow. Training may
+  begin while the set is read (`grow_steps`, see `input.clips`).
 * `TfDataFeed` (`feed=tf_data`) decodes only what a step needs, in parallel and ahead, by tf.data;
   clips are mirrored and normalised inside the jitted step.
 
@@ -30,10 +31,11 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from v2v_jax.datasets.base.reading import read_checked, read_video_labels, read_videos
+from v2v_jax.datasets.base.reading import read_checked, read_video_labels
 from v2v_jax.datasets.base.video_dataset import FIELDS, VIDEO_LABEL, VideoDataset
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.input.clips import Clips
+from v2v_jax.input.device_store import DeviceStore
 from v2v_jax.input.preprocess import Preprocessing, gather_clips, mirror_clips
 from v2v_jax.system import sharding
 
@@ -45,7 +47,8 @@ MAX_CORRUPT_SHARE = 0.01
 class Feed(Protocol):
     """What training and evaluation need of a feed.
 
-    `store` is a pytree of device arrays that each step reads; `batches` yields one pytree of global
+    `store` is a pytree of device arrays that each step reads, to be asked for anew before each, as
+    more of it may have been filled meanwhile; `batches` yields one pytree of global
     arrays a plan; `prepare(store, batch)`, called inside the jitted step, makes of the two the
     fields (B,T,H,W,…), `mask` (B,) and, where it was asked for, `video_label` (B,).
     """
@@ -69,6 +72,7 @@ def make_feed(
     progress: Callable[[Iterable, int, str], Iterable] | None = None,
     *,
     count_replacements: bool = True,
+    grows: bool = False,
 ) -> Feed:
     """The feed named `device` or `tf_data`.
 
@@ -76,6 +80,7 @@ def make_feed(
       fields: which of the dataset's fields to deliver.
       count_replacements: whether a clip that stands for an unreadable one counts, as in training,
         or is masked, as in evaluation, where it would count twice.
+      grows: do not wait for all videos: `batches` waits for those that a batch needs.
       progress: wraps an iterable of known length to show its progress.
 
     Raises:
@@ -86,7 +91,7 @@ def make_feed(
         raise ConfigError(f"feed is {kind!r}; known: {', '.join(FEEDS)}.")
     dataset.prepare_fields(fields, progress)
     if kind == "device":
-        return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements)
+        return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements, grows)
     return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)
 
 
@@ -136,6 +141,7 @@ class DeviceFeed:
         mesh: Mesh,
         progress: Callable[[Iterable, int, str], Iterable] | None = None,
         count_replacements: bool = True,
+        grows: bool = False,
     ):
         fields, self._labels = _split(dataset, fields)
         _check_memory(dataset, fields, mesh)
@@ -144,39 +150,38 @@ class DeviceFeed:
         self._preprocessing = preprocessing
         self._dataset = dataset
         self.skipped = CorruptVideos(dataset)
-        lengths = [video.num_frames for video in dataset.videos]
-        self._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._unreadable = np.zeros(len(lengths), bool)
-        store = self._decode(fields, progress)
-        self.store = sharding.to_every_device(store, mesh)
+        self._store = DeviceStore(
+            dataset, fields, mesh, self.skipped.add, preprocessing.clip_length
+        )
+        if not grows:
+            self._read_all(progress)
 
-    def _decode(self, fields, progress) -> dict[str, np.ndarray]:
-        """Reads every video whole: field → (N,H,W,…) for the N frames of the set."""
-        shape = (int(self._offsets[-1]), *self._dataset.frame_size)
-        store = {f: np.empty(shape + FIELDS[f].channels, FIELDS[f].dtype) for f in fields}
-        videos = read_videos(self._dataset, fields)
+    def _read_all(self, progress: Callable[[Iterable, int, str], Iterable] | None) -> None:
+        arriving = self._store.fill()
         if progress is not None:
-            videos = progress(videos, len(self._dataset.videos), f"reading {self._dataset.name}")
-        for video, frames in videos:
-            if isinstance(frames, CorruptVideoError):
-                self.skipped.add(video, frames)
-                self._unreadable[video] = True
-                continue
-            for field in fields:
-                store[field][self._offsets[video] : self._offsets[video + 1]] = frames[field]
-        return store
+            count, name = len(self._dataset.videos), self._dataset.name
+            arriving = progress(arriving, count, f"reading {name}")
+        for _ in arriving:
+            pass
+
+    @property
+    def store(self) -> dict[str, jax.Array]:
+        """field → (N,H,W,…); see `Feed`."""
+        return self._store.arrays()
 
     def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
         """Yields the positions of every plan's clips in the store, as global arrays."""
         for plan in plans:
             first, last = sharding.local_rows(len(plan.video), self._mesh)
-            yield sharding.to_global(self._positions(plan.rows(first, last)), self._mesh)
+            mine = plan.rows(first, last)
+            self._store.wait_for(mine.video)
+            yield sharding.to_global(self._positions(mine), self._mesh)
 
     def _positions(self, plan: Clips) -> dict[str, np.ndarray]:
         video, start = self._replace_unreadable(plan)
         labels = {} if self._labels is None else {VIDEO_LABEL: self._labels[video]}
         return labels | {
-            "frame": (self._offsets[video] + start).astype(np.int32),
+            "frame": (self._store.offsets[video] + start).astype(np.int32),
             "top": plan.top,
             "left": plan.left,
             "mirror": plan.mirror,
@@ -185,16 +190,19 @@ class DeviceFeed:
 
     def _replace_unreadable(self, plan: Clips) -> tuple[np.ndarray, np.ndarray]:
         video, start = plan.video.copy(), plan.start.copy()
-        for row in np.flatnonzero(self._unreadable[video]):
+        for row in np.flatnonzero(self._store.unreadable[video]):
             others = _replacements(
                 self._dataset, video[row], start[row], self._preprocessing.clip_length
             )
-            readable = (clip for clip in others if not self._unreadable[clip[0]])
-            replacement = next(readable, None)
+            replacement = next((clip for clip in others if self._is_readable(clip[0])), None)
             if replacement is None:
                 raise _nothing_readable(self._dataset)
             video[row], start[row] = replacement
         return video, start
+
+    def _is_readable(self, video: int) -> bool:
+        self._store.wait_for([video])
+        return not self._store.unreadable[video]
 
     def prepare(self, store: Any, batch: Batch) -> Batch:
         """Cuts the clips out of the store; traced inside the jitted step."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from v2v_jax.errors import ConfigError
+
 Sum = tuple[jax.Array, jax.Array]  # (float32 sum, float32 count)
 
 
@@ -81,6 +83,12 @@ REGRESSION: dict[str, Loss] = {
     "half_squared": half_squared,
     "distance": distance,
 }
+
+
+def check(name: str) -> None:
+    """Raises ConfigError unless it is one of `REGRESSION`."""
+    if name not in REGRESSION:
+        raise ConfigError(f"task_options.loss is {name!r}; known: {', '.join(REGRESSION)}.")
 
 
 def _difference(prediction: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
