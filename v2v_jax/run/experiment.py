@@ -145,6 +145,8 @@ def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     options = {} if variant == "paper" else {"variant": variant}
     if "dropout" in config.model:
         options["dropout"] = config.model.dropout
+    if config.model.get("standardized", False):  # likewise
+        options["standardized"] = True
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,
