@@ -1,5 +1,6 @@
 """The cache of decoded frames: the same bytes as without it, whatever happens to its files."""
 
+import errno
 import os
 import queue
 import resource
@@ -461,9 +462,9 @@ def test_several_builders_at_once(locks, tmp_path, monkeypatch):
     if not locks:
 
         def refuse(*_):
-            raise OSError("no locks here")
+            raise OSError(errno.ENOLCK, "no locks here")
 
-        monkeypatch.setattr(cache_builder.fcntl, "flock", refuse)
+        monkeypatch.setattr("fcntl.flock", refuse)
     barrier, results = threading.Barrier(count), queue.Queue()
     threads = [
         threading.Thread(target=build_together, args=(tmp_path, barrier, results))

@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
@@ -28,6 +27,7 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import FIELDS
+from v2v_jax.system.whole_files import write_bytes
 
 FORMAT = 2  # raise it when the files' layout changes, or how this package decodes or resizes
 MANIFEST, _VERIFIED = "manifest.json", "verified.json"
@@ -146,10 +146,8 @@ def _read_verified(path: pathlib.Path) -> Any:
 
 
 def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
-    temporary = path / f".{_VERIFIED}.{uuid.uuid4().hex}"
     try:
-        temporary.write_bytes(to_json(state))
-        temporary.replace(path / _VERIFIED)
+        write_bytes(path / _VERIFIED, to_json(state), durable=False)
     except OSError as error:
         logging.info("That the cache %s is sound cannot be noted (%s).", path, error)
 
