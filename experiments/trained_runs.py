@@ -14,6 +14,7 @@ from v2v_jax.errors import CheckpointError
 from v2v_jax.evaluation.evaluator import Evaluator, best_params
 from v2v_jax.run import recipes
 from v2v_jax.run.experiment import Experiment, make_experiment
+from v2v_jax.tasks import stored_options
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
 
@@ -46,6 +47,7 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     if not path.exists():
         raise CheckpointError(f"No run in {folder}: it has no config.json.")
     stored = json.loads(path.read_text())
+    stored["task_options"] = stored_options(stored)
     # Fields that runs of an older version lack have their defaults.
     names = dict(dataset=stored["data"]["name"], model=stored["model"]["name"])
     options = recipes.parse_arg("", **names)

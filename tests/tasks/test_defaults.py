@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests import reference
 from v2v_jax.datasets import DATASETS, register_dataset
@@ -25,6 +26,7 @@ from v2v_jax.tasks import (
     record,
     register_task,
     restore_task,
+    stored_options,
     task_class,
 )
 
@@ -163,6 +165,9 @@ def test_a_registered_task_is_made_stored_and_made_again():
     assert about["task"] == "one" and about["task_module"] == __name__
     assert restore_task(about).factor == 3.0
     assert restore_task({**about, "task_options": {}}).factor == 2.0  # an option that came later
+    older = {"task": "color", "residual": False}  # before the options stood by themselves
+    assert stored_options(older) == {"residual": False, "hints": 0}
+    assert stored_options(ConfigDict(older | {"hints": 5})) == {"residual": False, "hints": 5}
     with pytest.raises(ConfigError, match="task one has no option fator; known: factor"):
         make_task("one", Dataset(), {"fator": 1.0})
     with pytest.raises(ConfigError, match="factor must be positive"):
