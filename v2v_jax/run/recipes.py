@@ -181,7 +181,7 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     kind = task_class(config.task)
-    checked_options(kind, config.task_options)
+    checked_options(kind, config.get("task_options", {}))  # configurations before it lack it
     dropout = config.model.get("dropout", 0.0)
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
