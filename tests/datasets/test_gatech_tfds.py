@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from tests.datasets.test_gatech import make_pictures, truth
+from tests.gatech_files import make_pictures, truth
 from v2v_jax import datasets
 from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.errors import DataError

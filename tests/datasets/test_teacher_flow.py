@@ -142,7 +142,7 @@ def test_what_the_teacher_does_not_know_is_not_valid(made, tmp_path):
 def test_labels_that_are_missing_or_of_another_video(own):
     path = pathlib.Path(label_path(own / "labels", f"Apply/{list(COUNTS)[1]}"))
     path.rename(own / "elsewhere")
-    command = f"python -m v2v_jax.cli.label --videos={own}/UCF-101 --output={own}/labels"
+    command = f"v2v label --videos={own}/UCF-101 --output={own}/labels"
     with pytest.raises(DataError) as raised:
         open_test(own)
     assert f"Video Apply/{list(COUNTS)[1]} of ucf101 has no flow labels" in str(raised.value)

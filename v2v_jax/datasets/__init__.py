@@ -81,6 +81,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         num_frames=(split == "train" and options.get("num_train_frames")) or options["num_frames"],
         frame_size=frame_size,
         noise=options["noise"],
+        domain=options.get("domain", "plain"),
+        compression=options.get("compression", "mixed"),
     )
 
 
@@ -220,13 +222,15 @@ DATASETS: dict[str, DatasetEntry] = {
             num_frames=48,
             num_train_frames=0,  # of a training video; 0: num_frames
             noise=SENSOR_NOISE,
+            domain="plain",  # or wide, for networks that are to work on real video
+            compression="mixed",  # of domain=wide: h264, mpeg4, jpeg, none, or any of them
             cache="",
         ),
         feed="device",
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # flow_labels: what python -m v2v_jax.cli.label made, for flow; empty: none.
+        # flow_labels: what v2v label made, for flow; empty: none.
         dict(
             source="files",
             root="data/ucf101",
@@ -287,6 +291,7 @@ def register_dataset(
     *,
     options: Mapping[str, Any] | None = None,
     feed: Literal["tf_data", "device"] = "tf_data",
+    group: Callable[[str], str] = str,
 ) -> None:
     """Makes a dataset known by its name, to configurations and all commands.
 
@@ -297,14 +302,18 @@ def register_dataset(
       name: as in `dataset=NAME` after a configuration's colon.
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
+        All have `cache`, and `validation` and `validation_share`, by which a tenth of the training
+        videos is held back to choose on.
         `open` also gets `min_frames`: shorter videos have no clip and may be left out.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
+      group: name of a video → name of the recording that it is a part of; training and validation
+        share none.
 
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**(options or {}), "cache": ""}
+    options = {**_HELD_BACK, **(options or {}), "cache": ""}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
     taken = {"name", "min_frames"} & options.keys()
@@ -320,7 +329,7 @@ def register_dataset(
             f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
             "has one of that name; choose another name."
         )
-    DATASETS[name] = DatasetEntry(open, options, feed)
+    DATASETS[name] = DatasetEntry(open, options, feed, group)
 
 
 def _origin(function: Callable[..., Any]) -> str:

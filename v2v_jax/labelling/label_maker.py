@@ -276,7 +276,7 @@ def _read_set(folder: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{folder} is no folder of flow labels: {_SET} cannot be read; make labels with "
-            "python -m v2v_jax.cli.label."
+            "v2v label."
         ) from error
 
 

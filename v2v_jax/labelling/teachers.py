@@ -3,7 +3,7 @@
 A teacher is any function of two frames (H,W,3) uint8 RGB that returns the flow from the first to
 the second, (H,W,2) float, (u right, v down) in pixels, NaN where it does not know. Your own:
 
-    python -m v2v_jax.cli.label --teacher=my_module:my_function …
+    v2v label --teacher=my_module:my_function …
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flow labels (`python -m v2v_jax.cli.label`) for any dataset of video files."""
+"""Flow labels (`v2v label`) for any dataset of video files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TeacherFlow(WrappedDataset):
         Args:
           source: the dataset.
           root: the folder of its videos, which names of labels are relative to.
-          labels: the folder that `python -m v2v_jax.cli.label --output` names.
+          labels: the folder that `v2v label --output` names.
 
         Raises:
           DataError: labels are missing, damaged, of another video, or of different teachers.
@@ -139,4 +139,4 @@ def _check_teacher(labels: Sequence[FlowLabels]) -> str:
 
 
 def _make(root: str, labels: str) -> str:
-    return f"make them: python -m v2v_jax.cli.label --videos={root} --output={labels}"
+    return f"make them: v2v label --videos={root} --output={labels}"
