@@ -18,8 +18,6 @@ from v2v_jax.cli import config_options
 from v2v_jax.cli.command_line import Parser, path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ml_collections import ConfigDict
 
 
@@ -46,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     return int(verify(pathlib.Path(options.verify)) > 0)
 
 
-def pack(config: ConfigDict, splits: Sequence[str] = ("train", "test")) -> None:
+def pack(config: ConfigDict) -> None:
     """Builds the caches that training with a configuration would build when it starts.
 
     Args:
@@ -66,7 +64,7 @@ def pack(config: ConfigDict, splits: Sequence[str] = ("train", "test")) -> None:
     if not config.data.cache:
         raise ConfigError("data.cache is empty; set --config.data.cache=DIR to the caches' folder.")
     size, clip = tuple(config.preprocessing.frame_size), config.preprocessing.clip_length
-    for split in splits:
+    for split in ("train", *["validation"] * datasets.has_validation(config.data), "test"):
         dataset = datasets.load(config.data, split, size, min_frames=clip)
         dataset.prepare_fields(TASKS[config.task].fields, progress)
         console.print(f"{config.data.cache}: {len(dataset.videos)} videos of the {split} split")

@@ -9,7 +9,7 @@
 The sums are compared on first opening and whenever a file's size or time has changed; to compare
 them at any time:
 
-    python -m v2v_jax.cli.pack DIR
+    v2v pack --verify=DIR
 """
 
 from __future__ import annotations
