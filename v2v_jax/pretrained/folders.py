@@ -1,4 +1,4 @@
-"""This package's own weights: a run's folder, and what `python -m v2v_jax.pretrained` writes.
+"""This package's own weights: a run's folder, and what `v2v convert` writes.
 
 DIR/weights.npz    layer/kernel, layer/bias, …: float32, not compressed
 DIR/about.json     the input that they expect, where they came from, SHA-256 of weights.npz
