@@ -14,7 +14,7 @@ import pytest
 
 from tests.processes import finish, small_config, start, wait_for_step
 from tests.tiny import ROOT, tiny_arguments
-from v2v_jax.errors import Stopped
+from v2v_jax.errors import CheckpointError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
@@ -206,6 +206,19 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
     )
     with pytest.raises(Stopped, match="nothing was to be saved"):
         train_and_evaluate(small_config(), tmp_path)
+
+
+def test_second_training_in_one_folder_is_refused(tmp_path):
+    """In one sentence, before it has touched anything."""
+    config = small_config()
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 7, "train/loss": 1.0}\n')
+    with Checkpoints(tmp_path, {}, headline="accuracy", better="max", writable=True):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(CheckpointError, match="Another training is writing to"):
+            train_and_evaluate(config, tmp_path)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert log.read_text() == '{"step": 7, "train/loss": 1.0}\n'
 
 
 @pytest.mark.slow
