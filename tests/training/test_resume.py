@@ -1,6 +1,7 @@
 """Killed and resumed runs equal those that were not: state, metrics and clips, bit for bit."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training import loop
 from v2v_jax.training.loop import train_and_evaluate
+from v2v_jax.training.preemption import StopRequest
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -219,6 +221,27 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
             train_and_evaluate(config, tmp_path)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert log.read_text() == '{"step": 7, "train/loss": 1.0}\n'
+
+
+def test_sigterm_whose_exception_is_lost_is_not_lost():
+    """It comes while the garbage collector runs a callback, from which no exception gets out."""
+
+    def terminate(phase, info):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):  # here Python runs the handler
+            pass
+
+    with StopRequest() as stop, pytest.MonkeyPatch.context() as patch:
+        lost = []
+        patch.setattr(sys, "unraisablehook", lambda error: lost.append(error.exc_type))
+        gc.callbacks.append(terminate)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(terminate)
+        assert set(lost) == {Stopped}
+        with pytest.raises(Stopped, match="before the first step"):
+            stop.arm()
 
 
 @pytest.mark.slow
