@@ -42,8 +42,9 @@ from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.readers.ucf101 import Ucf101
 from v2v_jax.datasets.readers.video_folder import VideoFolder
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, ClipSampler
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.media.video import write_video
 from v2v_jax.run.experiment import make_experiment

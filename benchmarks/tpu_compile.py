@@ -36,8 +36,8 @@ from ml_collections import ConfigDict
 
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.errors import ConfigError, UserError
-from v2v_jax.input.feeds import TfDataFeed
 from v2v_jax.input.preprocess import gather_clips
+from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.models import layers
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.system import sharding

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from v2v_jax.datasets.scenes import Scenes
-from v2v_jax.input.feeds import TfDataFeed
+from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.system import sharding

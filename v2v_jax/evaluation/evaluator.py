@@ -19,8 +19,9 @@ from v2v_jax.drawing import panels
 from v2v_jax.errors import CheckpointError
 from v2v_jax.evaluation.report.curves import read_curves
 from v2v_jax.evaluation.report.page import Report, ReportedClip, page, ranks
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, evaluation_windows
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.system import sharding

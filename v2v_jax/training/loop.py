@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import ClipSampler
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
 from v2v_jax.run.metrics_log import MetricsLog

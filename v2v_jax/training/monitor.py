@@ -14,8 +14,8 @@ from absl import logging
 
 from v2v_jax.datasets.base.reading import read_checked
 from v2v_jax.errors import DataError, UserError
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, ClipSampler
-from v2v_jax.input.feeds import Feed
 from v2v_jax.run.experiment import Experiment
 from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.system.console import ProgressLine, console
