@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.batch_size = config.eval_batch_size = 30
     if options.dataset == "scenes":
         config.data.num_train_videos = 4800
-        config.data.num_test_videos = 400
+        config.data.num_validation_videos = config.data.num_test_videos = 400
     if options.recipe == "modern" and options.dataset == "scenes":
         config.model.dropout = 0.0  # with it the loss stays at the commonest class's for long
     if options.demo:

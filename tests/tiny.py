@@ -14,13 +14,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = {
     "model.width": 0.05,
     "data.num_train_videos": 4,
+    "data.num_validation_videos": 3,
     "data.num_test_videos": 3,
     "data.num_frames": 12,
+    "data.num_train_frames": 0,
     "preprocessing.frame_size": (48, 64),
     "preprocessing.crop_size": (32, 32),
     "preprocessing.clip_length": 8,
     "batch_size": 4,
     "num_steps": 6,
+    "grow_steps": 0,
     "log_every": 1,
     "eval_every": 3,
     "eval_batch_size": 2,  # three windows: the last batch is padded

@@ -159,8 +159,8 @@ def test_everything_is_rescaled_with_the_frames(prepared):
 
 def test_only_the_window_is_decoded(prepared):
     dataset = Movi(prepared, "train")
-    pictures, numbers = mock.Mock(wraps=movi.open_picture), mock.Mock(wraps=movi._decode)
-    with mock.patch.multiple(movi, open_picture=pictures, _decode=numbers):
+    pictures, numbers = mock.Mock(wraps=movi.Picture), mock.Mock(wraps=movi._decode)
+    with mock.patch.multiple(movi, Picture=pictures, _decode=numbers):
         assert list(dataset.read(1, 2, 5, ("flow",))) == ["flow"]
         assert dataset.read(1, 2, 5, ("depth", "video"))["depth"].shape == (3, 128, 171)
     assert pictures.call_count == 3 + 2 * 3

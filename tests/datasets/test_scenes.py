@@ -172,10 +172,11 @@ def test_seed_split_and_index_each_make_another_video() -> None:
     fingerprints = {
         digest(scenes()),
         digest(scenes("test")),
+        digest(scenes("validation")),
         digest(scenes(seed=1)),
         digest(pickle.loads(pickle.dumps(scenes()))),
     }
-    assert len(fingerprints) == 3
+    assert len(fingerprints) == 4
     first, second = (scenes().read(video, 0, 1)["video"] for video in (0, 1))
     assert (first != second).any()
 
@@ -278,7 +279,7 @@ def test_classes_are_balanced_and_colour_does_not_give_them_away() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "valid"}, "no split 'valid': choose train or test"),
+        ({"split": "valid"}, "no split 'valid': choose train, test, validation"),
         ({"num_videos": 0}, "positive num_videos, not 0"),
         ({"num_frames": -1}, "positive num_frames, not -1"),
         ({"frame_size": (0, 86)}, "positive frame height, not 0"),

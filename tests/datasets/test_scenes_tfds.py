@@ -24,7 +24,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_stored_arrays_equal_rendered_ones(prepared: pathlib.Path) -> None:
-    for split, num_videos in (("train", 3), ("test", 2)):
+    for split, num_videos in (("train", 3), ("validation", 1), ("test", 2)):
         stored = ScenesTfds(split, prepared, frame_size=TINY)
         rendered = Scenes(split, num_videos=num_videos, num_frames=24, frame_size=TINY)
         assert stored.videos == rendered.videos
@@ -78,8 +78,8 @@ def test_what_is_missing_is_named_with_its_remedy(
 ) -> None:
     with pytest.raises(DataError, match="not prepared.*prepare_tfds --config=tiny --data_dir="):
         ScenesTfds("train", tmp_path, frame_size=TINY)
-    with pytest.raises(DataError, match="no split 'validation': choose train or test"):
-        ScenesTfds("validation", prepared, frame_size=TINY)
+    with pytest.raises(DataError, match="no split 'valid': choose train or "):
+        ScenesTfds("valid", prepared, frame_size=TINY)
     with pytest.raises(DataError, match="fixed frame sizes.*not at 10x20"):
         ScenesTfds("train", prepared, frame_size=(10, 20))
     with pytest.raises(DataError, match="no configuration 'huge'; choose one of default"):

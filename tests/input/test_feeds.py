@@ -332,7 +332,7 @@ def test_progress_sees_every_video():
     def progress(items, total, text):
         seen.append((total, text))
         for item in items:
-            seen.append(item[0])
+            seen.append(item)
             yield item
 
     make_feed("device", Memory(), ("video",), RULES, sharding.make_mesh(), progress)

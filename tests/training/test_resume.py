@@ -75,7 +75,7 @@ def test_sigkill_at_random_moments(tmp_path, feed):
 _DIE = """
 import os, signal, sys
 import jax.numpy as jnp
-from v2v_jax import checkpoint, manifest
+from v2v_jax.run import checkpoint, manifest
 
 where, folder = sys.argv[1:]
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)

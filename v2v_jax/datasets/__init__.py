@@ -1,12 +1,17 @@
-"""The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`."""
+"""The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`.
+
+From outside of the package, `register_dataset` makes that entry (docs/extending.md).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
+from v2v_jax.datasets.base.held_back import held_back, split_off
 from v2v_jax.datasets.base.listing import VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.gatech import Gatech
@@ -21,7 +26,18 @@ from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.tfds.catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.errors import ConfigError
 
-__all__ = ["DATASETS", "FIELDS", "DatasetEntry", "FieldSpec", "VideoDataset", "VideoInfo", "load"]
+__all__ = [
+    "DATASETS",
+    "FIELDS",
+    "DatasetEntry",
+    "FieldSpec",
+    "VideoDataset",
+    "VideoInfo",
+    "dataset_entry",
+    "has_validation",
+    "load",
+    "register_dataset",
+]
 
 Size = tuple[int, int]
 
@@ -35,11 +51,14 @@ class DatasetEntry:
       options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
         for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
+      group: name of a video → name of the recording that it is a part of; training and validation
+        share none.
     """
 
     open: Callable[[Mapping[str, Any], str, Size], VideoDataset]
     options: dict[str, Any]
     feed: str = "tf_data"
+    group: Callable[[str], str] = str
 
 
 def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -51,8 +70,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     return Scenes(
         split,
         seed=options["seed"],
-        num_videos=options[f"num_{split}_videos"],
-        num_frames=options["num_frames"],
+        num_videos=options.get(f"num_{split}_videos", 0),  # 0: from before there was such a split
+        num_frames=(split == "train" and options.get("num_train_frames")) or options["num_frames"],
         frame_size=frame_size,
         noise=options["noise"],
     )
@@ -152,6 +171,9 @@ def _check_source(options: Mapping[str, Any]) -> None:
         raise ConfigError(f"data.source is {options['source']!r}; known: files, tfds.")
 
 
+# validation: names of the training videos that are held back, with commas; empty: that share.
+_HELD_BACK = dict(validation="", validation_share=0.1)
+
 DATASETS: dict[str, DatasetEntry] = {
     "scenes": DatasetEntry(
         _open_scenes,
@@ -160,8 +182,10 @@ DATASETS: dict[str, DatasetEntry] = {
             root="",
             seed=0,
             num_train_videos=400,
+            num_validation_videos=60,
             num_test_videos=60,
             num_frames=48,
+            num_train_frames=0,  # of a training video; 0: num_frames
             noise=SENSOR_NOISE,
             cache="",
         ),
@@ -176,17 +200,29 @@ DATASETS: dict[str, DatasetEntry] = {
             list_number=1,
             allow_missing=False,
             flow_labels="",
+            **_HELD_BACK,
             cache="",
         ),
+        group=lambda name: re.sub(r"_c\d+$", "", name),  # v_Archery_g01_c02: g01 is one film
     ),
     "davis": DatasetEntry(
         _open_davis,
         # held_out: names of the test split's sequences, with commas; empty: the official lists.
-        dict(source="files", root="data/davis", resolution="", held_out="", cache=""),
+        dict(
+            source="files",
+            root="data/davis",
+            resolution="",
+            held_out="",
+            **_HELD_BACK,
+            cache="",
+        ),
     ),
-    "gatech": DatasetEntry(_open_gatech, dict(source="files", root="data/gatech", cache="")),
+    "gatech": DatasetEntry(
+        _open_gatech, dict(source="files", root="data/gatech", **_HELD_BACK, cache="")
+    ),
     "frames": DatasetEntry(
-        _open_frames, dict(root="data/frames", held_out="", allow_missing=False, cache="")
+        _open_frames,
+        dict(root="data/frames", held_out="", allow_missing=False, **_HELD_BACK, cache=""),
     ),
     "sintel": DatasetEntry(
         _open_sintel,
@@ -196,16 +232,77 @@ DATASETS: dict[str, DatasetEntry] = {
             render_pass="clean",
             held_out=",".join(HELD_OUT),
             partial=False,
+            **_HELD_BACK,
             cache="",
         ),
+        group=os.path.basename,  # both passes show one sequence
     ),
     "movi": DatasetEntry(
-        _open_movi, dict(root="data/movi", variant="movi_e", resolution="256x256", cache="")
+        _open_movi,
+        dict(root="data/movi", variant="movi_e", resolution="256x256", **_HELD_BACK, cache=""),
     ),
     "folder": DatasetEntry(
-        _open_folder, dict(root="data/videos", test_share=0.1, flow_labels="", cache="")
+        _open_folder,
+        dict(root="data/videos", test_share=0.1, flow_labels="", **_HELD_BACK, cache=""),
     ),
 }
+
+
+def register_dataset(
+    name: str,
+    open: Callable[[Mapping[str, Any], str, Size], VideoDataset],
+    *,
+    options: Mapping[str, Any] | None = None,
+    feed: Literal["tf_data", "device"] = "tf_data",
+) -> None:
+    """Makes a dataset known by its name, to configurations and all commands.
+
+    A module of one's own calls it. Registering the same function again, as when its module is
+    loaded twice, replaces it.
+
+    Args:
+      name: as in `dataset=NAME` after a configuration's colon.
+      open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
+      options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
+      feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
+        streams it.
+
+    Raises:
+      ConfigError: the name belongs to another dataset, or an argument cannot be used.
+    """
+    options = {**(options or {}), "cache": ""}
+    if not (isinstance(name, str) and name) or set(name) & set(",=: "):
+        raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
+    if not callable(open) or "name" in options or feed not in ("tf_data", "device"):
+        raise ConfigError(
+            f"The dataset {name!r} cannot be registered: `open` must be a function, `options` have "
+            f"no \"name\", and `feed` be tf_data or device; got {open!r}, {options!r}, {feed!r}."
+        )
+    known = DATASETS.get(name)
+    if known is not None and _origin(known.open) != _origin(open):
+        raise ConfigError(
+            f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
+            "has one of that name; choose another name."
+        )
+    DATASETS[name] = DatasetEntry(open, options, feed)
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+
+
+def dataset_entry(name: str) -> DatasetEntry:
+    """How to open the dataset of that name; ConfigError, which lists all, if there is none."""
+    if name not in DATASETS:
+        raise ConfigError(f"data.name is {name!r}; known: {', '.join(DATASETS)}.")
+    return DATASETS[name]
+
+
+def has_validation(data: Mapping[str, Any]) -> bool:
+    """Whether `config.data` sets training data apart to choose on; old configurations do not."""
+    if data["name"] == "scenes":
+        return data.get("num_validation_videos", 0) > 0
+    return bool(data.get("validation") or data.get("validation_share", 0.0))
 
 
 def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -213,13 +310,37 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
 
     Args:
       data: `name` and that dataset's options.
-      split: "train" or "test".
+      split: "train", "validation" or "test". Rendered scenes have random streams of their own for
+        all three. Other datasets' validation split are the training videos named by `validation`
+        or, without names, a share of them chosen by their names (`held_back`), which their training
+        split then lacks. The test split is the dataset's own.
       frame_size: (H, W) to resize to.
 
     Raises:
-      ConfigError, DataError: an option that is not known, or data that is missing or wrong.
+      ConfigError, DataError: an option that is not known, or data that is missing or wrong; the
+        configuration has no validation split (`has_validation`).
     """
-    dataset = DATASETS[data["name"]].open(data, split, frame_size)
+    if split == "validation" and not has_validation(data):
+        raise ConfigError(
+            f"This configuration of {data['name']} sets no validation split apart; set "
+            f"data.{_validation_option(data)}."
+        )
+    entry = dataset_entry(data["name"])
+    if data["name"] == "scenes" or split == "test" or not has_validation(data):
+        return _cached(entry.open(data, split, frame_size), data, split)
+    dataset = _cached(entry.open(data, "train", frame_size), data, "train")
+    names = [info.name for info in dataset.videos]
+    validating = set(filter(None, data.get("validation", "").split(",")))
+    validating = validating or held_back(names, data["validation_share"], entry.group)
+    return split_off(dataset, validating, split)
+
+
+def _validation_option(data: Mapping[str, Any]) -> str:
+    return "num_validation_videos" if data["name"] == "scenes" else "validation_share"
+
+
+def _cached(dataset: VideoDataset, data: Mapping[str, Any], split: str) -> VideoDataset:
+    """The dataset, read through a cache if `cache` names a folder."""
     if not data["cache"]:
         return dataset
     from v2v_jax.datasets.cache.packed import (

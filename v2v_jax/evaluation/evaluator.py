@@ -231,6 +231,7 @@ def make_report(
         units=task.units,
         values=task.summarize(sums),
         label_names=task.label_names,
+        label_colors=task.label_colors,
         confusion=sums.get("confusion"),
         curves=read_curves(workdir / "metrics.jsonl"),
         scores=scores,

@@ -31,11 +31,10 @@ class Feed(abc.ABC):
     """How the clips of a plan reach the accelerators.
 
     Attributes:
-      store: a pytree of device arrays that each step reads.
+      store: a pytree of device arrays that each step reads; to be asked for anew before each, as
+        more of it may have been filled meanwhile.
       skipped: the videos that could not be read.
     """
-
-    store: Any = ()
 
     def __init__(
         self,
@@ -54,6 +53,11 @@ class Feed(abc.ABC):
         self._mesh = mesh
         self._count_replacements = count_replacements
         self.skipped = CorruptVideos(dataset)
+
+    @property
+    def store(self) -> Any:
+        """See the class."""
+        return ()
 
     @abc.abstractmethod
     def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:

@@ -16,6 +16,8 @@ from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.input.preprocess import Preprocessing
 
 _SHUFFLE, _AUGMENT = 0, 1  # independent random streams
+STAGES = 16  # in which a growing training set grows
+_EPOCHS_OF_A_STAGE = 2**40  # sets the orders of one stage's epochs apart from another's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,10 @@ class ClipSampler:
 
     A video of n frames gives the clips that start at 0, stride, 2·stride, …; one epoch goes
     through all clips of all videos in an order drawn anew from (seed, epoch).
+
+    With `grow_steps` the first steps see the first videos only, in stages: the k-th sixteenth of
+    these steps draws from the first k sixteenths of the videos, so that the others can be read or
+    rendered meanwhile. Each stage has epochs of its own.
     """
 
     def __init__(
@@ -58,8 +64,11 @@ class ClipSampler:
         stride: int,
         seed: int,
         mirror: bool = True,
+        grow_steps: int = 0,
     ):
         """num_frames: of every video; stride: frames between the starts of a video's clips.
+
+        grow_steps: how many steps it takes until all videos are seen; 0: from the first on.
 
         Raises:
           ConfigError: the crop does not fit the frame, or stride or batch_size is not positive.
@@ -71,6 +80,9 @@ class ClipSampler:
         self._batch_size = batch_size
         self._seed = seed
         self._mirror = mirror
+        self._grow_steps = grow_steps
+        videos = [-(-len(num_frames) * (stage + 1) // STAGES) for stage in range(STAGES)]
+        self._stage_clips = np.maximum(np.searchsorted(self._videos, videos), 1).tolist()
 
     @property
     def clips_per_epoch(self) -> int:
@@ -79,8 +91,7 @@ class ClipSampler:
 
     def plan(self, step: int) -> Clips:
         """The clips of one step, step ≥ 0; depends on nothing but the constructor's arguments."""
-        first = step * self._batch_size
-        clip = np.array([self._clip(i) for i in range(first, first + self._batch_size)])
+        clip = self._clips(step)
         rows = self._preprocessing.frame_size[0] - self._preprocessing.crop_size[0] + 1
         columns = self._preprocessing.frame_size[1] - self._preprocessing.crop_size[1] + 1
         draws = _random((self._seed, _AUGMENT, step), 3 * self._batch_size).reshape(3, -1)
@@ -93,9 +104,18 @@ class ClipSampler:
             mask=np.ones(self._batch_size, bool),
         )
 
-    def _clip(self, position: int) -> int:
-        epoch, place = divmod(position, self.clips_per_epoch)
-        return _permutation(self._seed, epoch, self.clips_per_epoch)[place]
+    def _clips(self, step: int) -> np.ndarray:
+        """(B,) int64: which clips a step sees."""
+        if step >= self._grow_steps:
+            count, first_step, stage = self.clips_per_epoch, self._grow_steps, 0
+        else:
+            stage = step * STAGES // self._grow_steps
+            first_step = -(-stage * self._grow_steps // STAGES)
+            count, stage = self._stage_clips[stage], stage + 1
+        first = (step - first_step) * self._batch_size
+        epoch, place = np.divmod(np.arange(first, first + self._batch_size), count)
+        order = lambda e: _permutation(self._seed, int(e) + stage * _EPOCHS_OF_A_STAGE, count)
+        return np.array([order(e)[p] for e, p in zip(epoch, place)])
 
 
 def evaluation_windows(

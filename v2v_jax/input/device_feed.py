@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.base.video_dataset import FIELDS, VIDEO_LABEL, VideoDataset
-from v2v_jax.errors import ConfigError, CorruptVideoError
+from v2v_jax.errors import ConfigError
 from v2v_jax.input.base_feed import Batch, Feed
 from v2v_jax.input.clips import Clips
+from v2v_jax.input.device_store import DeviceStore
 from v2v_jax.input.preprocess import Preprocessing, gather_clips
 from v2v_jax.system import sharding
 
@@ -21,7 +22,8 @@ class DeviceFeed(Feed):
     """Keeps the decoded set, uint8 frames and targets, in the memory of every accelerator.
 
     Clips are cut out inside the jitted step: a batch holds their places alone. A video that cannot
-    be read to its end is given up.
+    be read to its end is given up. Training may begin while the set is read (`grow_share`, see
+    `input.clips`).
     """
 
     def __init__(
@@ -32,41 +34,42 @@ class DeviceFeed(Feed):
         mesh: Mesh,
         progress: Callable[[Iterable, int, str], Iterable] | None = None,
         count_replacements: bool = True,
+        grows: bool = False,
     ):
-        """Reads the set; see `feeds.make_feed`."""
+        """Reads the set, or begins to; see `feeds.make_feed`."""
         super().__init__(dataset, fields, preprocessing, mesh, count_replacements)
         _check_memory(dataset, self._fields, mesh)
-        lengths = [video.num_frames for video in dataset.videos]
-        self._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._unreadable = np.zeros(len(lengths), bool)
-        self.store = sharding.to_every_device(self._decode(progress), mesh)
+        self._store = DeviceStore(
+            dataset, self._fields, mesh, self.skipped.add, preprocessing.clip_length
+        )
+        if not grows:
+            self._read_all(progress)
 
-    def _decode(self, progress) -> dict[str, np.ndarray]:
-        """Reads every video whole: field → (N,H,W,…) for the N frames of the set."""
-        shape = (int(self._offsets[-1]), *self._dataset.frame_size)
-        store = {f: np.empty(shape + FIELDS[f].channels, FIELDS[f].dtype) for f in self._fields}
-        videos = read_videos(self._dataset, self._fields)
+    def _read_all(self, progress: Callable[[Iterable, int, str], Iterable] | None) -> None:
+        arriving = self._store.fill()
         if progress is not None:
-            videos = progress(videos, len(self._dataset.videos), f"reading {self._dataset.name}")
-        for video, frames in videos:
-            if isinstance(frames, CorruptVideoError):
-                self.skipped.add(video, frames)
-                self._unreadable[video] = True
-                continue
-            for field in self._fields:
-                store[field][self._offsets[video] : self._offsets[video + 1]] = frames[field]
-        return store
+            count, name = len(self._dataset.videos), self._dataset.name
+            arriving = progress(arriving, count, f"reading {name}")
+        for _ in arriving:
+            pass
+
+    @property
+    def store(self) -> dict[str, jax.Array]:
+        """field → (N,H,W,…), the frames of all videos one after the other."""
+        return self._store.arrays()
 
     def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
         """Yields the places of every plan's clips in the store, as global arrays."""
         for plan in plans:
-            yield sharding.to_global(self._places(self._local(plan)), self._mesh)
+            mine = self._local(plan)
+            self._store.wait_for(mine.video)
+            yield sharding.to_global(self._places(mine), self._mesh)
 
     def _places(self, plan: Clips) -> dict[str, np.ndarray]:
         video, start = self._replace_unreadable(plan)
         labels = {} if self._labels is None else {VIDEO_LABEL: self._labels[video]}
         return labels | {
-            "frame": (self._offsets[video] + start).astype(np.int32),
+            "frame": (self._store.offsets[video] + start).astype(np.int32),
             "top": plan.top,
             "left": plan.left,
             "mirror": plan.mirror,
@@ -75,10 +78,14 @@ class DeviceFeed(Feed):
 
     def _replace_unreadable(self, plan: Clips) -> tuple[np.ndarray, np.ndarray]:
         video, start = plan.video.copy(), plan.start.copy()
-        for row in np.flatnonzero(self._unreadable[video]):
+        for row in np.flatnonzero(self._store.unreadable[video]):
             others = self._replacements(video[row], start[row])
-            video[row], start[row] = next(o for o in others if not self._unreadable[o[0]])
+            video[row], start[row] = next(clip for clip in others if self._is_readable(clip[0]))
         return video, start
+
+    def _is_readable(self, video: int) -> bool:
+        self._store.wait_for([video])
+        return not self._store.unreadable[video]
 
     def _clips(self, store: Any, batch: Batch) -> Batch:
         return gather_clips(store, batch, self._preprocessing)

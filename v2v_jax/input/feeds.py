@@ -29,6 +29,7 @@ def make_feed(
     progress: Callable[[Iterable, int, str], Iterable] | None = None,
     *,
     count_replacements: bool = True,
+    grows: bool = False,
 ) -> Feed:
     """The feed of that name.
 
@@ -37,6 +38,7 @@ def make_feed(
       fields: which of the dataset's fields to deliver.
       count_replacements: whether a clip that stands for an unreadable one counts, as in training,
         or is masked, as in evaluation, where it would count twice.
+      grows: do not wait for all videos: `batches` waits for those that a batch needs.
       progress: wraps an iterable of known length to show its progress.
 
     Raises:
@@ -47,5 +49,5 @@ def make_feed(
         raise ConfigError(f"feed is {kind!r}; known: {', '.join(FEEDS)}.")
     dataset.prepare_fields(fields, progress)
     if kind == "device":
-        return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements)
+        return DeviceFeed(dataset, fields, preprocessing, mesh, progress, count_replacements, grows)
     return TfDataFeed(dataset, fields, preprocessing, mesh, count_replacements)

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from v2v_jax.models.layers import Conv3D, fan_in_normal, max_pool3d, normal
+from v2v_jax.models.layers import Conv3D, fan_in_normal, normal
+from v2v_jax.models.lowering.pooling import max_pool3d
 
 # (layer, filters) in stages; a stage ends where a pooling layer follows (SPEC: paper figure 3).
 TRUNK = (

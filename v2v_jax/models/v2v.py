@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from v2v_jax.models.c3d import initializers, scaled, trunk
-from v2v_jax.models.layers import Conv3D, ConvTranspose3D, ReluOfTranspose, fan_in_normal
+from v2v_jax.models.layers import Conv3D, ConvTranspose3D, fan_in_normal
+from v2v_jax.models.lowering.transposed import ReluOfTranspose
 
 
 class V2V(nn.Module):

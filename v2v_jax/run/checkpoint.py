@@ -28,9 +28,10 @@ from jax.experimental import multihost_utils
 
 from v2v_jax.errors import CheckpointError
 from v2v_jax.run import manifest
+from v2v_jax.tasks import TASKS, stored_options
 
 # What must agree for a checkpoint to continue a run or to be evaluated with a configuration.
-_COMPARED = ("task", "num_outputs", "label_names", "residual", "hints", "model", "preprocessing")
+_COMPARED = ("task", "task_options", "num_outputs", "label_names", "model", "preprocessing")
 _METRICS = "metrics.json"
 # Names that are no step: being written, being replaced by a second one of its step, being deleted.
 _SAVING, _REPLACED, _DELETING = "saving-", "replaced-", "deleting-"
@@ -380,6 +381,7 @@ def _reason(error: Exception) -> str:
 
 def compare_about(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Any) -> None:
     """Raises CheckpointError, naming the differences, if a checkpoint does not fit."""
+    found, wanted = _with_options(found), _with_options(wanted)
     differences = [
         f"{key} is {found.get(key)!r}, the configuration's {wanted.get(key)!r}"
         for key in _COMPARED
@@ -390,3 +392,9 @@ def compare_about(found: Mapping[str, Any], wanted: Mapping[str, Any], where: An
             f"The checkpoint {where} does not fit: {'; '.join(differences)}. "
             "Use the configuration that it was trained with, or another --workdir."
         )
+
+
+def _with_options(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record with the task's options where newer ones have them."""
+    known = about.get("task") in TASKS
+    return {**about, "task_options": stored_options(about)} if known else about

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _PATIENCE = 0.1  # seconds after which a thread that waits for a place looks whether it is wanted
@@ -18,29 +19,57 @@ class _End:
         self.error = error
 
 
-def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Yields `items`, which another thread draws; it is at most `depth` + 1 items ahead.
+class Ahead(Generic[T]):
+    """Iterates over items that another thread draws, a bounded number of items ahead.
 
-    An exception of `items` is raised here, after the items before it. When this generator is
-    closed or collected, the thread ends after the item that it is at, and closes `items`.
-
-    Args:
-      items: drawn by the thread, from the first `next` on.
-      depth: items that wait in between, at least 1.
+    An exception of `items` is raised here, after the items before it. The thread ends after the
+    item that it is at, and closes `items`, once this is closed or collected.
     """
-    places: queue.Queue[Any] = queue.Queue(depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(items, places, stop), daemon=True)
-    thread.start()
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        """Starts the thread.
+
+        Args:
+          items: drawn by the thread.
+          depth: items that wait in between, at least 1.
+        """
+        self._places: queue.Queue[Any] = queue.Queue(depth)
+        self._end: _End | None = None
+        stop = threading.Event()
+        thread = threading.Thread(target=_draw, args=(items, self._places, stop), daemon=True)
+        thread.start()
+        self.close = weakref.finalize(self, _close, stop, thread)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._end is None:
+            item = self._places.get()
+            if not isinstance(item, _End):
+                return item
+            self._end = item
+        if self._end.error is not None:
+            raise self._end.error
+        raise StopIteration
+
+    def ready(self) -> bool:
+        """Whether `next` would not have to wait."""
+        return self._end is not None or not self._places.empty()
+
+
+def _close(stop: threading.Event, thread: threading.Thread) -> None:
+    stop.set()
+    thread.join()
+
+
+def in_background(items: Iterable[T], depth: int) -> Iterator[T]:
+    """`Ahead` as a generator, whose thread starts with the first `next` and ends with it."""
+    ahead = Ahead(items, depth)
     try:
-        while not isinstance(item := places.get(), _End):
-            yield item
-            del item  # or it would be kept while the next one is waited for
-        if item.error is not None:
-            raise item.error
+        yield from ahead
     finally:
-        stop.set()
-        thread.join()
+        ahead.close()
 
 
 def _draw(items: Iterable[Any], places: queue.Queue[Any], stop: threading.Event) -> None:

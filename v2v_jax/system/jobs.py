@@ -171,6 +171,7 @@ def run_jobs(
     done: Done = output_is_there,
     lock: str | os.PathLike[str] | None = None,
     replace: bool = False,
+    publish: Callable[[str, str], None] = os.replace,
     description: str = "videos",
 ) -> Report:
     """Does all jobs that are not done yet.
@@ -182,6 +183,8 @@ def run_jobs(
       lock: a folder of outputs that belongs to this run alone: a second run on it is an error, and
         what killed runs left there is removed.
       replace: whether a folder that is an output, but not `done`, is replaced; files always are.
+      publish: gives what a job has written (first argument) its name (second); by default a folder
+        takes no other's place but an empty one's. Through Ray it is pickled.
       description: for the progress bar.
 
     Returns:
@@ -207,7 +210,7 @@ def run_jobs(
         bar.start(len(report.skipped))
         start = time.perf_counter()
         runner = _run_ray if backend.ray else _run_threads
-        do = functools.partial(_do, done=done, clean=alone, replace=replace)
+        do = functools.partial(_do, done=done, clean=alone, replace=replace, publish=publish)
         for job, error in runner(waiting, make_work, do, backend, bar) if waiting else ():
             if error is None:
                 report.done.append(job.name)
@@ -224,7 +227,16 @@ def run_jobs(
 # One job
 
 
-def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: bool) -> str | None:
+def _do(
+    job: Job,
+    work: Work,
+    tick: Tick,
+    *,
+    done: Done,
+    clean: bool,
+    replace: bool,
+    publish: Callable[[str, str], None],
+) -> str | None:
     """Does one job unless it is done; returns what went wrong, in one sentence.
 
     Args:
@@ -244,7 +256,8 @@ def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: b
         work(job, temporary, tick)
         if replace and os.path.isdir(job.output):
             shutil.rmtree(job.output)
-        _publish(temporary, job.output)
+        _flush(temporary)
+        publish(temporary, job.output)
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -257,8 +270,8 @@ def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: b
     return None
 
 
-def _publish(temporary: str, output: str) -> None:
-    """Gives a complete file or folder its name, after it has reached the disk."""
+def _flush(temporary: str) -> None:
+    """Waits until a complete file or folder has reached the disk."""
     if not os.path.exists(temporary):
         raise RuntimeError(f"the work wrote nothing to {temporary}")
     if os.path.isdir(temporary):
@@ -268,8 +281,6 @@ def _publish(temporary: str, output: str) -> None:
     for file in files:
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
-    # A folder replaces nothing but an empty one: what is there was not made by this run.
-    os.replace(temporary, output)
 
 
 def _remove(path: str) -> None:

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
+from v2v_jax import datasets
 from v2v_jax.errors import ConfigError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.input.base_feed import Feed
@@ -74,8 +75,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             experiment.preprocessing,
             experiment.mesh,
             progress,
+            grows=config.get("grow_steps", 0) > 0,
         )
-        evaluator = Evaluator(make_experiment(config, "test", experiment.mesh))
+        evaluator = Evaluator(make_experiment(config, _choosing(config), experiment.mesh))
         log = stack.enter_context(
             MetricsLog(workdir, first_step, active=jax.process_index() == 0)
         )
@@ -86,6 +88,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
         monitor = stack.enter_context(Monitor(experiment, sampler, feed, log, first_step, saved))
         run = _Run(experiment, checkpoints, evaluator, monitor, log, stop)
         return run.train(make_train_step(experiment, feed), feed, sampler, state, first_step)
+
+
+def _choosing(config: ConfigDict) -> str:
+    """The split that checkpoints are chosen on; a configuration from before it had one: test."""
+    return "validation" if datasets.has_validation(config.data) else "test"
 
 
 @dataclasses.dataclass
@@ -209,6 +216,7 @@ def make_sampler(experiment: Experiment) -> ClipSampler:
         stride=config.stride,
         seed=config.seed,
         mirror=config.mirror,
+        grow_steps=config.get("grow_steps", 0),
     )
 
 
@@ -304,7 +312,7 @@ def report(experiment: Experiment, step: int, values: Mapping[str, float]) -> No
     task = experiment.task
     name = task.headline
     console.print(
-        f"step {step}  test {name} {values[name]:.4f}  "
+        f"step {step}  {_choosing(experiment.config)} {name} {values[name]:.4f}  "
         f"({task.baseline}: {values[f'baseline_{name}']:.4f})"
     )
 

@@ -28,7 +28,7 @@ LABEL_NAMES = (
     "vertical mix",
     "main mix",
 )
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")  # the order is part of what seeds a video
 SENSOR_NOISE = 4.0  # grey levels, standard deviation
 _STREAM = 0x5CE7E5  # sets these random streams apart from any other use of the same seed
 _SCENE, _NOISE = 0, 1
@@ -63,7 +63,7 @@ class Scenes(VideoDataset):
     `num_frames`. The splits draw from disjoint random streams.
 
     Attributes:
-      split: "train" or "test".
+      split: "train", "test" or "validation".
       seed, num_frames, noise: as given.
       label_names: GATECH's eight classes.
       video_label_names: see `motion`.
@@ -89,7 +89,7 @@ class Scenes(VideoDataset):
         """Describes the videos; nothing is rendered yet.
 
         Args:
-          split: "train" or "test".
+          split: "train", "test" or "validation".
           seed: which world; not negative.
           num_videos: how many videos.
           num_frames: frames of each video.
@@ -100,9 +100,7 @@ class Scenes(VideoDataset):
           ConfigError: one of them is out of range.
         """
         if split not in SPLITS:
-            raise ConfigError(
-                f"Dataset scenes has no split {split!r}: choose {' or '.join(SPLITS)}."
-            )
+            raise ConfigError(f"Dataset scenes has no split {split!r}: choose {', '.join(SPLITS)}.")
         sizes = {"num_videos": num_videos, "num_frames": num_frames}
         sizes |= {"frame height": frame_size[0], "frame width": frame_size[1]}
         for key, value in sizes.items():

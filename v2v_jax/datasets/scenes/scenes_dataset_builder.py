@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE
-from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, SENSOR_NOISE, Scenes
+from v2v_jax.datasets.scenes.dataset import LABEL_NAMES, SENSOR_NOISE, SPLITS, Scenes
 
 CHUNK = 16  # frames a record
 
@@ -33,6 +33,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
     frame_size: tuple[int, int] = FRAME_SIZE
     num_train_videos: int = 400
+    num_validation_videos: int = 60
     num_test_videos: int = 60
     num_frames: int = 48
     seed: int = 0
@@ -48,7 +49,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
         return Scenes(
             split,
             seed=self.seed,
-            num_videos={"train": self.num_train_videos, "test": self.num_test_videos}[split],
+            num_videos=getattr(self, f"num_{split}_videos"),
             num_frames=self.num_frames,
             frame_size=self.frame_size,
             noise=self.noise,
@@ -58,14 +59,18 @@ class ScenesConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of `scenes`; tensorflow-datasets names it after this package."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "First release.",
+        "1.1.0": "A validation split.",
+    }
     BUILDER_CONFIGS: ClassVar[list[ScenesConfig]] = [
         ScenesConfig(name="default", description="128x171 pixels, as C3D and V2V resize to."),
         ScenesConfig(
             name="small",
             description="128x171 pixels, a tenth of the videos.",
             num_train_videos=40,
+            num_validation_videos=6,
             num_test_videos=6,
         ),
         ScenesConfig(
@@ -73,6 +78,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             description="64x86 pixels, a few short videos, for tests.",
             frame_size=(64, 86),
             num_train_videos=3,
+            num_validation_videos=1,
             num_test_videos=2,
             num_frames=24,
         ),
@@ -107,7 +113,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         """Nothing is downloaded."""
         del dl_manager
-        return {split: self._generate_examples(split) for split in ("train", "test")}
+        return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (number of the record, its features)."""

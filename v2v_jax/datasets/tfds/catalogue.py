@@ -18,6 +18,7 @@ import numpy as np
 import PIL
 from absl import logging
 
+from v2v_jax.datasets.base.class_masks import OBJECT_NAMES, object_mask
 from v2v_jax.datasets.base.listing import (
     MIN_FRAMES,
     check_split,
@@ -26,8 +27,8 @@ from v2v_jax.datasets.base.listing import (
     list_videos,
 )
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
-from v2v_jax.datasets.readers.davis import LABEL_NAMES, decode_frame, decode_mask, open_picture
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.pictures import Picture
 
 
 class TfdsVideos(VideoDataset):
@@ -124,14 +125,12 @@ class TfdsVideos(VideoDataset):
         arrays: dict[str, list[np.ndarray]] = {field: [] for field in fields}
         for number in range(start, stop):
             where = f"{number} of {self._label} {info.name}"
-            frame = open_picture(pictures[number], f"frame {where}")
+            frame = Picture(pictures[number], f"frame {where}")
             if "video" in fields:
-                arrays["video"].append(decode_frame(frame, self.frame_size, f"frame {where}"))
+                arrays["video"].append(frame.frame(self.frame_size))
             if "labels" in fields:
-                mask = open_picture(masks[number], f"mask {where}")
-                labels = decode_mask(
-                    mask, frame.size, self.frame_size, f"mask {where}", indexed=True
-                )
+                mask = Picture(masks[number], f"mask {where}")
+                labels = object_mask(mask, frame.size, self.frame_size, indexed=True)
                 arrays["labels"].append(labels)
         return {field: np.stack(array) for field, array in arrays.items()}
 
@@ -216,7 +215,7 @@ class TfdsDavis(TfdsVideos):
 
     name: ClassVar[str] = "tfds_davis"
     fields: ClassVar[tuple[str, ...]] = ("video", "labels")
-    label_names: tuple[str, ...] = LABEL_NAMES
+    label_names: tuple[str, ...] = OBJECT_NAMES
     _catalogue_name: ClassVar[str] = "davis"
     _configs: ClassVar[tuple[str, ...]] = ("480p", "full_resolution")
     _splits: ClassVar[dict[str, str]] = {"train": "train", "test": "validation"}

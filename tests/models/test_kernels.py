@@ -2,10 +2,6 @@
 
 import functools
 import math
-import os
-import subprocess
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import ROOT
-from v2v_jax.models import layers
-from v2v_jax.models.kernels import gpu_kernels
-from v2v_jax.models.kernels.gpu_kernels import NO_WINNER, BlockLayout
-from v2v_jax.models.lowering import forms
+from v2v_jax.models.kernels import conv_of_blocks as blocks_kernels
+from v2v_jax.models.kernels import conv_relu_pool as pool_kernels
+from v2v_jax.models.kernels.gather_taps import gather_taps
+from v2v_jax.models.lowering import forms, transposed
+from v2v_jax.models.lowering.convolution import conv3d
+from v2v_jax.models.lowering.pooling import max_pool3d
+from v2v_jax.system import triton
 
 few = settings(max_examples=3, deadline=None)
-pytestmark = pytest.mark.skipif(gpu_kernels.triton is None, reason="JAX without Pallas' Triton")
+pytestmark = pytest.mark.skipif(not triton.installed(), reason="JAX without Pallas' Triton")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def pretend_that_there_is_a_gpu():
     """The kernels are interpreted or only lowered here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_kernels, "available", lambda: True)
+        patch.setattr(triton, "available", lambda shared_memory=0: True)
         yield
 
 
@@ -61,20 +59,20 @@ def test_conv_relu_pool_equals_the_forms(kt, size, cin, seed):
     b, t, h, w = size
     x, kernel = random(rng, b, t, 2 * h, 2 * w, cin), random(rng, kt, 3, 3, cin, 16)
     bias = random(rng, 16)
-    assert gpu_kernels.can_pool(x.shape, kernel.shape, (1, 2, 2), same(kt), jnp.bfloat16)
+    assert pool_kernels.can_pool(x.shape, kernel.shape, (1, 2, 2), same(kt), jnp.bfloat16)
 
     def by_forms(kernel):
-        y = layers.conv3d(x, kernel, same(kt), "taps_in_input") + bias
-        return layers.max_pool3d(jax.nn.relu(y), (1, 2, 2))
+        y = conv3d(x, kernel, same(kt), "taps_in_input") + bias
+        return max_pool3d(jax.nn.relu(y), (1, 2, 2))
 
     expected, backward = jax.vjp(by_forms, kernel)
-    y, winner = interpreted(gpu_kernels.conv_relu_pool, x, kernel, bias)
+    y, winner = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias)
     assert relative(y, expected) < 1e-5
-    np.testing.assert_array_equal(winner == NO_WINNER, y == 0)
-    (alone,) = interpreted(gpu_kernels.conv_relu_pool, x, kernel, bias, with_winner=False)
+    np.testing.assert_array_equal(winner == pool_kernels.NO_WINNER, y == 0)
+    (alone,) = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias, with_winner=False)
     np.testing.assert_array_equal(alone, y)
     dy = random(rng, *y.shape)
-    gradient = gpu_kernels.conv_relu_pool_weight_gradient
+    gradient = pool_kernels.conv_relu_pool_weight_gradient
     assert relative(interpreted(gradient, x, dy, winner, kt=kt), backward(dy)[0]) < 1e-5
 
 
@@ -83,7 +81,7 @@ def block_layout(kt, blocks):
     strides = (2 if kt == 3 else 1, 4, 4)
     crop = tuple(s // 2 for s in strides)
     size = tuple((n - (s > 1)) * s for n, s in zip(blocks, strides))
-    return BlockLayout(blocks, strides, crop, size, 16)
+    return blocks_kernels.BlockLayout(blocks, strides, crop, size, 16)
 
 
 @few
@@ -98,24 +96,24 @@ def test_conv_of_blocks_equals_the_forms(kt, blocks, outputs, seed):
     layout = block_layout(kt, blocks)
     z = random(rng, 2, *blocks, math.prod(layout.strides) * layout.channels)
     kernel = random(rng, kt, 3, 3, layout.channels, outputs)
-    assert gpu_kernels.can_read_blocks(layout, kernel.shape, same(kt), jnp.bfloat16)
+    assert blocks_kernels.can_read_blocks(layout, kernel.shape, same(kt), jnp.bfloat16)
 
     def by_forms(z, kernel):
-        voxels = layers._voxels(jax.nn.relu(z), layout)
-        return layers.conv3d(voxels, kernel, same(kt), "taps_in_input")
+        voxels = transposed._voxels(jax.nn.relu(z), layout)
+        return conv3d(voxels, kernel, same(kt), "taps_in_input")
 
     expected, backward = jax.vjp(by_forms, z, kernel)
     y = jax.nn.relu(z)
-    result = interpreted(gpu_kernels.conv_of_blocks, y, kernel, layout=layout)
+    result = interpreted(blocks_kernels.conv_of_blocks, y, kernel, layout=layout)
     assert result.dtype == jnp.float32
     assert relative(result, expected) < 1e-5
     dy = random(rng, *expected.shape)
     dz, dkernel = backward(dy)
-    to_input = gpu_kernels.conv_of_blocks_input_gradient
+    to_input = blocks_kernels.conv_of_blocks_input_gradient
     gradient, total = interpreted(to_input, dy, y, kernel, layout=layout)
     assert relative(gradient, dz) < 1e-5
     assert relative(total, dz.reshape(-1, layout.channels).sum(0)) < 1e-4
-    to_kernel = gpu_kernels.conv_of_blocks_weight_gradient
+    to_kernel = blocks_kernels.conv_of_blocks_weight_gradient
     assert relative(interpreted(to_kernel, dy, y, kt=kt, layout=layout), dkernel) < 1e-5
 
 
@@ -131,7 +129,7 @@ def test_gather_taps_equals_the_form(size, kernel_size, padding):
     x = random(np.random.default_rng(0), 2, *size, 16)
     expected = forms.gather_taps(x, kernel_size, padding)
     options = dict(kernel_size=kernel_size, padding=padding)
-    np.testing.assert_array_equal(interpreted(gpu_kernels.gather_taps, x, **options), expected)
+    np.testing.assert_array_equal(interpreted(gather_taps, x, **options), expected)
 
 
 def test_large_batches_are_worked_off_in_parts(monkeypatch):
@@ -142,20 +140,20 @@ def test_large_batches_are_worked_off_in_parts(monkeypatch):
     dy = random(rng, 5, *layout.size, 2)
 
     def everything():
-        y, winner = interpreted(gpu_kernels.conv_relu_pool, x, kernel, bias)
+        y, winner = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias)
         return [
             y,
             winner,
-            interpreted(gpu_kernels.conv_relu_pool_weight_gradient, x, y, winner, kt=3),
-            interpreted(gpu_kernels.conv_of_blocks, blocks, last, layout=layout),
+            interpreted(pool_kernels.conv_relu_pool_weight_gradient, x, y, winner, kt=3),
+            interpreted(blocks_kernels.conv_of_blocks, blocks, last, layout=layout),
             *interpreted(
-                gpu_kernels.conv_of_blocks_input_gradient, dy, blocks, last, layout=layout
+                blocks_kernels.conv_of_blocks_input_gradient, dy, blocks, last, layout=layout
             ),
             interpreted(
-                gpu_kernels.conv_of_blocks_weight_gradient, dy, blocks, kt=3, layout=layout
+                blocks_kernels.conv_of_blocks_weight_gradient, dy, blocks, kt=3, layout=layout
             ),
             interpreted(
-                gpu_kernels.gather_taps,
+                gather_taps,
                 x[..., :1].repeat(16, -1),
                 kernel_size=(1, 2, 2),
                 padding=((0, 0),) * 3,
@@ -163,54 +161,10 @@ def test_large_batches_are_worked_off_in_parts(monkeypatch):
         ]
 
     whole = everything()
-    monkeypatch.setattr(gpu_kernels, "_MAX_ELEMENTS", 2 * 4096)
-    assert gpu_kernels._in_parts(len, 4096, blocks) == [2, 2, 1]
+    monkeypatch.setattr(triton, "MAX_ELEMENTS", 2 * 4096)
+    assert triton.in_parts(len, 4096, blocks) == [2, 2, 1]
     for a, b in zip(everything(), whole):
         assert relative(a, b) < 1e-5
-
-
-def test_per_device_shares_the_batch_and_adds_sums():
-    """In a process of its own, with four devices; all figures are small integers."""
-    done = subprocess.run(
-        [sys.executable, "-c", PER_DEVICE], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-PER_DEVICE = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding
-from v2v_jax.models.gpu_kernels import per_device
-
-mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,))
-x = jax.device_put(jnp.arange(8.0)[:, None], NamedSharding(mesh, jax.P("data")))
-scale = lambda x, factor: (x * factor + len(x), (x * factor).sum(0))
-run = jax.jit(lambda x: per_device(scale, x, whole=(jnp.float32(3),), summed=(False, True)))
-total = jax.jit(lambda x: per_device(lambda x: x.sum(0), x, summed=True))
-with jax.set_mesh(mesh):
-    shared, tripled = run(x)
-    assert shared.sharding.spec == jax.P("data"), shared.sharding
-    assert "all-gather" not in run.lower(x).compile().as_text()
-    np.testing.assert_array_equal(shared, np.arange(8)[:, None] * 3 + 2)
-    np.testing.assert_array_equal(tripled, [84])
-    np.testing.assert_array_equal(total(x), [28])
-    odd = per_device(scale, jnp.ones((3, 1)), whole=(jnp.float32(3),))  # cannot be divided
-    np.testing.assert_array_equal(odd[0], np.full((3, 1), 6))
-alone = per_device(scale, jnp.ones((8, 1)), whole=(jnp.float32(3),))  # no mesh
-np.testing.assert_array_equal(alone[0], np.full((8, 1), 11))
-"""
-
-
-@pytest.mark.parametrize(
-    "backend,capability,expected",
-    [("gpu", "9.0", True), ("gpu", "8.9", False), ("gpu", "gfx942", False), ("cpu", "", False)],
-)
-def test_kernels_are_for_gpus_that_they_fit(monkeypatch, backend, capability, expected):
-    device = types.SimpleNamespace(compute_capability=capability)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert gpu_kernels._fits.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("temporal", [True, False])

@@ -1,0 +1,106 @@
+"""Training videos held back to choose on: the split "validation" of datasets without their own.
+
+Which ones follows from the videos' names alone, so that every process and every later run holds
+back the same, and a video that is added or missing changes the choice by one at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.errors import ConfigError
+
+
+class Subset(VideoDataset):
+    """Some videos of another dataset, in its order; everything else is the dataset's own."""
+
+    def __init__(self, source: VideoDataset, indices: Sequence[int]) -> None:
+        """indices: which videos of `source`."""
+        self.name = source.name
+        self.fields = source.fields
+        self.python_bound = source.python_bound
+        self.label_names = source.label_names
+        self.video_label_names = source.video_label_names
+        self.frame_size = source.frame_size
+        self.native_size = source.native_size
+        self.videos = [source.videos[index] for index in indices]
+        self._source = source
+        self._indices = list(indices)
+
+    def read(
+        self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
+    ) -> dict[str, np.ndarray]:
+        """See `VideoDataset.read`."""
+        return self._source.read(self._indices[video], start, stop, fields)
+
+    def original_size(self, video: int) -> tuple[int, int] | None:
+        """See `VideoDataset.original_size`."""
+        return self._source.original_size(self._indices[video])
+
+    def video_label(self, video: int) -> int:
+        """See `VideoDataset.video_label`."""
+        return self._source.video_label(self._indices[video])
+
+    def identity(self) -> dict[str, Any]:
+        """See `VideoDataset.identity`."""
+        return {"source": self._source.identity(), "videos": [info.name for info in self.videos]}
+
+    def prepare_fields(
+        self,
+        fields: Sequence[str],
+        progress: Callable[[Iterable, int, str], Iterable] | None = None,
+    ) -> None:
+        """See `VideoDataset.prepare_fields`: a cache below is built of all its videos."""
+        self._source.prepare_fields(fields, progress)
+
+
+def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
+    """Which videos validate: about `share` of the groups, at least one, the smallest by SHA-256.
+
+    Args:
+      names: of all training videos.
+      share: 0 to 1, exclusive.
+      group: video's name → name of what must not be torn apart, such as one recording's clips.
+
+    Raises:
+      ConfigError: there are fewer than two groups, or share is out of range.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"data.validation_share is {share}; it must be at least 0 and below 1.")
+    groups = sorted(
+        {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
+    )
+    if len(groups) < 2:
+        raise ConfigError(
+            f"A single training video ({names[0]}) cannot be divided; set data.validation_share=0."
+        )
+    chosen = set(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
+    return {name for name in names if group(name) in chosen}
+
+
+def split_off(dataset: VideoDataset, validating: set[str], split: str) -> VideoDataset:
+    """The part of a training split that trains ("train") or validates ("validation").
+
+    Args:
+      validating: names of the videos that validate.
+
+    Raises:
+      ConfigError: a name is unknown, or nothing is left.
+    """
+    names = [info.name for info in dataset.videos]
+    unknown = sorted(validating - set(names))
+    if unknown:
+        known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise ConfigError(
+            f"data.validation names {', '.join(unknown[:5])}, which the training split of "
+            f"{dataset.name} does not have; it has {known}."
+        )
+    indices = [i for i, name in enumerate(names) if (name in validating) == (split != "train")]
+    if not indices:
+        raise ConfigError(f"data.validation leaves {dataset.name} no video to {split} on.")
+    return Subset(dataset, indices)
