@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.listing import (
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.pictures import Picture
+from v2v_jax.system.whole_files import write_text
 
 
 class TfdsVideos(VideoDataset):
@@ -278,9 +279,7 @@ def _read_counts(path: Any, fingerprint: list[int]) -> dict[int, tuple[str, int]
 
 
 def _write_counts(path: Any, fingerprint: list[int], videos: dict[int, tuple[str, int]]) -> None:
-    temporary = path.parent / f"{path.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint, "videos": videos}))
-        temporary.replace(path)
+        write_text(path, json.dumps({"fingerprint": fingerprint, "videos": videos}), durable=False)
     except OSError as error:
         logging.info("Frame counts are not kept (%s); they are counted anew each time.", error)

@@ -17,7 +17,7 @@ import sys
 
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.system.console import progress
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.whole_files import whole_file, write_text
 
 _INFO = "dataset_info.json"
 _FORMAT, _FORMATS = "array_record", "alternativeFileFormats"
@@ -68,21 +68,18 @@ def _convert_shard(shard: pathlib.Path, target: pathlib.Path) -> None:
     from array_record.python import array_record_module
 
     tf.config.set_visible_devices([], "GPU")
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
     try:
-        try:
-            for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
-                writer.write(record)
-        finally:
-            writer.close()
-        os.replace(unfinished, target)
+        with whole_file(target) as unfinished:
+            writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
+            try:
+                for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
+                    writer.write(record)
+            finally:
+                writer.close()
     except tf.errors.OpError as error:
         raise DataError(
             f"TFRecord file {shard} is damaged ({error.message}); fetch it again."
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:
