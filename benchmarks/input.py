@@ -49,7 +49,8 @@ from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.media.video import write_video
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.system import sharding
-from v2v_jax.training.loop import make_sampler, make_train_step
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import make_train_step
 
 RULES = Preprocessing()
 FIELDS = ("video",)
