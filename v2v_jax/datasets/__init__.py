@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from absl import logging
+
 from v2v_jax.datasets.base.held_back import held_back, split_off
 from v2v_jax.datasets.base.listing import VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
@@ -281,6 +283,13 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     names = [info.name for info in dataset.videos]
     validating = set(filter(None, data.get("validation", "").split(",")))
     validating = validating or held_back(names, data["validation_share"], entry.group)
+    if not validating:
+        logging.warning(
+            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
+            "to choose checkpoints on another.",
+            *(dataset.name, names[0]),
+        )
+        return dataset
     return split_off(dataset, validating, split)
 
 
