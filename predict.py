@@ -1,8 +1,6 @@
 """Predicts videos: python predict.py --checkpoint=runs/seg --video=in.mp4 --output=out.mp4."""
 
-import sys
-
-from v2v_jax.cli.predict import main
+from v2v_jax.cli import commands
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run("predict", prog="python predict.py")

@@ -6,7 +6,7 @@
 
 The floor of a job is the larger of its FLOPs at the device's measured peak (a large matrix product)
 and one pass over its input and output at the measured copy bandwidth. Random data. "as built" is
-what layers.py chooses, with all that it does in one: conv1a and conv2a with bias, ReLU and pooling,
+what the lowering chooses, with all it does in one: conv1a and conv2a with bias, ReLU and pooling,
 deconv3 and conv_pre together. Prints Markdown; --json writes all figures.
 """
 
@@ -24,8 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import device_trace, network
-from v2v_jax.models import layers
+from v2v_jax.models.lowering.convolution import conv3d
 from v2v_jax.models.lowering.forms import FORMS
+from v2v_jax.models.lowering.pooling import conv_relu_pool
+from v2v_jax.models.lowering.transposed import ReluOfTranspose, conv_of_relu
 
 JOBS = ("forward", "input gradient", "weight gradient")
 SAME = ((1, 1),) * 3  # of every layer here
@@ -111,7 +113,7 @@ def ceilings(dtype) -> tuple[float, float]:
 
 def job_function(job: str, layer: Layer, form: str | None) -> Callable:
     """(x, kernel, dy) → the job's result."""
-    convolve = lambda x, kernel: layers.conv3d(x, kernel, SAME, form)
+    convolve = lambda x, kernel: conv3d(x, kernel, SAME, form)
     if job == "forward":
         return lambda x, kernel, dy: convolve(x, kernel)
     argument = JOBS.index(job) - 1
@@ -148,7 +150,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 def fused(args: argparse.Namespace, dtype) -> list[dict]:
-    """What layers.py does in one: conv1a and conv2a to the pool's output, deconv3 with conv_pre."""
+    """What is done in one: conv1a and conv2a to the pool's output, deconv3 with conv_pre."""
     b = args.batch
     x1, k1 = random((b, 16, 112, 112, 3), dtype), random((3, 3, 3, 3, 64), dtype)
     x2, k2 = random((b, 16, 56, 56, 64), dtype), random((3, 3, 3, 64, 128), dtype)
@@ -156,12 +158,10 @@ def fused(args: argparse.Namespace, dtype) -> list[dict]:
     kp = random((3, 3, 3, 64, 8), dtype)
 
     def last(x, kernel, prediction):
-        y = layers.ReluOfTranspose(x, kernel, jnp.zeros(64), (2, 4, 4), (1, 2, 2))
-        return layers.conv_of_relu(y, prediction, SAME)
+        y = ReluOfTranspose(x, kernel, jnp.zeros(64), (2, 4, 4), (1, 2, 2))
+        return conv_of_relu(y, prediction, SAME)
 
-    pool = lambda window: (
-        lambda x, k: layers.conv_relu_pool(x, k, jnp.zeros(k.shape[-1]), SAME, window)
-    )
+    pool = lambda window: lambda x, k: conv_relu_pool(x, k, jnp.zeros(k.shape[-1]), SAME, window)
     jobs = {
         "conv1a, bias, ReLU, pool1": (pool((1, 2, 2)), (x1, k1), (1,)),
         "conv2a, bias, ReLU, pool2": (pool((2, 2, 2)), (x2, k2), (0, 1)),

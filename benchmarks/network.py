@@ -32,8 +32,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from v2v_jax.models import V2V, layers
-from v2v_jax.models.kernels import gpu_kernels
+from v2v_jax.models import V2V
+from v2v_jax.models.lowering import choice
+from v2v_jax.system import triton
 from v2v_jax.tasks import losses
 from v2v_jax.training import recompute
 
@@ -84,14 +85,11 @@ def timed_rounds(rows: list[Row], rounds: int, seconds: float, each: bool) -> No
 
 @contextlib.contextmanager
 def forced(form: str | None) -> Iterator[None]:
-    """Makes one form compute all layers on an accelerator; None leaves the choice to layers.py."""
+    """Makes one form compute all layers on an accelerator; None leaves it to choice.py."""
     if form is None:
         yield
         return
-    with (
-        mock.patch.object(layers, "_by_channels", lambda cin, cout: form),
-        mock.patch.object(gpu_kernels, "available", lambda: False),
-    ):
+    with mock.patch.object(choice, "_by_channels", lambda cin, cout: form), triton.switched_off():
         yield
 
 

@@ -40,6 +40,7 @@ from v2v_jax.media.frame_sources import FrameResizer, FrameSource, open_source
 from v2v_jax.media.video import VideoStream
 from v2v_jax.media.video_writer import VideoWriter
 from v2v_jax.system.background import in_background
+from v2v_jax.tasks import Segmentation
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +75,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
     source = lambda: FrameSource(iter(frames), "memory", 25.0, len(frames))
     chunks = list(predictor.chunks(source()))  # compiles, too
     out = os.path.join(folder, "out.mp4")
-    output = parse_output(out, predictor.task)
+    output = parse_output(out, predictor.network.task)
     size = predictor.scaled_size(frames[0].shape[:2])
 
     def decode() -> None:
@@ -111,7 +112,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
 
 
 def _encode(predictor: Predictor, chunks: list[Chunk], path: str) -> None:
-    drawing = Drawing(predictor.task, len(predictor.label_names), "overlay")
+    drawing = Drawing(predictor.network.task, "overlay")
     with VideoWriter(path) as writer:
         for frames in in_background(map(drawing.draw, chunks), 2):
             for frame in frames:
@@ -176,8 +177,8 @@ def _random_network(width: float) -> TrainedNetwork:
     def apply(params, video):
         return jax.nn.softmax(model.apply({"params": params}, preprocessing.normalize(video)))
 
-    names = tuple("class " + str(n) for n in range(8))
-    return TrainedNetwork(apply, params, "segmentation", 8, preprocessing, names)
+    task = Segmentation(tuple(f"class {n}" for n in range(8)))
+    return TrainedNetwork(apply, params, task, preprocessing)
 
 
 def _table(result: dict) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 
 from benchmarks.random_videos import RandomVideos
-from benchmarks.tpu_compile import load_config
+from benchmarks.tpu_compile.step import load_config
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training.loop import make_sampler, make_train_step

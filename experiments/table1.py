@@ -43,7 +43,7 @@ from v2v_jax.errors import ConfigError, UserError
 from v2v_jax.run import recipes
 from v2v_jax.system.console import console, progress
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import TASKS
+from v2v_jax.tasks import task_class
 
 C3D = "C3D"  # the job that the fine-tuned rows wait for
 _MEMORY_SHARE = 0.92  # of the accelerator, for all jobs together
@@ -262,7 +262,7 @@ def prepare_cache(settings: Settings, workdir: pathlib.Path) -> None:
     config = row_config(settings, TABLES[settings.task].rows[0], workdir)
     for split in ("train", "test"):
         dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-        dataset.prepare_fields(TASKS[config.task].fields, progress)
+        dataset.prepare_fields(task_class(config.task).fields, progress)
 
 
 def check_settings(settings: Settings, workdir: pathlib.Path) -> None:

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 
 import v2v_jax
-from v2v_jax.datasets.readers.video_folder import find_videos
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
-from v2v_jax.media.flow_labels import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
+from v2v_jax.media.flow_label_files import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
+from v2v_jax.media.folders import find_videos
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.jobs import Backend, Job, Report, Tick, Work, run_jobs

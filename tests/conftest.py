@@ -14,33 +14,37 @@ from ml_collections import ConfigDict
 
 from tests.tiny import tiny_config
 
+# Tests run little of what they compile: quick compiling matters more than quick code. Set before
+# JAX makes its first program; programs that tests start inherit it. V2V_TEST_OPTIMIZE=1 compiles as
+# users do (make test-all).
+if not os.environ.get("V2V_TEST_OPTIMIZE"):
+    _QUICK = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
+
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory):
-    """Programs that tests start keep compiled code here, not in the user's cache.
+def compilation_cache(tmp_path_factory):
+    """What was compiled once is found again, by all workers and by the programs that tests start.
 
-    V2V_TEST_CACHE=DIR keeps it between runs of the tests: compiling is most of their time.
+    Compiling is most of the tests' time. V2V_TEST_CACHE=DIR keeps the folder between runs; without
+    it the workers of one run share a new one, and the user's own cache is left alone.
     """
-    folder = os.environ.get("V2V_TEST_CACHE") or str(tmp_path_factory.mktemp("compiled"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def compilation_cache(cache_folder):
-    """What was compiled once is found again, by subprocesses too: compiling dominates."""
-    folder = cache_folder
+    folder = os.environ.get("V2V_TEST_CACHE")
+    if not folder:
+        base = tmp_path_factory.getbasetemp()
+        folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield folder
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @dataclasses.dataclass(frozen=True)

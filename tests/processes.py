@@ -17,12 +17,11 @@ from tests.tiny import ROOT, tiny_config
 # The smallest network: these tests compile it once for each number of devices.
 ARGUMENT = "model=conv3b_up"
 
-# Runs train.py's main and notes in a file what this process reads of the training videos.
+# Trains as train.py does, and notes in a file what this process reads of the training videos.
 _NOTING = """
 import sys
-from v2v_jax import command_line
+from v2v_jax.cli import commands
 from v2v_jax.datasets.scenes import Scenes
-from train import main
 
 read, notes = Scenes.read, open(sys.argv.pop(1), "a", buffering=1)
 
@@ -33,7 +32,7 @@ def noting(self, video, start, stop, fields=("video",)):
 
 Scenes.read = noting
 if __name__ == "__main__":
-    command_line.run(main)
+    commands.run("train", "python train.py")
 """
 
 
@@ -51,9 +50,7 @@ def start(
 ) -> subprocess.Popen:
     """Starts a program on `small_config` with `devices` CPU devices; its output is piped."""
     command = [program] if notes is None else ["-c", _NOTING, str(notes)]
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    if devices > 1:  # equal to rounding only: compiling quickly matters more than quick code
-        flags += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, *command, f"--config=configs/seg.py:{ARGUMENT}", f"--workdir={workdir}",
          *arguments],

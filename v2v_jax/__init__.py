@@ -18,17 +18,71 @@ Importing this package imports neither TensorFlow nor OpenCV, and JAX only when 
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# What the package itself offers, and the module that is imported when it is asked for.
-_LAZY = {"brox_flow": "v2v_jax.brox.brox_flow", "load": "v2v_jax.inference.predictor"}
+if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
+    from v2v_jax.brox.brox_flow import brox_flow
+    from v2v_jax.datasets import register_dataset
+    from v2v_jax.datasets.base.video_dataset import VideoDataset
+    from v2v_jax.inference.predictor import Predictor
+    from v2v_jax.media.flow_files import read_flow, write_flow
+    from v2v_jax.media.video import read_video, write_video
+    from v2v_jax.models import C3D, V2V, ConvUp
+    from v2v_jax.pretrained import load_c3d
+    from v2v_jax.tasks import Task, register_task
+    from v2v_jax.training.loop import train_and_evaluate as train
+    from v2v_jax.zoo import load
+
+# What the package itself offers: name → the module that is imported when it is asked for, and the
+# name that it has there if that is another one.
+_LAZY = {
+    "C3D": "v2v_jax.models",
+    "ConvUp": "v2v_jax.models",
+    "Predictor": "v2v_jax.inference.predictor",
+    "Task": "v2v_jax.tasks",
+    "V2V": "v2v_jax.models",
+    "VideoDataset": "v2v_jax.datasets.base.video_dataset",
+    "brox_flow": "v2v_jax.brox.brox_flow",
+    "load": "v2v_jax.zoo",
+    "load_c3d": "v2v_jax.pretrained",
+    "read_flow": "v2v_jax.media.flow_files",
+    "read_video": "v2v_jax.media.video",
+    "register_dataset": "v2v_jax.datasets",
+    "register_task": "v2v_jax.tasks",
+    "train": "v2v_jax.training.loop:train_and_evaluate",
+    "write_flow": "v2v_jax.media.flow_files",
+    "write_video": "v2v_jax.media.video",
+}
+
+__all__ = [
+    "C3D",
+    "V2V",
+    "ConvUp",
+    "Predictor",
+    "Task",
+    "VideoDataset",
+    "brox_flow",
+    "load",
+    "load_c3d",
+    "read_flow",
+    "read_video",
+    "register_dataset",
+    "register_task",
+    "train",
+    "write_flow",
+    "write_video",
+]
 
 
-def __getattr__(name: str):
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+if not TYPE_CHECKING:  # with it a type checker would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, other = _LAZY[name].partition(":")
+        return getattr(importlib.import_module(module), other or name)
 
 
 def __dir__() -> list[str]:

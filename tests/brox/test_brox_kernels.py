@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from v2v_jax.brox import brox_flow, kernels, level
+from v2v_jax.system import triton
 
-pytestmark = pytest.mark.skipif(kernels.triton is None, reason="JAX without Pallas' Triton")
+pytestmark = pytest.mark.skipif(not triton.installed(), reason="JAX without Pallas' Triton")
 
 
 def problem(pairs, size, canvas, seed=0):

@@ -1,5 +1,6 @@
 """check_data: counts against what the data was made of, and every damaged file in its list."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from tests.datasets.test_gatech import make_pictures, save_mask, truth
 from tests.tiny import ROOT, tiny_config
-from v2v_jax.cli import check_data, command_line
+from v2v_jax.cli import check_data
 from v2v_jax.datasets.scenes import Scenes
 from v2v_jax.errors import DataError
 
@@ -115,22 +116,15 @@ def test_blank_videos_are_named(tmp_path):
 def test_report_is_printed_and_written(tmp_path, capsys):
     make_gatech(tmp_path / "data")
     config = gatech_config(tmp_path / "data")
-    check_data.main(config, str(tmp_path / "report"))
+    check_data.run(argparse.Namespace(config=config, workdir=str(tmp_path / "report")))
     written = json.loads((tmp_path / "report" / "check_data.json").read_text())
     assert written == json.loads(json.dumps(check_data.check(config)))
     printed = capsys.readouterr().out
     assert "vertical mix" in printed and "11.11%" in printed and "cannot be read" in printed
     truth(tmp_path / "data", "2_5.tiff").write_bytes(b"II")
     with pytest.raises(DataError, match="1 videos or parts of them cannot be read"):
-        check_data.main(config, "")
+        check_data.run(argparse.Namespace(config=config, workdir=None))
     assert "2_5.tiff cannot be read" in capsys.readouterr().out
-
-
-def test_workdir_is_optional_here_only(tmp_path):
-    argv = ["program", f"--config={ROOT / 'configs' / 'seg.py'}"]
-    assert command_line.parse(argv, needs_workdir=False)[1] == ""
-    with pytest.raises(command_line.ConfigError, match="both needed"):
-        command_line.parse(argv)
 
 
 @pytest.mark.parametrize("damage,status", [(False, 0), (True, 1)])
@@ -140,11 +134,10 @@ def test_program(tmp_path, damage, status):
         truth(tmp_path, "2_5.tiff").unlink()
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "v2v_jax.cli.check_data"),
-            *("--config=configs/seg.py:dataset=gatech", f"--config.data.root={tmp_path}"),
+            *(sys.executable, "-m", "v2v_jax", "check-data"),
+            *("--config=seg:dataset=gatech", f"--config.data.root={tmp_path}"),
         ],
-        cwd=ROOT,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -14,15 +14,22 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.inference.test_predictor import noise, stub
-from v2v_jax.cli import predict
+from tests.networks import noise, stub
+from v2v_jax.cli import commands, predict
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.inference.output_files import Drawing, parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.flow_files import read_flow
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video import VideoStream, read_video, write_video
+from v2v_jax.tasks import Color, Depth, Flow, Segmentation
 
+TASKS = {
+    "segmentation": Segmentation("abc"),
+    "flow": Flow(),
+    "color": Color(residual=False),
+    "depth": Depth(),
+}
 COPY = Predictor(stub(None), scale="native")
 ROOT = Path(__file__).resolve().parents[2]
 REAL = os.environ.get("V2V_REAL_DATA", "")
@@ -69,7 +76,7 @@ def sound_seconds(path: Path) -> float | None:
 def test_a_coloured_video_keeps_its_sound(tmp_path, codec, name):
     frames = smooth(30, 36, 50)
     with_sound(tmp_path / name, frames, codec)
-    output = parse_output(str(tmp_path / "out.mp4"), "color")
+    output = parse_output(str(tmp_path / "out.mp4"), TASKS["color"])
     source = open_source(tmp_path / name)
     assert source.fps == 10 and source.num_frames == 30
     assert predict_to_files(COPY, source, output, sound_of=tmp_path / name) == 30
@@ -82,7 +89,7 @@ def test_a_coloured_video_keeps_its_sound(tmp_path, codec, name):
 def test_a_video_without_sound_gives_one_without(tmp_path):
     write_video(tmp_path / "in.mp4", smooth(9, 20, 30))
     for sound_of in (tmp_path / "in.mp4", None, tmp_path / "missing"):
-        output = parse_output(str(tmp_path / "out.mp4"), "color")
+        output = parse_output(str(tmp_path / "out.mp4"), TASKS["color"])
         predict_to_files(COPY, open_source(tmp_path / "in.mp4"), output, sound_of=sound_of)
         assert sound_seconds(tmp_path / "out.mp4") is None
 
@@ -92,10 +99,8 @@ def test_frames_as_files(tmp_path):
 
     def write(task, values, pattern, **options):
         apply = lambda p, v: v.astype(jnp.float32)[..., : values[0]] * values[1]
-        names = ("a", "b", "c") if task == "segmentation" else ()
-        network = stub(apply, task, values[0], label_names=names)
-        predictor = Predictor(network, scale="native")
-        output = parse_output(str(tmp_path / pattern), task, **options)
+        predictor = Predictor(stub(apply, TASKS[task]), scale="native")
+        output = parse_output(str(tmp_path / pattern), TASKS[task], **options)
         assert predict_to_files(predictor, open_source(video), output, **options) == 11
         assert len(list((tmp_path / pattern).parent.iterdir())) == 11
         kinds = dict(probabilities=True) if options else {}
@@ -132,9 +137,9 @@ def test_frames_as_files(tmp_path):
 )
 def test_outputs_that_are_no_form(output, task, message):
     with pytest.raises(ConfigError, match=message):
-        parse_output(output, task)
+        parse_output(output, TASKS[task])
     with pytest.raises(ConfigError, match=".npz"):
-        parse_output("out.mp4", "segmentation", probabilities=True)
+        parse_output("out.mp4", TASKS["segmentation"], probabilities=True)
 
 
 def test_drawings():
@@ -143,22 +148,23 @@ def test_drawings():
 
     video = noise(3, 20, 30, 3)
     labels = np.random.default_rng(1).integers(0, 8, (3, 20, 30), dtype=np.uint8)
-    overlay = Drawing("segmentation", 8, "overlay").draw(Chunk(video, labels))
+    classes = Segmentation("abcdefgh")
+    overlay = Drawing(classes, "overlay").draw(Chunk(video, labels))
     expected = colors.overlay(video, labels, 8)
     assert np.abs(overlay.astype(int) - expected).max() <= 1
-    plain = Drawing("segmentation", 8, "plain").draw(Chunk(video, labels))
+    plain = Drawing(classes, "plain").draw(Chunk(video, labels))
     np.testing.assert_array_equal(plain, colors.labels_to_color(labels, 8))
-    both = Drawing("segmentation", 8, "side_by_side").draw(Chunk(video, labels))
+    both = Drawing(classes, "side_by_side").draw(Chunk(video, labels))
     assert both.shape == (3, 20, 64, 3)
     np.testing.assert_array_equal(both[:, :, :30], video)
     np.testing.assert_array_equal(both[:, :, 34:], overlay)
     # One scale for the whole video: the same flow has the same colour later on.
     flow = np.zeros((3, 20, 30, 2), np.float32) + (4.0, 1.0)
-    drawing = Drawing("flow", 0, "plain")
+    drawing = Drawing(TASKS["flow"], "plain")
     first = drawing.draw(Chunk(video, flow))
     drawing.draw(Chunk(video, flow * 9))
     np.testing.assert_array_equal(drawing.draw(Chunk(video, flow)), first)
-    gray = Drawing("color", 0, "side_by_side").draw(Chunk(video, video))
+    gray = Drawing(TASKS["color"], "side_by_side").draw(Chunk(video, video))
     assert (np.ptp(gray[:, :, :30], axis=-1) == 0).all()
     np.testing.assert_array_equal(gray[:, :, 34:], video)
 
@@ -170,7 +176,7 @@ def test_drawings():
 @pytest.mark.parametrize("size", [(1, 8, 8), (1, 40, 30), (2, 8, 8), (5, 9, 17)])
 def test_videos_of_one_frame_or_few_pixels(tmp_path, size):
     write_video(tmp_path / "in.mp4", smooth(*size))
-    output = parse_output(str(tmp_path / "out/%d.png"), "color")
+    output = parse_output(str(tmp_path / "out/%d.png"), TASKS["color"])
     predictor = Predictor(stub(None))  # scaled up to 24 rows and back
     assert predict_to_files(predictor, open_source(tmp_path / "in.mp4"), output) == size[0]
     seen, _ = read_video(tmp_path / "in.mp4")
@@ -246,7 +252,7 @@ def test_a_corrupt_tail_keeps_what_came_before_and_says_so(tmp_path):
             frames.append(frame)
     assert 20 < len(frames) < 50
     for form, partial in [("out.mp4", "out.partial.mp4"), ("out/%d.png", "out.partial")]:
-        output = parse_output(str(tmp_path / form), "color")
+        output = parse_output(str(tmp_path / form), TASKS["color"])
         with pytest.raises(DataError, match=rf"first {len(frames)} frames are in .*{partial}"):
             predict_to_files(COPY, open_source(tmp_path / "cut.mkv"), output)
         assert not output.path.exists() and output.partial.exists()
@@ -262,7 +268,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
 import resource, sys
 import numpy as np
 from v2v_jax.errors import DataError
-from v2v_jax.video_writer import VideoWriter
+from v2v_jax.media.video_writer import VideoWriter
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 rng = np.random.default_rng(0)
@@ -286,7 +292,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PIL.Image.Image, "save", full)
-    output = parse_output(str(tmp_path / "out/%d.png"), "color")
+    output = parse_output(str(tmp_path / "out/%d.png"), TASKS["color"])
     with pytest.raises(DataError, match="the disk is full"):
         predict_to_files(COPY, open_source(noise(9, 8, 8, 3)), output)
     assert list(tmp_path.iterdir()) == []
@@ -322,8 +328,8 @@ def run(monkeypatch, capsys):
 
     def start(*arguments, load=None):
         monkeypatch.setattr(predict, "_load", load or (lambda options: COPY))
-        monkeypatch.setattr(predict.compilation_cache, "enable", lambda: None)
-        status = predict.main(["--checkpoint=x", *map(str, arguments)])
+        monkeypatch.setattr("v2v_jax.system.compilation_cache.enable", lambda: None)
+        status = commands.execute(["predict", "--checkpoint=x", *map(str, arguments)])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -395,6 +401,126 @@ def test_a_folder_of_videos_each_once_and_failures_at_the_end(tmp_path, run):
     assert "2 done" in run(*arguments, "--overwrite", "--threads=2")[1]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def make_videos(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / name, smooth(2, 20, 30))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_source_in_the_output_s_folder_stays(tmp_path, run, overwrite):
+    """walk.mp4 has its frames in walk/, where another video and other files lie."""
+    videos = tmp_path / "videos"
+    make_videos(videos, "walk.mp4", "walk/part2.mp4")
+    (videos / "walk" / "notes.txt").write_text("mine")
+    (videos / "walk" / "00007.png").write_text("of an earlier, longer video")
+    before = contents(videos)
+    arguments = f"--video={videos}", f"--output={videos}/{{name}}/%05d.png"
+    options = ["--overwrite"] * overwrite
+    status, out, err = run(*arguments, *options)
+    assert status == 0 and "2 done (4 frames" in out, out + err
+    frames = {f"walk/{part}0000{i}.png" for part in ("", "part2/") for i in range(2)}
+    after = contents(videos)
+    assert after.keys() == before.keys() - {"walk/00007.png"} | frames
+    assert all(after[name] == before[name] for name in before.keys() - {"walk/00007.png"})
+    status, out, _ = run(*arguments)
+    assert status == 0 and "0 done" in out and "2 were there" in out
+    assert "2 done" in run(*arguments, "--overwrite")[1]
+    assert contents(videos) == after
+
+
+def test_frames_that_were_not_all_put_in_place_are_not_there(tmp_path, run, monkeypatch):
+    make_videos(tmp_path, "videos/walk.mp4")
+    target = tmp_path / "out" / "walk"
+    target.mkdir(parents=True)
+    (target / "notes.txt").write_text("mine")
+    arguments = f"--video={tmp_path / 'videos'}", f"--output={tmp_path}/out/{{name}}/%d.png"
+    replace, moved = os.replace, []
+
+    def breaking(source, destination):
+        if moved:
+            raise OSError(5, "Input/output error", str(destination))
+        moved.append(destination)
+        replace(source, destination)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", breaking)
+        status, out, _ = run(*arguments)
+    assert status == 1 and "failed: walk: Input/output error" in out and len(moved) == 1
+    assert "1 done" in run(*arguments)[1]
+    assert sorted(path.name for path in target.iterdir()) == ["0.png", "1.png", "notes.txt"]
+
+
+def test_outputs_among_the_videos_are_not_read_back(tmp_path, run):
+    make_videos(tmp_path, "videos/a.mp4", "videos/deep/b.mp4")
+    videos = tmp_path / "videos"
+    inside = f"--video={videos}", f"--output={videos}/out/{{name}}.mp4"
+    assert "2 done" in run(*inside)[1]
+    assert "0 done" in (second := run(*inside))[1] and "2 were there" in second[1]
+    assert "2 done" in run(*inside, "--overwrite")[1]
+    assert contents(videos).keys() == {"a.mp4", "deep/b.mp4", "out/a.mp4", "out/deep/b.mp4"}
+    (tmp_path / "videos" / "out" / "a.mp4").unlink()
+    (tmp_path / "videos" / "out" / "deep" / "b.mp4").unlink()
+
+    beside = f"--video={videos}", f"--output={videos}/{{name}}_seg.mp4"
+    assert "2 done" in run(*beside)[1]
+    before = contents(videos)
+    assert "2 were there" in run(*beside)[1]
+    status, _, err = run(*beside, "--overwrite")  # it may as well be a video of the user's
+    assert status == 1 and "would replace" in err and "among the videos" in err
+    assert contents(videos) == before and "deep/b_seg.mp4" in before
+
+
+def test_a_video_is_never_its_own_output(tmp_path, run):
+    make_videos(tmp_path, "videos/a.mp4", "in.mp4", "cut.partial.mp4")
+    (tmp_path / "frames").mkdir()
+    PIL.Image.fromarray(smooth(1, 20, 30)[0]).save(tmp_path / "frames" / "00000.png")
+    os.symlink(tmp_path / "in.mp4", tmp_path / "link.mp4")
+    before = contents(tmp_path)
+    for video, output in [
+        ("videos", "videos/{name}.mp4"),
+        ("in.mp4", "in.mp4"),
+        ("in.mp4", "link.mp4"),
+        ("cut.partial.mp4", "cut.mp4"),  # where the first frames of a damaged one would go
+        ("frames", "frames/%05d.png"),
+    ]:
+        status, _, err = run(
+            f"--video={tmp_path / video}", f"--output={tmp_path / output}", "--overwrite"
+        )
+        assert status == 1 and "would replace" in err and err.count("\n") == 1, err
+    assert contents(tmp_path) == before
+
+
+def test_hidden_files_are_no_videos(tmp_path, run):
+    videos = tmp_path / "videos"
+    make_videos(videos, "clip.mp4")
+    for name in ("._clip.mp4", f".clip.{'0' * 32}.part.mp4"):
+        (videos / name).write_bytes(b"\0\5\x16\7" + bytes(60))
+    status, out, err = run(f"--video={videos}", f"--output={tmp_path}/out/{{name}}.mp4")
+    assert status == 0 and "1 done (2 frames" in out, out + err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+
+
+def test_per_cent_signs_in_names(tmp_path, run):
+    make_videos(tmp_path, "in.mp4", "videos/100%d.mp4")
+    status, _, err = run(f"--video={tmp_path}/in.mp4", f"--output={tmp_path}/f/50%_%05d.png")
+    assert status == 0, err
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["50%_00000.png", "50%_00001.png"]
+    for form, made in (("{name}.mp4", "100%d.mp4"), ("{name}/%d.png", "100%d/1.png")):
+        status, out, _ = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/out/{form}")
+        assert status == 0 and (tmp_path / "out" / made).is_file(), out
+
+
+def test_frames_of_all_videos_need_folders_of_their_own(tmp_path, run):
+    make_videos(tmp_path, "videos/a.mp4")
+    status, _, err = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/out/{{name}}_%d.png")
+    assert status == 1 and "belongs into the folder's name" in err and err.count("\n") == 1
+
+
 def test_the_program_itself(trained, tmp_path):
     write_video(tmp_path / "in.mp4", smooth(5, 40, 50))
     arguments = [f"--checkpoint={trained('seg').workdir}", f"--video={tmp_path / 'in.mp4'}"]
@@ -455,10 +581,11 @@ MEMORY = """
 import resource, sys
 import jax.numpy as jnp
 import numpy as np
-from tests.inference.test_predictor import stub
-from v2v_jax.inference import Predictor
+from tests.networks import stub
+from v2v_jax.inference.predictor import Predictor
+from v2v_jax.tasks import Flow
 
-network = stub(lambda p, v: v[..., :2] / 255.0, "flow", 2)
+network = stub(lambda p, v: v[..., :2] / 255.0, Flow())
 frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 count = sum(1 for _ in Predictor(network).stream(frame.copy() for _ in range(int(sys.argv[1]))))
 assert count == int(sys.argv[1])

@@ -23,8 +23,10 @@ def save_mask(path: Path, values: np.ndarray, mode: str) -> None:
         picture.putpalette([v for i in range(256) for v in (i, 255 - i, i // 2)])
     elif mode == "RGB":
         picture = Image.fromarray(np.repeat(values[..., None], 3, axis=-1))
+    elif mode == "I;16":
+        picture = Image.fromarray(values.astype(np.uint16))
     else:
-        picture = Image.fromarray(values)
+        picture = Image.fromarray(values.astype(np.uint8)).convert(mode)
     assert picture.mode == mode
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
@@ -41,7 +43,7 @@ def make_sequence(
         path = root / "JPEGImages" / resolution / name / f"{t:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(frame).save(path, quality=95)
-        mask = np.zeros((h, w), np.uint8)
+        mask = np.zeros((h, w), np.uint8 if max(values) < 256 else np.uint16)
         for value, third in zip(values, np.array_split(np.arange(w), 3), strict=True):
             mask[:, third] = value
         save_mask(root / "Annotations" / resolution / name / f"{t:05d}.png", mask, mode)
@@ -73,6 +75,8 @@ def test_frames_and_labels(tmp_path):
         ("P", (255, 1, 0), (255, 1, 0)),  # 2017: void
         ("L", (0, 255, 255), (0, 1, 1)),  # 2016
         ("L", (0, 1, 2), (0, 1, 1)),
+        ("LA", (0, 255, 255), (0, 1, 1)),  # 2016's bear/00077.png
+        ("I;16", (0, 256, 65535), (0, 1, 1)),
         ("1", (0, 255, 0), (0, 1, 0)),
         ("RGB", (0, 255, 0), (0, 1, 0)),
     ],
@@ -103,6 +107,34 @@ def test_official_lists(tmp_path):
     (newer / "train.txt").write_text("swan\nwolf\n")
     with pytest.raises(DataError, match="1 sequences of .*train.txt .*'wolf'"):
         Davis(tmp_path, "train")
+
+
+def test_lists_of_windows_and_lists_that_overlap(tmp_path, caplog):
+    for name in ("bear", "dog"):
+        make_sequence(tmp_path, name)
+    lists = tmp_path / "ImageSets" / "2016"
+    lists.mkdir(parents=True)
+    line = "\\JPEGImages\\480p\\dog\\00000.jpg \\Annotations\\480p\\dog\\00000.png\r\n"
+    (lists / "train.txt").write_text(line, encoding="utf-16")
+    (lists / "val.txt").write_text("bear\ndog\n", encoding="utf-8-sig")
+    assert [v.name for v in Davis(tmp_path, "train").videos] == ["dog"]
+    assert [v.name for v in Davis(tmp_path, "test").videos] == ["bear", "dog"]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert "1 of the 2 videos for testing are also for training (dog)" in said
+
+
+def test_companion_files_and_upper_case(tmp_path):
+    make_sequence(tmp_path, "bear")
+    for part, extension in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        folder = tmp_path / part / "480p" / "bear"
+        (folder / f"._00000.{extension}").write_bytes(b"\0\5\26\7")
+        (folder / f"00003.{extension}").rename(folder / f"00003.{extension.upper()}")
+        (folder.parent / ".ipynb_checkpoints").mkdir()
+    dataset = Davis(tmp_path, "test", held_out=("bear",))
+    assert [(v.name, v.num_frames) for v in dataset.videos] == [("bear", 17)]
+    assert dataset.read(0, 0, 17, ("video", "labels"))["labels"].shape[0] == 17
+    with pytest.raises(DataError, match="has no videos"):
+        Davis(tmp_path, "train", held_out=("bear",))
 
 
 def test_resolutions(tmp_path):
@@ -160,8 +192,8 @@ def test_mask_of_another_size(tmp_path):
 def test_mask_of_unknown_kind(tmp_path):
     make_sequence(tmp_path, "bear")
     path = tmp_path / "Annotations/480p/bear/00004.png"
-    Image.fromarray(np.zeros(SIZE, np.uint16)).save(path)
-    with pytest.raises(DataError, match=r"00004\.png is a PNG of Pillow's mode I;16"):
+    Image.new("CMYK", SIZE[::-1]).save(path, "TIFF")
+    with pytest.raises(DataError, match=r"00004\.png is a picture of Pillow's mode CMYK"):
         Davis(tmp_path, "test", held_out=("bear",)).read(0, 0, 16, ("labels",))
 
 

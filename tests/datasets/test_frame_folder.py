@@ -94,6 +94,75 @@ def test_frames_without_masks(tmp_path):
     np.testing.assert_array_equal(labels[[0, 2]], [LABELS, LABELS])
 
 
+def test_the_number_255_is_ignored_in_index_masks_as_promised(tmp_path):
+    values = np.where(VALUES == 1, 255, VALUES).astype(np.uint8)
+    for number, stored in enumerate((values, values.astype(np.uint16))):
+        root = make_folders(tmp_path / str(number), stored)
+        labels = FrameFolder(root, "train", frame_size=SIZE).read(0, 0, 1, ("labels",))["labels"]
+        np.testing.assert_array_equal(labels[0], np.where(VALUES == 1, 255, LABELS))
+
+
+def test_pascal_vocs_palette_masks(tmp_path):
+    """Their colours are not listed, their numbers are lines, and 255 is the border."""
+    make_folders(tmp_path, count=1)
+    picture = Image.fromarray(np.where(VALUES == 3, 255, VALUES).astype(np.uint8))
+    picture.putpalette([v for i in range(256) for v in (i, 255 - i, 7)])
+    picture.save(tmp_path / "labels/b2/0.png")
+    dataset = FrameFolder(tmp_path, "train", frame_size=SIZE, min_frames=1)
+    labels = dataset.read(0, 0, 1, ("labels",))["labels"][0]
+    np.testing.assert_array_equal(labels, np.where(VALUES == 3, 255, LABELS))
+
+
+def test_16_bit_frames_are_not_white(tmp_path):
+    make_folders(tmp_path)
+    for n in range(17):
+        save(tmp_path / "images/b2" / f"{30 * n}.png", np.full(SIZE, 257 * n, np.uint16))
+    video = FrameFolder(tmp_path, "train", frame_size=SIZE).read(0, 0, 17)["video"]
+    np.testing.assert_array_equal(video[:, 0, 0], np.repeat(np.arange(17)[:, None], 3, axis=1))
+
+
+def test_companion_files_and_hidden_folders_are_no_data(tmp_path, caplog):
+    make_folders(tmp_path)
+    for path in ("images/b2/._0.png", "labels/b2/._0_L.png", "images/._cover.png"):
+        (tmp_path / path).write_bytes(b"\0\5\26\7")
+    (tmp_path / "images/.ipynb_checkpoints").mkdir()
+    for _ in range(2):
+        dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    assert [v.num_frames for v in dataset.videos] == [17]
+    [said] = [r.getMessage() for r in caplog.records]
+    assert f"Dataset frames in {tmp_path}: left out 3 hidden files (" in said
+
+
+@pytest.mark.parametrize("names", [("30.tif", "30.tiff"), ("30.PNG", "30.png")])
+def test_two_pictures_of_one_name(tmp_path, names):
+    make_folders(tmp_path)
+    for path in (tmp_path / "images/b2").iterdir():
+        path.rename(path.with_suffix(Path(names[0]).suffix))
+    (tmp_path / "images/b2" / names[1]).write_bytes(b"")
+    with pytest.raises(DataError, match=f"b2 holds .* and .*30.{names[1][3:]}; keep one"):
+        FrameFolder(tmp_path, "train", frame_size=SIZE)
+
+
+def test_lists_of_other_systems(tmp_path):
+    make_folders(tmp_path)
+    (tmp_path / "label_colors.txt").unlink()
+    (tmp_path / "classes.txt").write_bytes("void\r\nStraße \r\nsky\r\nroad".encode("utf-8-sig"))
+    (tmp_path / "train.txt").write_bytes("images\\b2\\\r\n".encode("utf-16"))
+    dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    assert dataset.label_names == ("Straße", "sky", "road")
+    assert [v.name for v in dataset.videos] == ["b2"]
+
+
+def test_lists_that_overlap_or_repeat(tmp_path, caplog):
+    make_folders(tmp_path)
+    (tmp_path / "train.txt").write_text("b2\nb10\nb2\n")
+    dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
+    assert [v.name for v in dataset.videos] == ["b2", "b10"]
+    said = "\n".join(r.getMessage() for r in caplog.records)
+    assert "train.txt names 1 videos more than once (b2)" in said
+    assert "1 of the 1 videos for testing are also for training (b10)" in said
+
+
 def outside(root: Path) -> None:
     """A list that names a folder which exists, but not in the dataset."""
     save(root.parent / "secret" / "0.png", frame(0))
@@ -119,9 +188,9 @@ def outside(root: Path) -> None:
             r"has the colour \(1, 2, 3\) twice",
         ),
         (lambda r: (r / "label_colors.txt").write_text("1 2 3 a\n"), "has 1 classes"),
-        (lambda r: (r / "label_colors.txt").write_bytes(b"\xff"), "label_colors.txt cannot be"),
+        (lambda r: (r / "label_colors.txt").write_bytes(b"\0\1"), "label_colors.txt cannot be"),
         (lambda r: (r / "label_colors.txt").unlink(), "neither label_colors.txt nor classes.txt"),
-        (lambda r: save(r / "images" / "a_1.png", frame(0)), r"both folders \(b10\) and pictures"),
+        (lambda r: save(r / "images" / "a_1.png", frame(0)), r"both folders \(b2\) and pictures"),
         (
             lambda r: save(r / "images" / "b2" / "x.jpg", frame(0)),
             "b2 holds pictures of mixed formats",

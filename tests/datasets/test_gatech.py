@@ -84,6 +84,17 @@ def test_pictures_and_kinds_of_masks(tmp_path, kind, ext):
         np.testing.assert_array_equal(arrays["labels"][t], expected_labels(index_mask(n)))
 
 
+def test_the_number_255_is_ignored(tmp_path):
+    make_pictures(tmp_path)
+    values = index_mask(1).copy()
+    values[:4] = 255
+    save_mask(truth(tmp_path, "2_1.tiff"), values, "index")
+    labels = Gatech(tmp_path, "train", frame_size=SIZE).read(0, 0, 1, ("labels",))["labels"]
+    expected = expected_labels(index_mask(1))
+    expected[:4] = 255
+    np.testing.assert_array_equal(labels[0], expected)
+
+
 def test_16_bit_index_masks(tmp_path):
     make_pictures(tmp_path, kind="16 bits", ext="png")
     labels = Gatech(tmp_path, "train", frame_size=SIZE).read(0, 0, 1, ("labels",))["labels"]
@@ -177,12 +188,12 @@ def wrong_number(root: Path) -> None:
         (
             "index",
             lambda root: Image.fromarray(index_mask()[:30]).save(truth(root, "2_3.tiff")),
-            r"2_3.tiff is 36x30, its frame 36x36",
+            r"2_3.tiff is 36x30, its frame is 36x36",
         ),
         (
             "index",
             lambda root: save_mask(truth(root, "2_3.tiff"), index_mask(), "colour"),
-            r"2_3.tiff is of mixed format: .* kind colour, .* kind index",
+            r"2_3.tiff is of mixed format: .* kind colour, .* kind grey",
         ),
         (
             "index",
@@ -229,7 +240,7 @@ def mix_pictures_and_videos(root: Path) -> None:
         ),
         (
             lambda root: shutil.copy(truth(root, "2_1.tiff"), truth(root, "2_99.png")),
-            r"Ground_Truth holds pictures of mixed formats \(10_1.tiff, 2_99.png\)",
+            r"Ground_Truth holds pictures of mixed formats \(2_1.tiff, 2_99.png\)",
         ),
         (
             lambda root: shutil.copy(
@@ -251,7 +262,7 @@ def mix_pictures_and_videos(root: Path) -> None:
         ),
         (
             lambda root: make_pictures(root, videos=(11,), kind="colour"),
-            "those of 11 are of kind colour, those of 2 of kind index",
+            "those of 11 are of kind colour, those of 2 of kind grey",
         ),
     ],
 )

@@ -64,6 +64,17 @@ def test_official_split(root):
     np.testing.assert_array_equal(frames["video"], whole[3:19])
 
 
+def test_lists_of_other_systems(root, caplog):
+    lines = [TRAIN[0].replace("/", "\\"), *TRAIN[1:], TRAIN[0]]
+    lists = root / "ucfTrainTestlist"
+    (lists / "trainlist01.txt").write_bytes(" \r".join(lines).encode("utf-8-sig"))
+    (lists / "classInd.txt").write_bytes("1\tHandstandPushups\r\n2  YoYo\r\n".encode("utf-16"))
+    train = Ucf101(root, "train", frame_size=(16, 24))
+    assert len(train.videos) == len(TRAIN)
+    assert train.video_label_names == ("HandstandPushups", "YoYo")
+    assert "names 1 videos more than once" in caplog.records[0].getMessage()
+
+
 def test_wrong_questions(root):
     dataset = Ucf101(root, "test")
     with pytest.raises(DataError, match="has no labels"):
@@ -96,7 +107,6 @@ def test_missing_folder(root, folder):
         "../v_YoYo_g01_c01.avi 2",
         "../../secret/a.avi 2",
         "/etc/a.avi 2",
-        "YoYo\\v_YoYo_g01_c01.avi 2",
         "YoYo/v_YoYo_g01_c01.avi two",
         "YoYo/v_YoYo_g01_c01.avi 2 2",
         "v_YoYo_g01_c01.avi",
@@ -126,7 +136,7 @@ def test_empty_and_undecodable_list(root):
     make_lists(root, train=[])
     with pytest.raises(DataError, match=r"trainlist01\.txt is empty"):
         Ucf101(root, "train")
-    (root / "ucfTrainTestlist" / "trainlist01.txt").write_bytes(b"\xff\xfe\x00Y")
+    (root / "ucfTrainTestlist" / "trainlist01.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"trainlist01\.txt cannot be read"):
         Ucf101(root, "train")
 

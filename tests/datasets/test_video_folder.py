@@ -39,6 +39,16 @@ def test_files_are_found_by_extension_in_natural_order(tmp_path, video):
     assert names_of(tmp_path, "test") == ["t.mkv"]
 
 
+def test_split_folders_in_any_letter_case(tmp_path, video, caplog):
+    fill(tmp_path, video, ["Train/a.mp4", "TEST/b.mp4", "val/c.mp4", "d.mp4"])
+    assert names_of(tmp_path, "train") == ["a.mp4"] and names_of(tmp_path, "test") == ["b.mp4"]
+    said = caplog.records[0].getMessage()
+    assert f"2 videos in {tmp_path} are outside TEST and Train and left out (d.mp4, val" in said
+    fill(tmp_path, video, ["train/e.mp4"])
+    with pytest.raises(DataError, match="two folders for one split, Train and train; rename one"):
+        names_of(tmp_path, "train")
+
+
 def test_frames(tmp_path, video):
     fill(tmp_path, video, ["train/a.mp4", "test/b.mp4"])
     dataset = VideoFolder(tmp_path, "train", frame_size=(16, 24))

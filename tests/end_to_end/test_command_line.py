@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny import ROOT, TINY, tiny_arguments
-from v2v_jax.cli import command_line
-from v2v_jax.evaluation.evaluator import evaluate
+from v2v_jax.cli import command_line, commands, train
 from v2v_jax.media.video import write_video
-from v2v_jax.training.loop import train_and_evaluate
 
 pytestmark = [
     pytest.mark.usefixtures("compilation_cache"),
@@ -21,18 +19,10 @@ pytestmark = [
 ]
 
 
-def main_of_train(config, workdir):
-    train_and_evaluate(config, workdir)
-
-
-def main_of_eval(config, workdir):
-    evaluate(config, workdir)
-
-
-def error_of(capsys, *arguments, status, main=main_of_train) -> str:
-    """Runs a command line in this process; returns its one line on standard error."""
+def error_of(capsys, *arguments, status, command="train") -> str:
+    """Runs a command in this process; returns its one line on standard error."""
     capsys.readouterr()
-    assert command_line.execute(["train.py", *arguments], main) == status
+    assert commands.execute([command, *arguments]) == status
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("Error: ")
@@ -51,9 +41,9 @@ def config_flag(name: str) -> str:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], ["--config=FILE", "--workdir=FOLDER"]),
+        ([], ["--config=RECIPE", "--workdir=FOLDER"]),
         ([config_flag("seg.py")], ["--workdir=FOLDER"]),
-        (["--workdir=w"], ["--config=FILE"]),
+        (["--workdir=w"], ["--config=RECIPE"]),
         (["--config=configs/nope.py", "--workdir=w"], ["configs/nope.py", "does not exist"]),
         ([config_flag("seg.py"), "--workdir=w", "--nope=1"], ["--nope", "--workdir"]),
         ([config_flag("seg.py"), "--workdir=w", "stray"], ["'stray'"]),
@@ -79,34 +69,19 @@ def test_command_line_that_cannot_be_understood(capsys, arguments, words):
 
 
 def test_options_in_any_order_and_form(tmp_path):
-    seen = []
-    status = command_line.execute(
-        ["train.py", "--workdir", str(tmp_path), config_flag("seg.py:size=small"),
+    parser = command_line.Parser("v2v train", "")
+    train.add_options(parser)
+    options = parser.parse(
+        ["--workdir", str(tmp_path), config_flag("seg.py:size=small"),
          "--config.batch_size", "12", "--noconfig.mirror",
          "--config.preprocessing.crop_size=(32,48)"],
-        lambda config, workdir: seen.append((config, workdir)),
     )  # fmt: skip
-    (config, workdir) = seen[0]
-    assert status == 0 and workdir == str(tmp_path)
+    config = options.config
+    assert options.workdir == str(tmp_path)
     assert (config.model.width, config.batch_size, config.mirror) == (0.25, 12, False)
     assert config.preprocessing.crop_size == (32, 48)
     with pytest.raises(AttributeError):
         config.batchsize = 3  # locked
-
-
-def test_bugs_keep_their_traceback_and_interrupts_do_not(tmp_path, capsys):
-    arguments = ["train.py", config_flag("seg.py"), f"--workdir={tmp_path}"]
-
-    def bug(config, workdir):
-        raise ZeroDivisionError
-
-    def interrupt(config, workdir):
-        raise KeyboardInterrupt
-
-    with pytest.raises(ZeroDivisionError):
-        command_line.execute(arguments, bug)
-    assert command_line.execute(arguments, interrupt) == 130
-    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -143,7 +118,7 @@ def test_workdir_that_is_a_file(capsys, tmp_path):
     file.write_text("")
     arguments = (config_flag("seg.py"), f"--workdir={file}", *tiny_arguments())
     assert str(file) in error_of(capsys, *arguments, status=1)
-    assert str(file) in error_of(capsys, *arguments, status=1, main=main_of_eval)
+    assert str(file) in error_of(capsys, *arguments, status=1, command="eval")
 
 
 def run_on(capsys, tmp_path, config: str, root) -> str:
@@ -221,10 +196,10 @@ def test_mask_of_another_size(capsys, tmp_path):
 
 def test_checkpoint_of_another_task(capsys, trained):
     run = trained("seg")
-    for main in (main_of_train, main_of_eval):
+    for command in ("train", "eval"):
         message = error_of(
             capsys, config_flag("flow.py"), f"--workdir={run.workdir}", *tiny_arguments(),
-            status=1, main=main,
+            status=1, command=command,
         )  # fmt: skip
         assert "'segmentation'" in message and "'flow'" in message
         assert "num_outputs is 8, the configuration's 2" in message

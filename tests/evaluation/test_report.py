@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import eval as program
 from tests.tiny import ROOT
-from v2v_jax.cli import command_line
+from v2v_jax.cli import commands
 from v2v_jax.evaluation.evaluator import Evaluator, best_params, evaluate
 from v2v_jax.evaluation.report import embedded_media
 from v2v_jax.evaluation.report.curves import distribution, learning_curves, read_curves
@@ -211,9 +210,7 @@ def test_option_of_the_program(monkeypatch, capsys, tmp_path):
         "v2v_jax.evaluation.evaluator.evaluate",
         lambda config, workdir, report: seen.append((workdir, report)),
     )
-    run = lambda *arguments: command_line.execute(
-        ["eval.py", *arguments], program.main, program.SWITCHES
-    )
+    run = lambda *arguments: commands.execute(["eval", *arguments])
     arguments = [f"--config={ROOT / 'configs' / 'seg.py'}", f"--workdir={tmp_path}"]
     assert run(*arguments) == run("--report", *arguments) == 0
     assert seen == [(str(tmp_path), False), (str(tmp_path), True)]

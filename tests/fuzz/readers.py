@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image
 
 from v2v_jax import pretrained
-from v2v_jax.cli import command_line
+from v2v_jax.cli import config_options
+from v2v_jax.datasets.base.class_masks import object_mask
 from v2v_jax.datasets.readers import davis, frame_folder, ucf101
-from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, WeightsError
+from v2v_jax.errors import ConfigError, DataError, WeightsError
 from v2v_jax.media import flow_files
+from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import VideoFile, write_video
 from v2v_jax.run import manifest, metrics_log, recipes
 
@@ -69,13 +71,12 @@ def _picture_bytes(mode: str, kind: str) -> bytes:
 
 
 def _read_frame(data: bytes, folder: pathlib.Path) -> None:
-    frame = davis.decode_frame(davis.open_picture(data, "x"), (4, 5), "x")
+    frame = Picture(data, "x").frame((4, 5))
     assert frame.shape == (4, 5, 3) and frame.dtype == np.uint8
 
 
 def _read_mask(data: bytes, folder: pathlib.Path) -> None:
-    picture = davis.open_picture(data, "x")
-    mask = davis.decode_mask(picture, (8, 6), (4, 5), "x")
+    mask = object_mask(Picture(data, "x"), (6, 8), (4, 5))
     assert mask.shape == (4, 5) and set(np.unique(mask)) <= {0, 1, 255}
 
 
@@ -168,15 +169,13 @@ def _weights_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def _read_recipe(data: bytes, folder: pathlib.Path) -> None:
     options = recipes.parse_arg(data.decode(errors="replace"))
-    assert options.dataset in recipes.CHOICES["dataset"]
+    assert options.dataset in recipes.choices()["dataset"]
 
 
 def _read_overrides(data: bytes, folder: pathlib.Path) -> None:
     """Overrides on the command line: lines that begin with --config."""
-    config = pathlib.Path(__file__).resolve().parents[2] / "configs" / "seg.py"
     words = data.decode(errors="replace").split("\n")
-    argv = ["train.py", f"--config={config}", f"--workdir={folder}"]
-    config, _ = command_line.parse(argv + [f"--config.{word}" for word in words])
+    config = config_options.read("seg", [f"--config.{word}" for word in words])
     recipes.validate(config)
 
 
@@ -204,7 +203,7 @@ TARGETS: dict[str, Target] = {
     "frame": Target(
         _read_frame,
         lambda folder: [_picture_bytes("RGB", "JPEG"), _picture_bytes("P", "PNG")],
-        (CorruptVideoError,),
+        (DataError,),
     ),
     "mask": Target(
         _read_mask,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import v2v_jax
+from v2v_jax.cli import commands
 from v2v_jax.errors import CheckpointError
 from v2v_jax.inference import export
 from v2v_jax.inference.network import from_checkpoint
@@ -45,12 +46,17 @@ assert not models, models
 """
 
 
+def run(*arguments: str) -> int:
+    """`v2v export …` in this process; its exit status."""
+    return commands.execute(["export", *arguments])
+
+
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     """(checkpoint's network, file)."""
     network = from_checkpoint(trained("seg").workdir)
     path = tmp_path_factory.mktemp("export") / "seg.v2v"
-    assert export.main([f"--checkpoint={trained('seg').workdir}", f"--output={path}"]) == 0
+    assert run(f"--checkpoint={trained('seg').workdir}", f"--output={path}") == 0
     return network, path
 
 
@@ -147,13 +153,13 @@ def test_an_export_is_not_written_over_nor_half_written(exported, tmp_path, caps
     network, path = exported
     before = path.read_bytes()
     arguments = [f"--checkpoint={path}", f"--output={tmp_path / 'copy'}"]
-    assert export.main(arguments) == 1  # an export is no checkpoint
+    assert run(*arguments) == 1  # an export is no checkpoint
     assert "No checkpoint in" in capsys.readouterr().err
-    monkeypatch.setattr(export, "from_checkpoint", lambda _: network)
-    assert export.main(["--checkpoint=x", f"--output={path}"]) == 1
+    monkeypatch.setattr("v2v_jax.inference.network.from_checkpoint", lambda _: network)
+    assert run("--checkpoint=x", f"--output={path}") == 1
     assert "exists" in capsys.readouterr().err and path.read_bytes() == before
     monkeypatch.setattr(export, "_export", lambda *_: pytest.fail("too late"))
-    assert export.main(["--checkpoint=x", f"--output={tmp_path / 'no' / 'file'}"]) == 1
+    assert run("--checkpoint=x", f"--output={tmp_path / 'no' / 'file'}") == 1
     assert "Cannot write" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -11,25 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import v2v_jax
+from tests.networks import noise, stub
 from v2v_jax.errors import CheckpointError, DataError
-from v2v_jax.inference.network import TrainedNetwork, from_about
+from v2v_jax.inference.network import from_about
 from v2v_jax.inference.predictor import Predictor
-from v2v_jax.input.preprocess import Preprocessing, to_gray
+from v2v_jax.input.preprocess import to_gray
 from v2v_jax.media.video import read_video, write_video
-
-
-def stub(apply, task="color", num_values=3, **more) -> TrainedNetwork:
-    """A network without weights, for windows of 8x16x16 at a scale of 24 rows."""
-    preprocessing = Preprocessing(frame_size=(24, 32), crop_size=(16, 16), clip_length=8)
-    apply = apply or (lambda params, video: video.astype(jnp.float32) / 255)
-    return TrainedNetwork(
-        lambda params, video: apply(params, video), {}, task, num_values, preprocessing, **more
-    )
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
+from v2v_jax.tasks import Color, Depth, Flow, Segmentation
 
 COPY = Predictor(stub(None), scale="native", batch_size=3)
 sides = st.integers(1, 149)
@@ -53,7 +41,7 @@ def test_copying_with_whole_frames_or_without_overlap(size):
 def test_every_voxel_is_blended_with_weights_that_sum_to_one():
     # Each window answers a random constant: the blend lies between the least and the largest, and
     # where the network answers 1 everywhere, 1 comes out at every size.
-    one = Predictor(stub(lambda p, v: jnp.ones((*v.shape[:4], 1)), "depth", 1))
+    one = Predictor(stub(lambda p, v: jnp.ones((*v.shape[:4], 1)), Depth()))
     for shape in [(1, 8, 8), (9, 33, 57), (30, 130, 21)]:
         np.testing.assert_allclose(one(noise(*shape, 3)), 1, atol=1e-5)
 
@@ -63,7 +51,7 @@ def test_no_compilation_between_videos_of_different_sizes():
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: counted.append(name) if "backend_compile" in name else None
     )
-    for network in (stub(None), stub(lambda p, v: v[..., :2] * 1.0, "flow", 2)):
+    for network in (stub(None), stub(lambda p, v: v[..., :2] * 1.0, Flow())):
         predictor = Predictor(network, batch_size=2, scale="native")
         predictor(noise(1, 8, 8, 3))
         assert counted
@@ -77,7 +65,7 @@ def test_no_compilation_between_videos_of_different_sizes():
 def test_flow_is_in_pixels_of_the_video():
     # The network sees 24 rows and 48 columns, of a video of 48 rows and 96 columns.
     apply = lambda p, v: jnp.broadcast_to(jnp.array([1.5, -2.0]), (*v.shape[:4], 2))
-    flow = Predictor(stub(apply, "flow", 2))(noise(9, 48, 96, 3))
+    flow = Predictor(stub(apply, Flow()))(noise(9, 48, 96, 3))
     assert flow.shape == (9, 48, 96, 2) and flow.dtype == np.float32
     np.testing.assert_allclose(flow, np.broadcast_to([3.0, -4.0], flow.shape), rtol=1e-5)
 
@@ -89,7 +77,7 @@ def test_labels_and_probabilities_are_aligned_with_the_video():
     bright = lambda v: v[..., :1].astype(jnp.float32) / 255
     apply = lambda p, v: jnp.concatenate([1 - bright(v), bright(v)], -1)
     names = ("dark", "bright")
-    predictor = Predictor(stub(apply, "segmentation", 2, label_names=names))
+    predictor = Predictor(stub(apply, Segmentation(names)))
     labels = predictor(video)
     assert labels.shape == (10, 96, 192) and labels.dtype == np.uint8
     assert (labels != (video[..., 0] > 0)).mean() < 0.01
@@ -103,7 +91,7 @@ def test_labels_and_probabilities_are_aligned_with_the_video():
 
 def test_a_residual_colouring_keeps_the_detail_of_the_video():
     video = noise(9, 131, 77, 3)
-    predictor = Predictor(stub(lambda p, v: jnp.zeros(v.shape), residual=True))
+    predictor = Predictor(stub(lambda p, v: jnp.zeros(v.shape), Color(residual=True)))
     gray = np.asarray(to_gray(video)) * 255
     assert np.abs(predictor(video) - gray).max() <= 0.51
 
@@ -259,6 +247,43 @@ def test_a_checkpoint_of_another_version_is_one_clear_sentence(trained, monkeypa
     monkeypatch.setattr(Checkpoints, "read_about", other)
     with pytest.raises(CheckpointError, match="written by version 0.0.7 .* use the version"):
         v2v_jax.load(trained("seg").workdir)
+
+
+def test_a_checkpoint_whose_options_stand_beside_the_others_still_loads(trained, monkeypatch):
+    """As all did before config.task_options."""
+    from v2v_jax.run.checkpoint import Checkpoints, compare_about
+
+    run, read = trained("color"), Checkpoints.read_about
+
+    def older(self, step):
+        about = read(self, step)
+        options = about.pop("task_options")
+        del about["task_module"], about["task_stored"]
+        about["config"] |= options
+        del about["config"]["task_options"]
+        return about | {"residual": options["residual"]}  # hints stood there only where there were
+
+    expected = v2v_jax.load(run.workdir)(noise(8, 24, 32, 3))
+    monkeypatch.setattr(Checkpoints, "read_about", older)
+    predictor = v2v_jax.load(run.workdir)
+    task = predictor.network.task
+    assert task.residual and task.hints == 0 and "task_options" not in predictor.network.about
+    np.testing.assert_array_equal(predictor(noise(8, 24, 32, 3)), expected)
+    now = {**predictor.network.about, "task_options": {"residual": True, "hints": 0}}
+    compare_about(predictor.network.about, now, run.workdir)
+    for changed in ({"residual": False, "hints": 0}, {"residual": True, "hints": 3}):
+        with pytest.raises(CheckpointError, match="task_options is"):
+            compare_about(predictor.network.about, now | {"task_options": changed}, run.workdir)
+
+
+def test_a_task_that_is_not_registered_is_one_clear_sentence():
+    about = {"task": "squares", "task_module": "my_squares"}
+    with pytest.raises(
+        CheckpointError,
+        match=r"Checkpoint x is for the task 'squares', which is not registered here \(known: seg.*"
+        r"import my_squares first, or add --import=my_squares",
+    ):
+        from_about(about, "Checkpoint x")
 
 
 def test_a_classifier_has_no_answer_for_every_voxel():

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from v2v_jax.cli import label
+from v2v_jax.cli import commands
 from v2v_jax.errors import ConfigError
 from v2v_jax.labelling import teachers
 from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos
-from v2v_jax.media.flow_labels import FlowLabels, encode_flow, label_path
+from v2v_jax.media.flow_label_files import FlowLabels, encode_flow, label_path
 from v2v_jax.media.video import VideoFile, read_video, write_video
 from v2v_jax.system.jobs import Backend
 
@@ -23,6 +23,11 @@ NAMES = ["a.mp4", os.path.join("deep", "b.mp4"), "c.mp4"]
 FRAMES = {"a.mp4": 7, "deep/b.mp4": 12, "c.mp4": 5}
 SIZE = (16, 24)
 MINE = "tests.labelling.test_label_maker:content_flow"
+
+
+def label(*arguments: str) -> int:
+    """`v2v label …` in this process; its exit status."""
+    return commands.execute(["label", *arguments])
 
 
 def content_flow(first, second):
@@ -154,7 +159,7 @@ def test_a_damaged_video_costs_only_itself(videos):
 
 
 def run_program(videos, teacher, *options, **environment):
-    command = [sys.executable, "-m", "v2v_jax.cli.label", f"--videos={videos}"]
+    command = [sys.executable, "-m", "v2v_jax", "label", f"--videos={videos}"]
     command += [f"--output={videos.parent / 'labels'}", f"--teacher={teacher}", *options]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment
@@ -192,7 +197,7 @@ def test_check_names_everything_that_is_wrong(videos, capsys):
     labels = label_set(videos, names=names)
     assert label_videos(labels, Backend()).status == 0
     arguments = [f"--videos={videos}", f"--output={labels.output}", "--check"]
-    assert label.main(arguments) == 0
+    assert label(*arguments) == 0
     assert "7 videos, 0 problems" in capsys.readouterr().out
 
     path = lambda name: pathlib.Path(label_path(labels.output, name))
@@ -208,7 +213,7 @@ def test_check_names_everything_that_is_wrong(videos, capsys):
     half = path("a.mp4").with_name(f".g.mp4.flow.{'0' * 32}.part.zarr")
     half.mkdir()
 
-    assert label.main(arguments) == 1
+    assert label(*arguments) == 1
     lines = capsys.readouterr().out.splitlines()
     problems = [line for line in lines if ": " in line and "checking" not in line]
     expected = {
@@ -244,7 +249,7 @@ def test_teachers_that_cannot_be_used(videos, capsys):
     def fails(*options, teacher="none"):
         output = videos.parent / "x"
         arguments = [f"--videos={videos}", f"--output={output}", f"--teacher={teacher}", *options]
-        assert label.main(arguments) == 1
+        assert label(*arguments) == 1
         return capsys.readouterr()
 
     assert "Unknown teacher 'none'; known: brox" in fails().err
@@ -256,17 +261,15 @@ def test_teachers_that_cannot_be_used(videos, capsys):
 
 
 def test_bad_arguments(tmp_path, capsys):
-    assert label.main([f"--videos={tmp_path / 'none'}", f"--output={tmp_path}"]) == 1
+    assert label(f"--videos={tmp_path / 'none'}", f"--output={tmp_path}") == 1
     assert "does not exist" in capsys.readouterr().err
-    assert label.main([f"--videos={tmp_path}", f"--output={tmp_path}"]) == 1
+    assert label(f"--videos={tmp_path}", f"--output={tmp_path}") == 1
     assert "holds no videos" in capsys.readouterr().err
     for arguments in ([], ["--videos=x"], ["--videos=x", "--output=y", "--size=12"]):
-        with pytest.raises(SystemExit) as stopped:
-            label.main(arguments)
-        assert stopped.value.code == 2
+        assert label(*arguments) == 2
     assert "expected HxW" in capsys.readouterr().err
     write_video(tmp_path / "a.mp4", np.zeros((2, *SIZE, 3), np.uint8))
-    assert label.main([f"--videos={tmp_path}", f"--output={tmp_path / 'l'}", "--check"]) == 1
+    assert label(f"--videos={tmp_path}", f"--output={tmp_path / 'l'}", "--check") == 1
     assert "is no folder of flow labels" in capsys.readouterr().err
 
 

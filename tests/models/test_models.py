@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import reference
-from v2v_jax.models import V2V, layers
+from v2v_jax.models import V2V
+from v2v_jax.models.lowering.transposed import conv3d_transpose
 
 
 def parameters(model, channels=3):
@@ -142,7 +143,7 @@ def test_activations_keep_their_scale_with_he_initialization():
             output = layer["__call__"][0]
             if name == "deconv3":  # put off to conv_pre
                 x, kernel = output.x, output.kernel
-                y = layers.conv3d_transpose(x, kernel, output.strides, output.padding)
+                y = conv3d_transpose(x, kernel, output.strides, output.padding)
                 output = jax.nn.relu(y)
             assert 0.1 < float(output.std()) < 10, name
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import weight_files as files
+from v2v_jax.cli import commands
 from v2v_jax.errors import WeightsError
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import C3D
 from v2v_jax.pretrained import Weights, load_c3d, read_weights
-from v2v_jax.pretrained.__main__ import main
 from v2v_jax.pretrained.caffe import read_mean
 from v2v_jax.pretrained.folders import write_folder
 from v2v_jax.pretrained.input_folding import fold_input
@@ -222,7 +222,7 @@ def test_the_network_scores_as_caffe_would(tmp_path, clip, network):
 
 def test_a_folded_mean_is_exact_inside(clip):
     """conv1a's own output: everywhere but for the outermost voxels, where zeros are padded."""
-    from v2v_jax.models.layers import conv3d
+    from v2v_jax.models.lowering.convolution import conv3d
 
     layer = {
         "kernel": np.einsum("oithw->thwio", ARRAYS["conv1a"][0]),
@@ -350,7 +350,7 @@ def test_conversion(tmp_path, capsys):
     cube = written(tmp_path, files.blob_v10(mean), "mean")
     path = written(tmp_path, files.net(without_classifier(), files.blob_v10))
     output = str(tmp_path / "converted")
-    assert main([path, "--output", output, "--mean", cube]) == 0
+    assert commands.execute(["convert", path, "--output", output, "--mean", cube]) == 0
     printed = capsys.readouterr().out
     for line in ("Caffe v1.0", "conv1a     kernel 3×3×3×3×3", "missing: fc8", "input: BGR"):
         assert line in printed
@@ -358,13 +358,13 @@ def test_conversion(tmp_path, capsys):
     assert_is_c3d(weights.params, [n for n in ARRAYS if n != "fc8"])
     np.testing.assert_allclose(weights.preprocessing.mean, mean[0].mean((1, 2, 3)), rtol=1e-6)
     assert weights.preprocessing.color_order == "bgr"
-    assert main([path, "--output", output]) == 1
+    assert commands.execute(["convert", path, "--output", output]) == 1
     assert capsys.readouterr().err.startswith("Error: ")
     for wrong, message in (
         (cube, "a mean file of Caffe"),
         (str(tmp_path / "no"), "cannot be read"),
     ):
-        assert main([wrong]) == 1
+        assert commands.execute(["convert", wrong]) == 1
         assert message in capsys.readouterr().err
 
 

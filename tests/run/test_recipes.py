@@ -52,23 +52,23 @@ def test_no_argument_gives_the_defaults():
 def test_unknown_arguments_list_all_that_are_known(arg):
     with pytest.raises(ConfigError) as caught:
         recipes.parse_arg(arg)
-    for key, values in recipes.CHOICES.items():
+    for key, values in recipes.choices().items():
         assert key in str(caught.value)
         assert all(value in str(caught.value) for value in values)
 
 
-@pytest.mark.parametrize("key", recipes.CHOICES)
+@pytest.mark.parametrize("key", recipes.choices())
 def test_unknown_values_list_the_known_ones(key):
     with pytest.raises(ConfigError) as caught:
         recipes.parse_arg(f"{key}=typo")
-    assert str(caught.value) == f"{key} is 'typo'; known: {', '.join(recipes.CHOICES[key])}."
+    assert str(caught.value) == f"{key} is 'typo'; known: {', '.join(recipes.choices()[key])}."
 
 
 @by_config
 def test_every_combination_is_valid_and_can_be_overridden(name):
     assert TASK_OF[name] in TASKS
-    for values in itertools.product(*recipes.CHOICES.values()):
-        config = get_config(name, ",".join(map("=".join, zip(recipes.CHOICES, values))))
+    for values in itertools.product(*recipes.choices().values()):
+        config = get_config(name, ",".join(map("=".join, zip(recipes.choices(), values))))
         dataset, model, recipe, size = values
         recipes.validate(config)
         assert config.task == TASK_OF[name] and config.model.name == model
@@ -87,7 +87,7 @@ def test_every_combination_is_valid_and_can_be_overridden(name):
 
 
 @by_config
-@pytest.mark.parametrize("recipe", recipes.CHOICES["recipe"])
+@pytest.mark.parametrize("recipe", recipes.choices()["recipe"])
 def test_a_demo_is_small_short_and_valid(name, recipe):
     full = get_config(name, f"recipe={recipe}")
     demo = get_config(name, f"recipe={recipe},demo")
@@ -117,7 +117,8 @@ def test_the_paper_recipe_has_the_papers_numbers(task):
     assert config.optimizer.weight_decay == pytest.approx(decay)
     assert config.optimizer.decay_every == every
     assert config.num_steps == steps
-    assert config.model.initialization == "release" and not config.residual
+    assert config.model.initialization == "release"
+    assert not config.task_options.get("residual")
     preprocessing = config.preprocessing
     assert preprocessing.frame_size == (128, 171) and preprocessing.crop_size == (112, 112)
     assert preprocessing.clip_length == 16
@@ -134,7 +135,6 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
     ("key", "value", "message"),
     [
         ("task", "segment", "task is 'segment'; known: segmentation, flow, color, depth"),
-        ("residual", True, "residual is for the task color alone, not for segmentation"),
         ("model.name", "unet", "model.name is 'unet'; known: v2v"),
         ("model.initialization", "xavier", "model.initialization is 'xavier'; known: he, release"),
         ("model.width", 0.0, "model.width is 0.0; it must be positive"),

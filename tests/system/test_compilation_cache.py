@@ -45,7 +45,7 @@ def test_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, restored
 
 def test_second_run_of_a_program_finds_what_the_first_compiled(tmp_path):
     program = (
-        "from v2v_jax import compilation_cache; compilation_cache.enable(); import jax;"
+        "from v2v_jax.system import compilation_cache; compilation_cache.enable(); import jax;"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
         "hits = [];"
         "jax.monitoring.register_event_listener(lambda name, **_: hits.append(name));"

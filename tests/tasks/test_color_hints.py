@@ -156,12 +156,16 @@ def test_picture_shows_the_hints():
     assert "hints" not in Color().picture({"video": video}, video / 255.0).columns
 
 
-def test_hints_are_for_color_alone():
-    for name, hints in (("seg", 4), ("color", -1)):
-        config = tiny_config(name)
-        config.hints = hints
-        with pytest.raises(ConfigError, match=f"hints is {hints}; .* color alone"):
-            recipes.validate(config)
+def test_options_of_colouring_are_its_own():
+    config = tiny_config("color", task_options__hints=-1)
+    with pytest.raises(ConfigError, match=r"task_options.hints is -1; .* 0 or more"):
+        recipes.validate(config)
+    config = tiny_config("seg")
+    assert config.task_options.to_dict() == {}
+    config.unlock()
+    config.task_options.hints = 4
+    with pytest.raises(ConfigError, match="segmentation has no option hints; it has none"):
+        recipes.validate(config)
 
 
 @pytest.mark.slow
@@ -171,6 +175,6 @@ def test_training_with_hints_and_without(tmp_path):
     values = train_and_evaluate(config, tmp_path)
     assert np.isfinite(list(read_metrics(tmp_path, "train/loss").values())).all()
     assert train_and_evaluate(config, tmp_path) == pytest.approx(values)
-    config.hints = 0
-    with pytest.raises(CheckpointError, match="hints is 64, the configuration's None"):
+    config.task_options.hints = 0
+    with pytest.raises(CheckpointError, match="task_options is .*'hints': 64.*'hints': 0"):
         best_params(make_experiment(config, "test"), tmp_path)

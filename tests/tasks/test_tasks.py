@@ -14,7 +14,7 @@ from v2v_jax.tasks import TASKS, Color, Depth, Flow, Segmentation, losses, make_
 B, T, H, W = SHAPE = (4, 3, 6, 7)
 NAMES = ("sky", "road", "car")
 RULES = Preprocessing()
-ALL_TASKS = [Segmentation(NAMES), Flow(), Color(), Depth()]
+ALL_TASKS = [Segmentation(NAMES), Flow(), Color(residual=False), Depth()]
 by_name = pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: task.name)
 
 
@@ -145,7 +145,7 @@ def test_training_counts_only_what_its_headline_needs():
 
 
 def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1():
-    task, arrays = Color(), batch()
+    task, arrays = Color(residual=False), batch()
     outputs = outputs_for(task)
     valid = np.broadcast_to(arrays["mask"][:, None, None, None], SHAPE)
     target = arrays["video"].astype(np.float64) / 255
@@ -388,8 +388,8 @@ def test_make_task_takes_the_classes_from_the_dataset():
     for name, kind in TASKS.items():
         assert type(make_task(name, dataset)) is kind
     assert make_task("segmentation", dataset).label_names == NAMES
-    assert not make_task("color", dataset).residual
-    assert make_task("color", dataset, residual=True).residual
+    assert make_task("color", dataset).residual
+    assert not make_task("color", dataset, {"residual": False}).residual
     assert {name: make_task(name, dataset).num_outputs for name in TASKS} == {
         "segmentation": 3,
         "flow": 2,

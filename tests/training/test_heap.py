@@ -37,7 +37,7 @@ def test_the_users_number_of_arenas_goes_before(monkeypatch):
 
 _HOLES = """
 import ctypes, pathlib
-from v2v_jax import heap
+from v2v_jax.training import heap
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def resident():

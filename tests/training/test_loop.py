@@ -176,7 +176,7 @@ def direct_predictions(run):
         batch = {name: value[None] for name, value in clip.items()}
         inputs = experiment.task.inputs(batch, experiment.preprocessing)
         outputs = experiment.model.apply({"params": params}, inputs)
-        if run.config.residual:
+        if run.config.task_options.get("residual"):
             outputs += (clip["video"] @ np.float32([0.299, 0.587, 0.114]))[None, ..., None] / 255
         clips.append(clip)
         predictions.append(np.asarray(experiment.task.predict(outputs))[0])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.processes import finish, small_config, start, start_two, wait_for_step
 from tests.tiny import read_metrics, tiny_arguments
+from v2v_jax.cli import commands
 from v2v_jax.evaluation.evaluator import evaluate
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
@@ -148,10 +149,8 @@ def test_killed_process_ends_the_other_with_an_error(tmp_path, killed):
     ],
 )
 def test_processes_that_cannot_be(capsys, tmp_path, options, words):
-    from v2v_jax.cli import command_line
-
-    arguments = ["train.py", "--config=configs/seg.py", f"--workdir={tmp_path}", *options]
-    assert command_line.execute(arguments, lambda *_: None) == 2
+    arguments = ["train", "--config=seg", f"--workdir={tmp_path}", *options]
+    assert commands.execute(arguments) == 2
     assert words in capsys.readouterr().err
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +21,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from v2v_jax.brox.level import EPSILON, OMEGA, data_equations
-
-try:  # JAX means to retire this backend
-    from jax.experimental.pallas import triton
-except ImportError:
-    triton = None
+from v2v_jax.system import triton
 
 TERMS, FLOW, SYSTEM = 8, 2, 7  # fields of these arrays, (B,fields,2,H,W/2)
-_MAX_ELEMENTS = 2**31 - 1  # programs address elements with 32 bits
 
 
-@functools.cache
 def available() -> bool:
     """Whether this process computes on an NVIDIA GPU that can run the kernels."""
-    if triton is None or jax.default_backend() != "gpu":
-        return False
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return capability.replace(".", "", 1).isdigit() and float(capability) >= 8
+    return triton.available()
 
 
 def most_pairs(size: tuple[int, int]) -> int:
     """The most pairs of frames of this size that fit the programs' addresses."""
-    return max(1, _MAX_ELEMENTS // (TERMS * (size[0] + 1) * (size[1] + 1)))
+    return max(1, triton.MAX_ELEMENTS // (TERMS * (size[0] + 1) * (size[1] + 1)))
 
 
 def minimise(
@@ -91,28 +81,6 @@ def join_colours(x: jax.Array) -> jax.Array:
     return pairs.reshape(*rest, h, 2 * k)
 
 
-def _divide(x: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
-    by = jnp.full_like(x, by)
-    return lax.div(x, by), lax.rem(x, by)
-
-
-def _pallas_call(body: Callable, *, grid, out_shape, warps, interpret, **options) -> Callable:
-    parameters = (
-        {}
-        if interpret
-        else {"compiler_params": triton.CompilerParams(num_warps=warps, num_stages=1)}
-    )
-    return pl.pallas_call(
-        body,
-        grid=grid,
-        out_shape=out_shape,
-        name=body.__name__,
-        interpret=interpret,
-        **parameters,
-        **options,
-    )
-
-
 # ---- The equations ------------------------------------------------------------------------------
 
 
@@ -151,8 +119,8 @@ def linear_system(
         h, w = size_ref[0], size_ref[1]
         alpha, gamma = weights_ref[0], weights_ref[1]
         p = pl.program_id(1) * block + jnp.arange(block)
-        colour, rest = _divide(p, n)
-        i, k = _divide(rest, columns)
+        colour, rest = triton.divide(p, n)
+        i, k = triton.divide(rest, columns)
         j = 2 * k + ((i + colour) & 1)
         inside = (p < field) & (i < h) & (j < w)
 
@@ -192,11 +160,10 @@ def linear_system(
             at = (pair * SYSTEM + f) * field + p
             triton.store(system_ref.at[at], value, mask=(p < field) & (i < h) & (2 * k < w))
 
-    return _pallas_call(
+    return triton.call(
         linear_system,
         grid=(b, pl.cdiv(field, block)),
         out_shape=jax.ShapeDtypeStruct((b * SYSTEM * field,), jnp.float32),
-        warps=4,
         interpret=interpret,
     )(size, weights, terms.reshape(-1), start.reshape(-1), flow.reshape(-1)).reshape(
         b, SYSTEM, 2, rows, columns
@@ -276,7 +243,7 @@ def sweep(
 
     def half_sweep(size_ref, system_ref, flow_ref, out_ref, *, colour):
         p = pl.program_id(1) * block + jnp.arange(block)
-        i, k = _divide(p, columns)
+        i, k = triton.divide(p, columns)
         place = _Place(pl.program_id(0), i, k, rows, columns, size_ref[0], size_ref[1])
         odd = place.parity(colour)
         shifts = ((0, 0), (0, 2 * odd - 1), (-1, 0), (1, 0))
@@ -299,11 +266,10 @@ def sweep(
     for colour in (0, 1):
         body = functools.partial(half_sweep, colour=colour)
         body.__name__ = f"half_sweep_{colour}"
-        result = _pallas_call(
+        result = triton.call(
             body,
             grid=(b, pl.cdiv(n, block)),
             out_shape=jax.ShapeDtypeStruct(result.shape, jnp.float32),
-            warps=4,
             interpret=interpret,
             input_output_aliases={2: 0},
         )(size, system.reshape(-1), result)

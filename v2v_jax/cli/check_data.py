@@ -1,6 +1,6 @@
 """Reads a whole dataset once, before anyone trains on it, and reports what is in it.
 
-    python -m v2v_jax.cli.check_data --config=configs/seg.py:dataset=gatech --config.data.root=DIR
+    v2v check-data --config=seg:dataset=gatech --config.data.root=DIR
 
 Both splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
 of the labels, magnitude of the flow, range of the depth, and every file that cannot be read, with
@@ -10,6 +10,7 @@ to FOLDER/check_data.json.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import dataclasses
 import functools
@@ -22,14 +23,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from v2v_jax import datasets
-from v2v_jax.cli import command_line
+from v2v_jax.cli import config_options
+from v2v_jax.cli.command_line import Parser
 from v2v_jax.datasets.base.reading import map_videos, read_checked, read_video_labels
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VIDEO_LABEL, VideoDataset
 from v2v_jax.errors import DataError
-from v2v_jax.run import recipes
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import TASKS
 
 _WINDOW = 64  # frames read at a time, so that long videos need no more memory than short ones
 # Bins of flow's magnitude and of depth: 1 % wide, from 0.001 (px or m), so that a percentile is
@@ -119,14 +119,19 @@ def check(config: ConfigDict) -> dict[str, Any]:
     Raises:
       ConfigError: a value that cannot be used.
     """
+    from v2v_jax.run import recipes  # JAX is imported where a command runs, not for its help
+
     recipes.validate(config)
     return {split: _check_split(config, split) for split in ("train", "test")}
 
 
 def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
-    fields = TASKS[config.task].fields
+    from v2v_jax.tasks import task_class
+
+    fields = task_class(config.task).fields
     try:
-        dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+        size, clip = config.preprocessing.frame_size, config.preprocessing.clip_length
+        dataset = datasets.load(config.data, split, tuple(size), min_frames=clip)
         dataset.prepare_fields(fields, progress)
     except DataError as error:  # nothing can be opened at all
         return {"videos": 0, "problems": [(f"{config.data.name}, {split} split", str(error))]}
@@ -253,12 +258,18 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def main(config: ConfigDict, workdir: str) -> None:
+def add_options(parser: Parser) -> None:
+    """See the module."""
+    config_options.add_options(parser, needs_workdir=False)
+
+
+def run(options: argparse.Namespace) -> None:
     """Checks and reports; DataError if anything cannot be read."""
+    config = options.config
     reports = check(config)
     print_report(f"{config.data.name} for {config.task}", reports)
-    if workdir:
-        folder = pathlib.Path(workdir)
+    if options.workdir:
+        folder = pathlib.Path(options.workdir)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "check_data.json", json.dumps(reports, indent=1) + "\n")
     count = sum(len(report["problems"]) for report in reports.values())
@@ -266,10 +277,3 @@ def main(config: ConfigDict, workdir: str) -> None:
         raise DataError(
             f"{count} videos or parts of them cannot be read; mend or remove them before training."
         )
-
-
-if __name__ == "__main__":
-    # By its full name, so that worker processes find what they are sent.
-    from v2v_jax.cli.check_data import main as checked
-
-    command_line.run(checked, needs_workdir=False)

@@ -1,61 +1,149 @@
-"""What train.py and eval.py share: the options, and errors that end in one clear sentence."""
+"""What all commands share: one spelling of options, and errors that end in one clear sentence.
+
+A command is a module of this folder. Its docstring is its help; `add_options(parser)` adds its
+options; `run(options)` does it and returns the exit status (None: 0). Such a module imports JAX
+and TensorFlow only within `run`, so that help and mistakes in options need not wait for them.
+
+An option is written --batch_size=4 or --batch_size 4, with underscores and in full.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import difflib
 import errno
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NoReturn
 
 import absl.logging
-import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from v2v_jax.errors import ConfigError, Stopped, UserError
-from v2v_jax.system import compilation_cache
 from v2v_jax.system.console import console
 
-Main = Callable[..., object]  # (config, workdir, **switches)
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
-_OPTIONS = """
-  --config=FILE[:key=value,…]   a file of configs/, e.g. configs/seg.py or configs/seg.py:demo
-  --config.KEY=VALUE            sets one of its fields, e.g. --config.batch_size=8
-  --workdir=FOLDER              the run: checkpoints, metrics, pictures
-
-  --multihost                   one of several processes; which, is found out from Slurm, Open MPI,
-                                Kubernetes or a TPU pod, or said by all three of
-  --coordinator=HOST:PORT       where the first process listens
-  --num_processes=N             how many there are
-  --process_id=I                which one this is, from 0
-  --heartbeat_timeout=SECONDS   after which a process that is silent counts as dead (60)"""
-_KNOWN = (
-    "--config, --config.KEY, --workdir, --multihost, --coordinator, --num_processes, "
-    "--process_id, --heartbeat_timeout"
+# Errors of the operating system that tell of a user's files and not of a bug.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNUSABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG),
 )
-_OVERRIDE = re.compile(r"--?(no)?config\.(?P<key>[^=]+)")
+# (options, arguments that no option of the parser's takes, parser): see `Parser.take_rest`.
+TakeRest = Callable[[argparse.Namespace, list[str], "Parser"], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Which of several processes this one is; None is found out from the cluster's variables."""
+class Parser(argparse.ArgumentParser):
+    """argparse's, with a ConfigError of one sentence for what cannot be understood.
 
-    coordinator: str | None = None
-    count: int | None = None
-    index: int | None = None
-    heartbeat_timeout: int = 60  # seconds
+    Attributes:
+      take_rest: what is done with arguments that are no option of the parser's own.
+      checks: called with the options; they raise ConfigError where options contradict each other.
+    """
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.take_rest: TakeRest = _refuse_rest
+        self.checks: list[Callable[[argparse.Namespace], None]] = []
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a ConfigError instead of printing the usage."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The options.
+
+        Raises:
+          ConfigError: an argument that cannot be understood.
+        """
+        options, rest = self.parse_known_args(list(argv))
+        self.take_rest(options, rest, self)
+        for check in self.checks:
+            check(options)
+        return options
+
+    def unexpected(self, argument: str) -> ConfigError:
+        """The error for an argument that is no option."""
+        if not argument.startswith("-"):
+            return ConfigError(
+                f"Unexpected argument {argument!r}; options start with --; see {self.prog} --help."
+            )
+        name = argument.partition("=")[0]
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        close = difflib.get_close_matches(f"--{name.lstrip('-').replace('-', '_')}", known, 1)
+        hint = f"did you mean {close[0]}? Known: " if close else "known: "
+        return ConfigError(
+            f"Unknown option {name}; {hint}{', '.join(known)}; see {self.prog} --help."
+        )
 
 
-def run(
-    main: Main, switches: Mapping[str, str] | None = None, *, needs_workdir: bool = True
-) -> None:
-    """Reads the command line, calls `main` and exits with `execute`'s status."""
-    status = execute(sys.argv, main, switches, needs_workdir=needs_workdir)
+def _refuse_rest(options: argparse.Namespace, rest: list[str], parser: Parser) -> None:
+    if rest:
+        raise parser.unexpected(rest[0])
+
+
+def path(text: str) -> str:
+    """The type of options that name a file or folder: shells leave the ~ of --option=~/x to us."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, not nothing")
+    return os.path.expanduser(text)
+
+
+def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
+    """Runs a command in this process.
+
+    Args:
+      command: its module.
+      argv: the arguments, without the program's name.
+      prog: what the command is called in its help and errors.
+
+    Returns:
+      What the command returns, or 0, also after SIGTERM once the state is saved; 1 after a
+      `UserError`, 2 for arguments that cannot be understood, 130 after an interrupt; standard
+      error then has one message. Other exceptions pass.
+    """
+    quieten()
+    parser = Parser(prog, command.__doc__)
+    command.add_options(parser)
+    try:
+        options = parser.parse(argv)
+    except SystemExit:  # after --help
+        return 0
+    except UserError as error:
+        return _fail(f"Error: {error}", 2)
+    try:
+        return command.run(options) or 0
+    except UserError as error:
+        return _fail(f"Error: {error}", 1)
+    except Stopped as reason:
+        console.print(str(reason))
+        return 0
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", INTERRUPTED)
+    except OSError as error:
+        if error.errno in _FULL:
+            return _fail(f"Error: {error}. Make room and run the same command again.", 1)
+        if error.errno in _UNUSABLE and error.filename is not None:
+            name = os.fsdecode(error.filename)
+            return _fail(f"Error: {name} cannot be used ({error.strerror}).", 1)
+        raise
+    except Exception as error:
+        lost = _lost_process(error)
+        if lost is None:
+            raise
+        return _fail(f"Error: {lost}", 1)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process with that exit status."""
     if status == INTERRUPTED or (status and _others()):
         # All is closed. JAX, interrupted while compiling, would crash in Python's own clean-up;
         # and with other processes it would wait there for all of them to end.
@@ -65,194 +153,21 @@ def run(
     sys.exit(status)
 
 
-def execute(
-    argv: Sequence[str],
-    main: Main,
-    switches: Mapping[str, str] | None = None,
-    *,
-    needs_workdir: bool = True,
-) -> int:
-    """Calls main(config, workdir, switch=bool, …) as the command line `argv` says.
-
-    Args:
-      switches: what a program has beside the common options: name → what --name does.
-      needs_workdir: False: --workdir may be left out, and workdir is then empty.
-
-    Returns:
-      0, also after SIGTERM once the state is saved; 1 after a `UserError`, 2 for a command line
-      that cannot be understood, 130 after an interrupt; standard error then has one message. Other
-      exceptions pass.
-    """
-    if {"--help", "-h"} & set(argv[1:]):
-        more = "".join(f"\n  --{name:<27} {text}" for name, text in (switches or {}).items())
-        print(f"{sys.modules[main.__module__].__doc__}{_OPTIONS}{more}")
-        return 0
-    quieten()
-    given = {name: f"--{name}" in argv[1:] for name in switches or {}}
-    argv = [argument for argument in argv if argument not in {f"--{name}" for name in given}]
-    try:
-        config, workdir = parse(argv, needs_workdir=needs_workdir)
-        processes = parse_processes(argv)
-    except UserError as error:
-        return _fail(f"Error: {error}", 2)
-    try:
-        if processes is not None:
-            join_processes(processes)
-        compilation_cache.enable()
-        main(config, workdir, **given)
-    except UserError as error:
-        return _fail(f"Error: {error}", 1)
-    except Stopped as reason:
-        console.print(str(reason))
-    except KeyboardInterrupt:
-        return _fail("Interrupted.", INTERRUPTED)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return _fail(f"Error: {error}. Make room and run the same command again.", 1)
-    except jax.errors.JaxRuntimeError as error:
-        if not _others():
-            raise
-        return _fail(
-            f"Error: process {jax.process_index()} lost another one "
-            f"({str(error).strip().splitlines()[0][:200]}). Run all of them again: they go on from "
-            "the last checkpoint.",
-            1,
-        )
-    return 0
-
-
-def join_processes(processes: Processes) -> None:
-    """Connects this process with the others, before any device is touched.
-
-    Raises:
-      ConfigError: the processes cannot be found out, or not be reached.
-    """
-    # On CPUs, where it is for trying things out, the processes need a library to communicate.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # An error of another process ends this one, too; by default only after minutes.
-    try:
-        jax.distributed.initialize(
-            processes.coordinator,
-            processes.count,
-            processes.index,
-            heartbeat_timeout_seconds=processes.heartbeat_timeout,
-            shutdown_timeout_seconds=2 * processes.heartbeat_timeout,
-        )
-    except (RuntimeError, ValueError, TypeError) as error:  # JaxRuntimeError is a RuntimeError
-        raise ConfigError(
-            f"--multihost cannot start ({str(error).strip().splitlines()[0][:300]}); say "
-            "--coordinator=HOST:PORT, --num_processes=N and --process_id=I, or start it by Slurm, "
-            "Open MPI, Kubernetes or on a TPU pod."
-        ) from error
-    if jax.process_index() > 0:
-        console.quiet = True
-        absl.logging.set_verbosity(absl.logging.ERROR)
+def _lost_process(error: Exception) -> str | None:
+    """A sentence if it is JAX's error after another process ended; else None."""
+    if not _others() or not isinstance(error, sys.modules["jax"].errors.JaxRuntimeError):
+        return None
+    return (
+        f"process {sys.modules['jax'].process_index()} lost another one "
+        f"({str(error).strip().splitlines()[0][:200]}). Run all of them again: they go on from "
+        "the last checkpoint."
+    )
 
 
 def _others() -> bool:
     """Whether there are other processes; without touching the devices of a run that has none."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
-
-
-def parse(argv: Sequence[str], *, needs_workdir: bool = True) -> tuple[ConfigDict, str]:
-    """The locked configuration with its overrides, and the run's folder, empty if not needed.
-
-    Raises:
-      ConfigError: an option, key or value that cannot be used.
-    """
-    try:
-        config, workdir, unknown = _read(argv, overrides=False)
-        if needs_workdir and not workdir:
-            raise ConfigError("--config=FILE and --workdir=FOLDER are both needed.")
-        for argument in unknown:
-            _check_option(argument, config)
-        config, workdir, rest = _read(argv, overrides=True)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # The last line: errors from within a configuration file come with their traceback.
-        raise ConfigError(str(error).strip().splitlines()[-1]) from error
-    if rest:
-        raise ConfigError(f"Unexpected argument {rest[0]!r}; options start with --.")
-    return config, workdir
-
-
-def parse_processes(argv: Sequence[str]) -> Processes | None:
-    """What the options say of other processes; None if there are none.
-
-    Raises:
-      ConfigError: values that cannot be used, or only some of them.
-    """
-    values = flags.FlagValues()
-    _define_processes(values)
-    try:
-        values(list(argv), known_only=True)
-    except flags.Error as error:
-        raise ConfigError(str(error).strip().splitlines()[-1]) from error
-    explicit = (values.coordinator, values.num_processes, values.process_id)
-    if not values.multihost and all(value is None for value in explicit):
-        return None
-    if any(value is None for value in explicit) and any(value is not None for value in explicit):
-        raise ConfigError("--coordinator, --num_processes and --process_id go together.")
-    if values.num_processes is not None and values.process_id >= values.num_processes:
-        raise ConfigError(
-            f"--process_id is {values.process_id}; with --num_processes={values.num_processes} it "
-            f"is 0 to {values.num_processes - 1}."
-        )
-    return Processes(*explicit, values.heartbeat_timeout)
-
-
-def _define_processes(values: flags.FlagValues) -> None:
-    flags.DEFINE_bool("multihost", False, "", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process_id", None, "", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("heartbeat_timeout", 60, "", lower_bound=1, flag_values=values)
-
-
-def _read(argv: Sequence[str], overrides: bool) -> tuple[ConfigDict, str, list[str]]:
-    """Config, workdir and arguments left over, among them the overrides if not asked for."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        lock_config=True,
-        sys_argv=list(argv) if overrides else [argv[0]],
-        flag_values=values,
-    )
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    _define_processes(values)
-    rest = values(list(argv), known_only=not overrides)[1:]
-    if not values["config"].present:
-        raise ConfigError("--config=FILE is needed, and for training --workdir=FOLDER.")
-    config, file = values.config, values["config"].config_filename.partition(":")[0]
-    if not os.path.isfile(file):
-        raise ConfigError(f"Configuration file {file} does not exist; see configs/.")
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"Configuration file {file} cannot be read.")
-    return config, values.workdir or "", rest
-
-
-def _check_option(argument: str, config: ConfigDict) -> None:
-    """Raises ConfigError if an argument is an option that does not exist."""
-    if not argument.startswith("-"):
-        return  # a value, or stray; the second reading knows
-    override = _OVERRIDE.match(argument)
-    if override is None:
-        name = argument.partition("=")[0]
-        raise ConfigError(f"Unknown option {name}; known: {_KNOWN}; see --help.")
-    key, known = override["key"], _keys(config)
-    if key not in known:
-        close = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {close[0]}? Known: " if close else "known: "
-        raise ConfigError(f"Unknown configuration key {key}; {hint}{', '.join(known)}.")
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        nested = isinstance(value, ConfigDict)
-        keys += _keys(value, f"{prefix}{key}.") if nested else [prefix + key]
-    return keys
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 class _Formatter(logging.Formatter):
@@ -273,7 +188,11 @@ def quieten() -> None:
     handler = absl.logging.get_absl_handler()
     handler.setFormatter(_Formatter())
     # orbax tells of a failed write with tracebacks of several threads; `Checkpoints` says it once.
-    handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+    handler.addFilter(_not_orbax)
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,74 +1,81 @@
 """Labels videos with the optical flow that a teacher finds between their frames.
 
-    python -m v2v_jax.cli.label --videos=DIR --output=LABELS
-    python -m v2v_jax.cli.label --dataset=ucf101 --root=data/ucf101 --output=LABELS
-    python -m v2v_jax.cli.label --videos=DIR --output=LABELS --check
+    v2v label --videos=DIR --output=LABELS
+    v2v label --dataset=ucf101 --root=data/ucf101 --output=LABELS
+    v2v label --videos=DIR --output=LABELS --check
 
 A run that was killed goes on when it is started again. `--check` reads labels and videos and names
 every label that is missing, damaged, too many or of another video. Train on them with
-`--config=configs/flow.py:dataset=ucf101 --config.data.flow_labels=LABELS`; docs/flow.md says more.
+`--config=flow:dataset=ucf101 --config.data.flow_labels=LABELS`; docs/flow.md says more.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 
-from v2v_jax.cli import command_line
+from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.datasets.readers.ucf101 import VIDEOS as UCF101_VIDEOS
-from v2v_jax.datasets.readers.video_folder import find_videos
-from v2v_jax.errors import DataError, UserError
-from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos, stored_size
+from v2v_jax.errors import DataError
 from v2v_jax.labelling.teachers import TEACHERS
-from v2v_jax.system import compilation_cache, jobs
+from v2v_jax.media.folders import find_videos
+from v2v_jax.system import jobs
 from v2v_jax.system.console import console
 
 # The folder of a dataset's videos, in its root: names of labels are relative to it.
 _VIDEOS_OF = {"ucf101": UCF101_VIDEOS, "folder": ""}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 if a video failed or `--check` found something."""
-    arguments = _parser().parse_args(argv)
-    command_line.quieten()
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return command_line.INTERRUPTED
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    folder = arguments.videos
-    if arguments.dataset:
-        folder = os.path.join(arguments.root, _VIDEOS_OF[arguments.dataset])
-    labels = LabelSet(
-        folder,
-        _find(folder),
-        arguments.output,
-        arguments.teacher,
-        arguments.size,
-        arguments.batch_size,
+def add_options(parser: Parser) -> None:
+    """See the module."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--videos", type=path, metavar="DIR", help="a folder of videos, with its subfolders"
     )
-    if arguments.check:
-        problems = check_labels(labels, arguments.threads)
+    source.add_argument("--dataset", choices=sorted(_VIDEOS_OF), help="a dataset, at --root")
+    parser.add_argument(
+        "--root", type=path, default="data/ucf101", metavar="DIR", help="as config.data.root"
+    )
+    parser.add_argument(
+        "--output", type=path, required=True, metavar="DIR", help="the folder of the labels"
+    )
+    parser.add_argument(
+        "--teacher",
+        default="brox",
+        help=f"{', '.join(TEACHERS)}, or module:function (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="to compute at (default: each video's own)"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="frame pairs at a time")
+    parser.add_argument("--check", action="store_true", help="compare the labels with the videos")
+    jobs.add_arguments(parser, threads=min(4, os.cpu_count() or 1))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Labels or checks; returns the exit status: 1 if a video failed or a problem was found."""
+    from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos, stored_size
+    from v2v_jax.system import compilation_cache
+
+    folder = options.videos
+    if options.dataset:
+        folder = os.path.join(options.root, _VIDEOS_OF[options.dataset])
+    labels = LabelSet(
+        folder, _find(folder), options.output, options.teacher, options.size, options.batch_size
+    )
+    if options.check:
+        problems = check_labels(labels, options.threads)
         for problem in problems:
             console.print(problem)
         console.print(f"{len(labels.names)} videos, {len(problems)} problems")
         return int(bool(problems))
     compilation_cache.enable()
-    report = label_videos(labels, jobs.backend_from(arguments))
+    report = label_videos(labels, jobs.backend_from(options))
     report.print()
     size, pairs = stored_size(labels)
     if pairs:
         console.print(
-            f"{labels.output}: {size / 1e6:.1f} MB, {pairs} pairs, "
-            f"{size / pairs / 1e3:.1f} KB each"
+            f"{labels.output}: {size / 1e6:.1f} MB, {pairs} pairs, {size / pairs / 1e3:.1f} KB each"
         )
     return report.status
 
@@ -82,43 +89,8 @@ def _find(folder: str) -> list[str]:
     return names
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m v2v_jax.cli.label",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", metavar="DIR", help="a folder of videos, with its subfolders")
-    source.add_argument("--dataset", choices=sorted(_VIDEOS_OF), help="a dataset, at --root")
-    parser.add_argument("--root", default="data/ucf101", metavar="DIR", help="as config.data.root")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder of the labels")
-    parser.add_argument(
-        "--teacher",
-        default="brox",
-        help=f"{', '.join(TEACHERS)}, or module:function (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="to compute at (default: each video's own)"
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="frame pairs at a time")
-    parser.add_argument("--check", action="store_true", help="compare the labels with the videos")
-    jobs.add_arguments(parser, threads=min(4, os.cpu_count() or 1))
-    return parser
-
-
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HxW, such as 128x171")
     return int(height), int(width)
-
-
-if __name__ == "__main__":
-    status = main()
-    if status == command_line.INTERRUPTED:  # see command_line.run
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)

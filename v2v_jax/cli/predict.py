@@ -1,75 +1,63 @@
-"""Predicts videos with trained weights: what `predict.py` does.
+"""Predicts videos with trained weights.
 
-python predict.py --checkpoint=runs/seg --video=in.mp4 --output=out.mp4
-python predict.py --checkpoint=runs/flow --video=in.mp4 --output=flow/%05d.flo
-python predict.py --checkpoint=runs/seg --video=videos --output=out/{name}.mp4
+    v2v predict --checkpoint=runs/seg --video=in.mp4 --output=out.mp4
+    v2v predict --checkpoint=runs/flow --video=in.mp4 --output=flow/%05d.flo
+    v2v predict --checkpoint=runs/seg --video=videos --output=out/{name}.mp4
+
+docs/inference.md describes every form of output.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import pathlib
-import sys
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import rich.progress
 
-import v2v_jax
-from v2v_jax.cli import command_line
-from v2v_jax.datasets.readers.video_folder import VIDEO_EXTENSIONS
-from v2v_jax.errors import ConfigError, DataError, UserError
-from v2v_jax.inference import output_files
-from v2v_jax.inference.output_files import parse_output, predict_to_files
-from v2v_jax.inference.predictor import Predictor
-from v2v_jax.media.frame_sources import PICTURES, open_source
-from v2v_jax.system import compilation_cache, jobs
+from v2v_jax.cli.command_line import Parser, path
+from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.inference import video_folders
+from v2v_jax.media.frame_sources import FrameSource, open_source
+from v2v_jax.system import jobs, own_modules
 from v2v_jax.system.console import console
 from v2v_jax.system.jobs import Job
-from v2v_jax.system.natural_order import natural_key
 
-_NAME = "{name}"
+if TYPE_CHECKING:
+    from v2v_jax.inference.output_files import Output
+    from v2v_jax.inference.predictor import Predictor
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = _parser().parse_args(argv)
-    command_line.quieten()
-    compilation_cache.enable()
-    try:
-        if not os.path.exists(options.video):
-            raise DataError(f"Video {options.video} does not exist; check --video.")
-        if options.fps is not None and not 0 < options.fps < 1000:
-            raise ConfigError(f"--fps={options.fps}; expected a number between 0 and 1000.")
-        if os.path.isdir(options.video) and (videos := _find_videos(pathlib.Path(options.video))):
-            return _predict_collection(options, videos)
-        return _predict_one(options)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return command_line.INTERRUPTED
+_VIEWS = ("overlay", "plain", "side_by_side")  # of inference.output_files, which imports JAX
+_FPS = (0.01, 999.0)  # that an MP4 may have
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python predict.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: Parser) -> None:
+    """See the module."""
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a run's folder, or a file of v2v_jax.inference.export")
-    add("--video", required=True, help="a video, a folder of a video's frames, or of videos")
+    add(
+        "--checkpoint",
+        type=path,
+        required=True,
+        help="a run's folder, a file of v2v export, or a name that v2v models lists",
+    )
+    add(
+        "--video",
+        type=path,
+        required=True,
+        help="a video, a folder of a video's frames, or of videos",
+    )
     add(
         "--output",
+        type=path,
         required=True,
         help="NAME.mp4, or a file a frame: FOLDER/%%05d with .png, .npz, .flo or .pfm; for a "
         "folder of videos with {name} in it, which stands for each one's path in there",
     )
-    add("--view", choices=output_files.VIEWS, default="overlay", help="what an MP4 shows")
+    add("--view", choices=_VIEWS, default="overlay", help="what an MP4 shows")
     add("--probabilities", action="store_true", help="also write class probabilities (.npz)")
     add("--full_frame", action="store_true", help="whole frames instead of windows in H and W")
     add("--scale", choices=("training", "native"), default="training", help="what the network sees")
@@ -77,13 +65,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, help="windows a call of the network")
     add("--fps", type=float, help="of an MP4; default: the video's, 25 for a folder of frames")
     add("--overwrite", action="store_true", help="replace an output that exists")
+    own_modules.add_argument(parser)
     jobs.add_arguments(parser)
-    return parser
+    parser.checks.append(_check)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.fps is not None and not _FPS[0] <= options.fps <= _FPS[1]:
+        raise ConfigError(f"--fps={options.fps}; expected frames/s from {_FPS[0]} to {_FPS[1]}.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predicts one video or all of a folder; returns the exit status: 1 if a video failed."""
+    from v2v_jax.system import compilation_cache
+
+    if not os.path.exists(options.video):
+        raise DataError(f"Video {options.video} does not exist; check --video.")
+    compilation_cache.enable()
+    if os.path.isdir(options.video) and video_folders.holds_videos(options.video):
+        return _predict_folder(options)
+    return _predict_one(options)
 
 
 def _load(options: argparse.Namespace) -> Predictor:
+    from v2v_jax import zoo
+
+    own_modules.import_all(options.modules)
     try:
-        return v2v_jax.load(
+        return zoo.load(
             options.checkpoint,
             full_frame=options.full_frame,
             scale=options.scale,
@@ -94,17 +103,59 @@ def _load(options: argparse.Namespace) -> Predictor:
         raise ConfigError(str(error)) from error
 
 
+# ------------------------------------------------------------------------------------------------
+# One video
+
+
 def _predict_one(options: argparse.Namespace) -> int:
+    from v2v_jax.inference.output_files import parse_output
+
     start = time.perf_counter()
     predictor = _load(options)
-    output = parse_output(options.output, predictor.task, options.probabilities)
+    output = parse_output(options.output, predictor.network.task, options.probabilities)
+    _check_place(options, output)
+    source = open_source(options.video)
+    writing = _writing(options, source, options.video, output)
+    loaded = time.perf_counter()
+    speed = _Speed()
+    frames = _predict_with_bar(predictor, source, output, speed, writing)
+    end = time.perf_counter()
+    line = f"{output.path}: {frames} frames in {end - loaded:.1f} s: "
+    line += f"{frames / (end - loaded):.1f} fps with I/O"
+    if frames > speed.first_frames:
+        after = (frames - speed.first_frames) / (end - speed.first_time)
+        line += f"; {after:.1f} fps after the first result"
+    console.print(f"{line} (loading the weights took {loaded - start:.1f} s)")
+    return 0
+
+
+def _check_place(options: argparse.Namespace, output: Output) -> None:
+    """DataError where the output must not go: it is there, its folder is not, it is the input."""
+    for place in (output.path, output.partial):
+        if place.exists() and os.path.samefile(place, options.video):
+            raise DataError(
+                f"--output={options.output} would replace {options.video}, which is read; choose "
+                "another --output."
+            )
     if output.path.exists() and not options.overwrite:
         raise DataError(f"{output.path} exists; choose another --output, or add --overwrite.")
     if not output.path.absolute().parent.is_dir():
         raise DataError(f"Folder {output.path.parent} does not exist; make it, or choose another.")
-    source = open_source(options.video)
-    loaded = time.perf_counter()
-    first = None
+
+
+@dataclasses.dataclass
+class _Speed:
+    """How many frames the first result had, and when it came."""
+
+    first_frames: int = 0
+    first_time: float = 0.0
+
+
+def _predict_with_bar(
+    predictor: Predictor, source: FrameSource, output: Output, speed: _Speed, writing: dict
+) -> int:
+    from v2v_jax.inference.output_files import predict_to_files
+
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
         rich.progress.TextColumn("{task.completed} frames, {task.speed} fps"),
@@ -112,55 +163,54 @@ def _predict_one(options: argparse.Namespace) -> int:
         disable=not console.is_terminal,
         transient=True,
     ) as progress:
-        task = progress.add_task(os.path.basename(options.video), total=source.num_frames)
+        task = progress.add_task(os.path.basename(source.name), total=source.num_frames)
 
         def tick(count: int) -> None:
-            nonlocal first
-            if first is None:
-                first = (count, time.perf_counter())
+            if not speed.first_frames:
+                speed.first_frames, speed.first_time = count, time.perf_counter()
             progress.advance(task, count)
 
-        frames = predict_to_files(
-            predictor, source, output, tick=tick, **_writing(options, options.video)
+        return predict_to_files(predictor, source, output, tick=tick, **writing)
+
+
+def _writing(
+    options: argparse.Namespace, source: FrameSource, video: str, output: Output
+) -> dict[str, object]:
+    """Options of `predict_to_files`.
+
+    Raises:
+      DataError: an MP4 cannot have the video's frame rate.
+    """
+    fps = options.fps or source.fps
+    if output.pattern is None and fps is not None and not _FPS[0] <= fps <= _FPS[1]:
+        raise DataError(
+            f"{video} has {fps:g} frames/s, an MP4 {_FPS[0]} to {_FPS[1]}; say another with --fps."
         )
-    end = time.perf_counter()
-    line = f"{output.path}: {frames} frames in {end - loaded:.1f} s: "
-    line += f"{frames / (end - loaded):.1f} fps with I/O"
-    count, at = first
-    if frames > count:
-        line += f"; {(frames - count) / (end - at):.1f} fps after the first result"
-    console.print(f"{line} (loading the weights took {loaded - start:.1f} s)")
-    return 0
-
-
-def _writing(options: argparse.Namespace, video: str) -> dict[str, object]:
-    """Options of `predict_to_files`."""
     return dict(
         view=options.view,
-        fps=options.fps,
+        fps=fps,
         sound_of=video if os.path.isfile(video) else None,
         probabilities=options.probabilities,
     )
 
 
-def _predict_collection(options: argparse.Namespace, videos: list[pathlib.Path]) -> int:
-    if _NAME not in options.output:
-        raise ConfigError(
-            f"--video={options.video} is a folder of videos; --output needs {_NAME} in it, as in "
-            f"out/{_NAME}.mp4."
-        )
-    jobs = []
-    for video in videos:
-        name = str(video.relative_to(options.video).with_suffix(""))
-        target = options.output.replace(_NAME, name)
-        path = target if target.lower().endswith(".mp4") else os.path.dirname(target)
-        jobs.append(Job(name, str(video), path))
+# ------------------------------------------------------------------------------------------------
+# A folder of videos
+
+
+def _predict_folder(options: argparse.Namespace) -> int:
+    from v2v_jax.inference import output_files
+
+    todo = video_folders.plan_jobs(options.video, options.output, overwrite=options.overwrite)
+    how: dict[str, object] = {}
+    if not video_folders.is_movie(options.output):
+        pattern = os.path.basename(options.output)
+        how["publish"] = functools.partial(output_files.publish_frames, pattern)
+        how["done"] = functools.partial(_frames_are_there, pattern)
+    if options.overwrite:
+        how["done"] = _never
     report = jobs.run_jobs(
-        jobs,
-        functools.partial(_Work, options),
-        backend=jobs.backend_from(options),
-        replace=options.overwrite,
-        **(dict(done=_never) if options.overwrite else {}),
+        todo, functools.partial(_Work, options), backend=jobs.backend_from(options), **how
     )
     report.print()
     return report.status
@@ -170,33 +220,30 @@ def _never(job: Job) -> bool:
     return False
 
 
+def _frames_are_there(pattern: str, job: Job) -> bool:
+    from v2v_jax.inference import output_files
+
+    return output_files.frames_are_there(pattern, job.output)
+
+
 class _Work:
     """Predicts one video after the other with the same weights; built once a worker process."""
 
     def __init__(self, options: argparse.Namespace):
+        from v2v_jax.inference import output_files
+        from v2v_jax.system import compilation_cache
+
         self._options = options
         compilation_cache.enable()
         self._predictor = _load(options)
-        parse_output(options.output, self._predictor.task, options.probabilities)  # now, not later
-
-    def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:
-        options = self._options
-        target = options.output.replace(_NAME, job.name)
-        output = parse_output(target, self._predictor.task, options.probabilities)
-        predict_to_files(
-            self._predictor,
-            open_source(job.source),
-            output,
-            write_to=path,
-            tick=tick,
-            **_writing(options, job.source),
+        self._predict = output_files.predict_to_files
+        # Read once, before a name with a % stands in it.
+        self._output = output_files.parse_output(
+            options.output, self._predictor.network.task, options.probabilities
         )
 
-
-def _find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The videos in a folder and its subfolders; none if it is a folder of frames."""
-    videos = [p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
-    pictures = any(path.suffix.lower() in PICTURES for path in folder.iterdir())
-    if not videos and not pictures:
-        raise DataError(f"Folder {folder} holds neither videos nor the frames of one.")
-    return sorted(videos, key=lambda path: natural_key(str(path)))
+    def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:
+        output = dataclasses.replace(self._output, path=pathlib.Path(job.output))
+        source = open_source(job.source)
+        writing = _writing(self._options, source, job.source, output)
+        self._predict(self._predictor, source, output, write_to=path, tick=tick, **writing)

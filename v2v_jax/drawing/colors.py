@@ -306,6 +306,32 @@ def depth_legend(near: float, far: float) -> np.ndarray:
     return _color_bar(bar, [f"{tick:.3g} m" for tick in np.geomspace(near, far, 5)])
 
 
+def scalar_to_color(values: np.ndarray, least: float, most: float) -> np.ndarray:
+    """Colours any quantity on a linear scale: `least` is blue, `most` yellow, not finite black.
+
+    Args:
+      values: (…,H,W) real.
+      least, most: the ends of the scale, beyond which the colour stays.
+
+    Returns:
+      (…,H,W,3) uint8 RGB.
+    """
+    values = np.asarray(values)
+    expect(values.ndim >= 2 and _is_real(values), "values", values, "a real array (…,H,W)")
+    if not -np.inf < least <= most < np.inf:
+        raise ValueError(f"least and most must be numbers with least <= most; got {least}, {most}.")
+    known = np.isfinite(values)
+    share = (np.where(known, values, least).astype(np.float64) - least) / ((most - least) or 1.0)
+    index = np.rint(255 * np.clip(share, 0, 1)).astype(np.int64)
+    return np.where(known[..., None], _color_table(_DEPTH_MAP)[index], 0).astype(np.uint8)
+
+
+def scalar_legend(least: float, most: float) -> np.ndarray:
+    """Draws the scale of `scalar_to_color` with its numbers, (H,W,3) uint8 RGB on white."""
+    ticks = [f"{tick:.3g}" for tick in np.linspace(least, most, 5)]
+    return _color_bar(_color_table(_DEPTH_MAP), ticks)
+
+
 def probability_legend() -> np.ndarray:
     """Draws the scale of `class_heat_maps`, 0 to 1, (H,W,3) uint8 RGB on white."""
     return _color_bar(_color_table(_HEAT_MAP), ["0", "0.25", "0.5", "0.75", "1"])

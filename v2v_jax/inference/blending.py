@@ -18,40 +18,17 @@ import numpy as np
 from jax import lax
 
 from v2v_jax.inference.windows import Axis, gaussian
-from v2v_jax.input.preprocess import to_gray
 
 TILE = 128  # voxels, H and W, of a part of the output that is computed at once
 
-# (T,h,w,K) float32 blended values and the video's (T,h,w,3) uint8 → the tile's result.
-Finish = Callable[[jax.Array, jax.Array], jax.Array]
+# What becomes of blended values, see `tasks.Task.finish`: (T,h,w,C) float32, the video's
+# (T,h,w,3) uint8 or None, and the (2,) float32 scale → the tile's result.
+Finish = Callable[[jax.Array, jax.Array | None, jax.Array], jax.Array]
 
 
-def labels_of(values: jax.Array, video: jax.Array) -> jax.Array:
-    """(…,K) probabilities → (…) uint8, the likeliest class."""
-    return values.argmax(-1).astype(jnp.uint8)
-
-
-def unchanged(values: jax.Array, video: jax.Array) -> jax.Array:
-    """(…,K) float32 as it is: probabilities, or flow in pixels of the network's scale."""
+def unchanged(values: jax.Array, video: jax.Array | None, scale: jax.Array) -> jax.Array:
+    """A `Finish`: the blended values themselves, such as the probabilities of classes."""
     return values
-
-
-def only_channel(values: jax.Array, video: jax.Array) -> jax.Array:
-    """(…,1) → (…): depth in metres."""
-    return values[..., 0]
-
-
-def rgb_of(values: jax.Array, video: jax.Array) -> jax.Array:
-    """(…,3) RGB in [0,1] → uint8."""
-    return jnp.round(jnp.clip(values, 0.0, 1.0) * 255.0).astype(jnp.uint8)
-
-
-def rgb_from_gray(values: jax.Array, video: jax.Array) -> jax.Array:
-    """(…,3) how the colour differs from the grey video, in [-1,1] → RGB uint8.
-
-    The grey is the input's own at its full size, so nothing of its detail is lost.
-    """
-    return rgb_of(values + to_gray(video), video)
 
 
 def on_device(values: Any) -> Any:
@@ -141,6 +118,7 @@ class Blender:
         rows: list[tuple[int, jax.Array]],
         finish: Finish,
         video: np.ndarray | None,
+        scale: np.ndarray,
     ) -> jax.Array:
         """One tile of the result.
 
@@ -149,11 +127,12 @@ class Blender:
           rows: the matrices that reach the tile.
           finish: see `Finish`.
           video: (T,TILE,TILE,3) uint8, of the video's size; None where `finish` does not read it.
+          scale: (2,) float32, pixels of the video a pixel that the network saw, (x, y).
 
         Returns:
           What `finish` makes of (T,TILE,TILE,K).
         """
-        return self._finish(finish, self._summed(strips, rows), video)
+        return self._finish(finish, self._summed(strips, rows), video, scale)
 
     def _summed(self, strips: list[jax.Array], rows: list[tuple[int, jax.Array]]) -> jax.Array:
         (first, row), *others = rows

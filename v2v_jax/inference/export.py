@@ -1,6 +1,6 @@
 """A trained network as one file that runs without this package's model code.
 
-    python -m v2v_jax.inference.export --checkpoint=runs/seg --output=seg.v2v
+    v2v export --checkpoint=runs/seg --output=seg.v2v
 
 The file is a ZIP archive, not compressed, that nothing in it can make execute code on the host:
 
@@ -9,24 +9,21 @@ The file is a ZIP archive, not compressed, that nothing in it can make execute c
     weights/LAYER/….npy  the parameters, float32
 
 and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
-uint8 RGB, of the size that it was trained on, and gives class probabilities, flow in pixels, RGB or
-metres: what goes before and after it is inside. `v2v_jax.load` adds windows for any size of video;
-docs/inference.md shows how to call it with nothing but JAX and NumPy.
+uint8 RGB, of the size that it was trained on, and gives what the task blends (`Task.blendable`):
+class probabilities, flow in pixels, RGB or metres; what goes before and after it is inside.
+`v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
+nothing but JAX and NumPy.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import io
 import json
 import os
 import pathlib
-import sys
-import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -36,9 +33,10 @@ import numpy as np
 from jax import lax
 
 import v2v_jax
-from v2v_jax.errors import CheckpointError, DataError, UserError
-from v2v_jax.inference.network import TrainedNetwork, from_about, from_checkpoint, make_apply
+from v2v_jax.errors import CheckpointError, DataError
+from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
+from v2v_jax.system.whole_files import whole_file
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -88,22 +86,17 @@ def write_export(
         data = io.BytesIO()
         np.save(data, np.asarray(array), allow_pickle=False)
         members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, data in members.items():
                 archive.writestr(zipfile.ZipInfo(name, _EARLIEST), data)
             archive.comment = _digest(members).encode()
-        os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(str(path), error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
         if dtype != "auto":
@@ -119,7 +112,7 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
 
 
@@ -217,9 +210,9 @@ def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -
         raise DataError(
             f"A SavedModel needs TensorFlow and jax2tf ({error}); pip install 'v2v_jax[train]'."
         ) from error
-    from v2v_jax.models.kernels import gpu_kernels
+    from v2v_jax.system import triton
 
-    with gpu_kernels.switched_off():
+    with triton.switched_off():
         convert = jax2tf.convert(
             make_apply(network.about, "float32"),
             polymorphic_shapes=[None, "b, ..."],
@@ -235,32 +228,3 @@ def write_saved_model(network: TrainedNetwork, folder: str | os.PathLike[str]) -
             input_signature=[video],
         )
         tf.saved_model.save(module, str(folder), {"serving_default": module.predict})
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m v2v_jax.inference.export", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--checkpoint", required=True, help="a run's folder, or one of its steps")
-    parser.add_argument("--output", required=True, help="the file to write")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.add_argument("--saved_model", metavar="FOLDER", help="write a TensorFlow SavedModel too")
-    options = parser.parse_args(argv)
-    try:
-        network = from_checkpoint(options.checkpoint)
-        write_export(network, options.output, dtype=options.dtype, overwrite=options.overwrite)
-        if options.saved_model:
-            write_saved_model(network, options.saved_model)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    size = os.path.getsize(options.output) / 1e6
-    clip = "x".join(map(str, network.clip))
-    print(f"{options.output}: {network.task}, step {network.step}, clips of {clip}, {size:.1f} MB")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

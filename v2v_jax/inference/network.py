@@ -14,9 +14,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
-
-# What a network may answer at a voxel, by task; see `TrainedNetwork.apply`.
-VOXEL_TASKS = ("segmentation", "flow", "color", "depth")
+from v2v_jax.tasks import TASKS, Task, restore_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +22,11 @@ class TrainedNetwork:
     """What a `Predictor` runs.
 
     Attributes:
-      apply: (params, video (B,T,H,W,3) uint8 RGB) → (B,T,H,W,C) float32: class probabilities (task
-        segmentation), flow (u,v) in pixels of the input (flow), RGB in [0,1] (color), with
-        `residual` how it differs from the grey input, metres (depth). Traced by jit.
+      apply: (params, video (B,T,H,W,3) uint8 RGB) → (B,T,H,W,C) float32, what the task blends
+        windows as (`Task.blendable`). Traced by jit.
       params: the weights, a pytree.
-      task: its name.
-      num_values: C.
+      task: what it was trained for.
       preprocessing: the scale and the clip that it was trained on.
-      label_names: of the classes; empty for other tasks.
-      residual: see `apply`.
       multiple: of T, H and W that the network takes.
       any_size: whether it takes other sizes than the clip's.
       about: what was stored with the weights, JSON.
@@ -41,11 +35,8 @@ class TrainedNetwork:
 
     apply: Callable[[Any, jax.Array], jax.Array]
     params: Any
-    task: str
-    num_values: int
+    task: Task
     preprocessing: Preprocessing
-    label_names: tuple[str, ...] = ()
-    residual: bool = False
     multiple: tuple[int, int, int] = (8, 16, 16)
     any_size: bool = True
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,20 +53,19 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
 
     Raises:
       CheckpointError: the record is another version's and lacks something, or is for a task that
-        does not answer at every voxel.
+        is not registered, or that does not answer at every voxel.
     """
     try:
-        if about["task"] not in VOXEL_TASKS:
+        name = about["task"]
+        if name in TASKS and TASKS[name].answers != "voxels":
+            known = ", ".join(n for n, kind in TASKS.items() if kind.answers == "voxels")
             raise CheckpointError(
-                f"{where} is for the task {about['task']!r}; prediction needs a network that "
-                f"answers at every voxel: {', '.join(VOXEL_TASKS)}."
+                f"{where} is for the task {name!r}; prediction needs a network that "
+                f"answers at every voxel: {known}."
             )
         return dict(
-            task=about["task"],
-            num_values=about["num_outputs"],
+            task=restore_task(about, where),
             preprocessing=Preprocessing.from_dict(about["preprocessing"]),
-            label_names=tuple(about["label_names"]),
-            residual=about["residual"],
             multiple=(8 if about["model"]["name"] != "v2v_2d" else 1, 16, 16),
             about=about,
         )
@@ -92,44 +82,22 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     Raises:
       CheckpointError: there is none, it is damaged, or another version wrote it.
     """
-    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.run.which_checkpoint import find_checkpoint
 
-    workdir, step = _find_run(pathlib.Path(path))
-    with Checkpoints(workdir, {}, headline="", better="max") as checkpoints:
-        if step is None:
-            step = checkpoints.latest_step()
-        if step is None:
-            raise CheckpointError(
-                f"No finished checkpoint in {checkpoints.directory}: train first."
-            )
-        about = checkpoints.read_about(step)
-    where = f"The checkpoint {workdir / 'checkpoints' / str(step)}"
-    fields = from_about(about, where)
+    found = find_checkpoint(path, also="a file that v2v export wrote")
+    where = f"The checkpoint {found.folder}"
+    fields = from_about(found.about, where)
     try:
-        task, like, apply = _rebuilt(about)
+        like, apply = _rebuilt(found.about, fields["task"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _other_version(about, where, error) from error
-    with Checkpoints(workdir, about, headline=task.headline, better=task.better) as checkpoints:
-        if _find_run(pathlib.Path(path))[1] is None:
-            best = checkpoints.best_step()
-            step = step if best is None else best
-        params = checkpoints.restore(step, like).params
-    return TrainedNetwork(apply=apply, params=params, step=step, **fields)
+        raise _other_version(found.about, where, error) from error
+    params = _for_use(found.params(like))
+    return TrainedNetwork(apply=apply, params=params, step=found.step, **fields)
 
 
-def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
-    """(workdir, step or None) of a workdir, its `checkpoints`, or a step in there."""
-    path = path.absolute()
-    if (path / "checkpoints").is_dir():
-        return path, None
-    if path.name == "checkpoints" and path.is_dir():
-        return path.parent, None
-    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
-        return path.parent.parent, int(path.name)
-    raise CheckpointError(
-        f"No checkpoint in {path}; expected a run's folder (the --workdir of train.py), its "
-        "checkpoints folder, or a file that python -m v2v_jax.inference.export wrote."
-    )
+def _for_use(params: Any) -> Any:
+    """Parameters as training keeps them → as prediction and exports take them; now the same."""
+    return params
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
@@ -142,43 +110,34 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
     config = ConfigDict(about["config"])
     if config.dtype == "auto":
         config.dtype = dtype
-    return _rebuilt({**about, "config": config.to_dict()})[2]
+    return _rebuilt({**about, "config": config.to_dict()}, restore_task(about))[1]
 
 
-def _rebuilt(about: Mapping[str, Any]) -> tuple[Any, Any, Callable[[Any, jax.Array], Any]]:
-    """Task, abstract training state and `apply` of a stored configuration."""
-    from v2v_jax.run.experiment import TrainState, make_model
-    from v2v_jax.run.optimizers import make_optimizer
-    from v2v_jax.tasks import restore_task
+def _rebuilt(
+    about: Mapping[str, Any], task: Task
+) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
+    """Abstract parameters and `apply` of a stored configuration."""
+    from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
-    task = restore_task(
-        *(about["task"], about["label_names"]),
-        residual=about["residual"],
-        hints=about.get("hints", 0),
-    )
     model = make_model(config, task.num_outputs)
-    optimizer = make_optimizer(config, config.num_steps)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
-    def state() -> TrainState:
+    def params() -> Any:
         size = (1, preprocessing.clip_length, *preprocessing.crop_size)
         clip = jnp.zeros((*size, task.input_channels))
-        params = model.init(jax.random.key(0), clip)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        return model.init(jax.random.key(0), clip)["params"]
 
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(state)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(params)
     )
 
     def apply(params: Any, video: jax.Array) -> jax.Array:
-        raw = model.apply({"params": params}, task.inputs({"video": video}, preprocessing))
-        # A residual is added to the grey only after it was scaled up.
-        values = raw if about["residual"] else task.predict(raw)
-        return values[..., None] if values.ndim == video.ndim - 1 else values
+        inputs = task.inputs({"video": video}, preprocessing)
+        return task.blendable(model.apply({"params": params}, inputs))
 
-    return task, like, apply
+    return like, apply
 
 
 def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:

@@ -17,30 +17,18 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
-import PIL.Image
 
-from v2v_jax.drawing import colors
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
-from v2v_jax.input.preprocess import LUMA
-from v2v_jax.media.flow_files import write_flow
 from v2v_jax.media.frame_sources import FrameSource
 from v2v_jax.media.video_writer import VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
+from v2v_jax.tasks import Task
 
 View = Literal["overlay", "plain", "side_by_side"]
 VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _NUMBER = re.compile(r"%0?\d*d")
-# What a file a frame may hold, by task.
-_FRAME_FILES = {
-    "segmentation": (".png", ".npz"),
-    "flow": (".flo", ".png", ".pfm", ".npz"),
-    "color": (".png", ".npz"),
-    "depth": (".png", ".npz"),
-}
-_ARRAY_NAMES = {"segmentation": "labels", "flow": "flow", "color": "rgb", "depth": "depth"}
-_DEPTH_STEPS = 256  # a metre, in 16-bit PNGs, as KITTI's depth has them
 _GAP = 4  # px between pictures side by side
 
 
@@ -63,8 +51,8 @@ class Output:
         return self.path.with_name(f"{self.path.name.removesuffix(suffix)}.partial{suffix}")
 
 
-def parse_output(output: str, task: str, probabilities: bool = False) -> Output:
-    """Reads `--output`: NAME.mp4, or FOLDER/%05d.png, .npz, .flo or .pfm.
+def parse_output(output: str, task: Task, probabilities: bool = False) -> Output:
+    """Reads `--output`: NAME.mp4, or FOLDER/%05d with an extension of `task.frame_files`.
 
     Args:
       output: the path; one of the forms.
@@ -82,12 +70,12 @@ def parse_output(output: str, task: str, probabilities: bool = False) -> Output:
         return Output(path)
     if len(_NUMBER.findall(path.name)) != 1 or _NUMBER.search(str(path.parent)):
         raise ConfigError(
-            f"--output={output} is no form that is known; expected NAME.mp4, or a file a frame as "
-            f"FOLDER/%05d with one of {', '.join(_FRAME_FILES[task])}."
+            f"Unsupported --output={output}; expected NAME.mp4, or a file a frame as "
+            f"FOLDER/%05d with one of {', '.join(task.frame_files)}."
         )
-    if extension not in _FRAME_FILES[task]:
+    if extension not in task.frame_files:
         raise ConfigError(
-            f"--output={output}: the task {task} has frames as {', '.join(_FRAME_FILES[task])}, "
+            f"--output={output}: the task {task.name} has frames as {', '.join(task.frame_files)}, "
             f"not {extension or 'without extension'}."
         )
     if probabilities and extension != ".npz":
@@ -95,6 +83,42 @@ def parse_output(output: str, task: str, probabilities: bool = False) -> Output:
     if path.parent in (pathlib.Path("."), pathlib.Path("/")):
         raise ConfigError(f"--output={output} needs a folder of its own for the frames.")
     return Output(path.parent, path.name)
+
+
+def frame_name(pattern: str, number: int) -> str:
+    """The file name of a frame: of 50%_%05d.png and 7, 50%_00007.png."""
+    return _NUMBER.sub(lambda place: place.group() % number, pattern)
+
+
+def frames_are_there(pattern: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds all frames of a video: its first one comes last."""
+    return os.path.lexists(os.path.join(folder, frame_name(pattern, 0)))
+
+
+def publish_frames(
+    pattern: str, new: str | os.PathLike[str], folder: str | os.PathLike[str]
+) -> None:
+    """Gives a folder of frames its name; in one that is there, frames of the pattern are replaced.
+
+    All else in there stays. The first frame goes first and comes last: where it is, all are.
+
+    Raises:
+      OSError: what the operating system says.
+    """
+    new, folder = pathlib.Path(new), pathlib.Path(folder)
+    if not os.path.lexists(folder):
+        os.rename(new, folder)
+        return
+    first = frame_name(pattern, 0)
+    (folder / first).unlink(missing_ok=True)
+    prefix, suffix = _NUMBER.split(pattern)
+    frame = re.compile(rf"{re.escape(prefix)}\d+{re.escape(suffix)}")
+    for old in folder.iterdir():
+        if frame.fullmatch(old.name):
+            old.unlink()
+    for file in sorted(new.iterdir(), key=lambda file: file.name == first):
+        os.replace(file, folder / file.name)
+    new.rmdir()
 
 
 def predict_to_files(
@@ -131,11 +155,11 @@ def predict_to_files(
     path = pathlib.Path(write_to or output.path)
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
-        drawing = Drawing(predictor.task, len(predictor.label_names), view)
+        drawing = Drawing(predictor.network.task, view)
         writer = _Movie(path, fps or source.fps or 25.0, sound_of)
         prepare = drawing.draw
     else:
-        writer = _FrameFiles(path, output.pattern, predictor.task)
+        writer = _FrameFiles(path, output.pattern, predictor.network.task)
         prepare = lambda chunk: chunk.values
     written = 0
     with writer:
@@ -168,56 +192,34 @@ def _each(prepare: Callable[[Chunk], np.ndarray], chunks: Iterator[Chunk]) -> It
 class Drawing:
     """Turns predictions into pictures, chunk after chunk, on one scale for the whole video."""
 
-    def __init__(self, task: str, num_classes: int, view: View):
-        """num_classes: of a segmentation; view: see `draw`."""
+    def __init__(self, task: Task, view: View):
+        """view: see `draw`."""
         self._task, self._view = task, view
-        if task == "segmentation":
-            self._colors = colors.label_colors(num_classes)
-        # Of flow, the speed that is drawn in full colour; of depth, near and far. A stream's end is
-        # not known when its beginning is drawn: they are taken from the first chunk.
+        # A stream's end is not known when its beginning is drawn: it is taken from the first chunk.
         self._scale: tuple[float, ...] | None = None
 
     def draw(self, chunk: Chunk) -> np.ndarray:
         """(n,H,W',3) uint8 RGB.
 
         View "plain" is the prediction's colours; "overlay" lays them half transparent over the
-        video (a colouring has nothing to lie over, and is plain); "side_by_side" has the input on
-        the left (of a colouring, its grey) and the overlay on the right.
+        video (what cannot lie over it, such as a colouring, is plain); "side_by_side" has the input
+        as the network sees it (of a colouring, its grey) on the left and the overlay on the right.
         """
-        colors = self._color(chunk.values)
-        left = chunk.frames
-        if self._task == "color":
-            left = _gray(chunk.frames) if self._view == "side_by_side" else left
-        elif self._view != "plain":
+        if self._scale is None:
+            self._scale = self._task.drawing_scale(chunk.values)
+        colors = self._task.draw(chunk.values, *self._scale)
+        if self._task.overlays and self._view != "plain":
             colors = _half(chunk.frames, colors)
         if self._view != "side_by_side":
             return colors
+        left = self._task.shown_input(chunk.frames)
         gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
         return np.concatenate([left, gap, colors], axis=2)
-
-    def _color(self, values: np.ndarray) -> np.ndarray:
-        if self._task == "segmentation":
-            return self._colors[values]
-        if self._task == "color":
-            return values
-        if self._task == "flow":
-            if self._scale is None:
-                speed = np.hypot(values[..., 0], values[..., 1])
-                self._scale = (max(1.0, float(np.percentile(speed, 99))),)
-            return colors.flow_to_color(values, *self._scale)
-        if self._scale is None:
-            self._scale = colors.depth_range(values)
-        return colors.depth_to_color(values, *self._scale)
 
 
 def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """The mean of two (…) uint8, rounded up."""
     return ((frames.astype(np.uint16) + colors + 1) >> 1).astype(np.uint8)
-
-
-def _gray(frames: np.ndarray) -> np.ndarray:
-    gray = np.rint(frames @ np.array(LUMA, np.float32)).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=-1)
 
 
 class _Movie:
@@ -248,7 +250,7 @@ class _Movie:
 class _FrameFiles:
     """A folder with a file a frame; it is hidden until it is complete."""
 
-    def __init__(self, path: pathlib.Path, pattern: str, task: str):
+    def __init__(self, path: pathlib.Path, pattern: str, task: Task):
         self._path, self._pattern, self._task = path, pattern, task
         self._folder = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
         self._count = 0
@@ -261,7 +263,8 @@ class _FrameFiles:
     def add(self, frames: np.ndarray) -> None:
         try:
             for values in frames:
-                self._write(self._folder / (self._pattern % self._count), values)
+                path = self._folder / frame_name(self._pattern, self._count)
+                self._task.write_frame(path, values)
                 self._count += 1
         except (OSError, DataError) as error:
             self.failed = True
@@ -269,35 +272,10 @@ class _FrameFiles:
                 raise
             raise cannot_write(str(self._path), error) from error
 
-    def _write(self, file: pathlib.Path, values: np.ndarray) -> None:
-        if file.suffix.lower() == ".npz":
-            name = _ARRAY_NAMES[self._task]
-            if self._task == "segmentation" and values.ndim == 3:
-                arrays = {name: values.argmax(-1).astype(np.uint8), "probabilities": values}
-            else:
-                arrays = {name: values}
-            np.savez(file, **arrays)
-        elif self._task == "flow":
-            write_flow(file, values)
-        elif self._task == "depth":
-            steps = np.clip(np.rint(values * _DEPTH_STEPS), 0, 65535).astype(np.uint16)
-            PIL.Image.fromarray(steps).save(file)
-        else:
-            PIL.Image.fromarray(values).save(file)
-
     def finish(self, path: pathlib.Path) -> None:
-        """Gives the folder its name; in one that is there, frames of the pattern are replaced."""
+        """Gives the folder its name, as `publish_frames` does."""
         try:
-            if not path.exists():
-                os.rename(self._folder, path)
-                return
-            prefix, suffix = _NUMBER.split(self._pattern)
-            frame = re.compile(rf"{re.escape(prefix)}\d+{re.escape(suffix)}")
-            for old in path.iterdir():
-                if frame.fullmatch(old.name):
-                    old.unlink()
-            for new in self._folder.iterdir():
-                os.replace(new, path / new.name)
+            publish_frames(self._pattern, self._folder, path)
         except OSError as error:
             raise cannot_write(str(path), error) from error
 

@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -49,39 +49,40 @@ class Chunk(NamedTuple):
     values: np.ndarray
 
 
-def load(path: str | os.PathLike[str], **options: Any) -> Predictor:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    full_frame: bool = False,
+    scale: Literal["training", "native"] = "training",
+    overlap: float = 0.25,
+    batch_size: int | None = None,
+) -> Predictor:
     """A predictor from a run's folder, its checkpoints folder, or an exported file.
 
-    It needs neither the dataset nor the configuration: both are stored with the weights.
-
-    Args:
-      path: what `train.py --workdir` or `python -m v2v_jax.inference.export --output` names.
-      options: see `Predictor`.
-
-    Raises:
-      CheckpointError: there is nothing of that kind, it is damaged, or another version wrote it.
+    Arguments and errors are those of `v2v_jax.load`, which takes the names of shipped weights, too.
     """
     path = pathlib.Path(path)
     if path.is_file():
         from v2v_jax.inference.export import read_export
 
-        return Predictor(read_export(path), **options)
-    return Predictor(from_checkpoint(path), **options)
+        network = read_export(path)
+    else:
+        network = from_checkpoint(path)
+    return Predictor(
+        network, full_frame=full_frame, scale=scale, overlap=overlap, batch_size=batch_size
+    )
 
 
 class Predictor:
     """Predicts a value for every voxel of videos of any length and size.
 
     A video is a path (a video file, a folder of pictures), an array (T,H,W,3) uint8 RGB, or an
-    iterable of (H,W,3) frames. What comes back for it, by task:
-
-    * segmentation: (T,H,W) uint8 labels; `probabilities` gives (T,H,W,K) float32.
-    * flow: (T,H,W,2) float32, (u,v) in pixels of the video a frame.
-    * color: (T,H,W,3) uint8 RGB. Of the video only the grey is used.
-    * depth: (T,H,W) float32 metres.
+    iterable of (H,W,3) frames. What comes back for it is for the task to say (`Task.finish`), such
+    as (T,H,W) uint8 labels or (T,H,W,2) float32 flow in pixels of the video: see docs/inference.md.
 
     Attributes:
-      network: the trained network; `network.about` is the record stored with the weights.
+      network: the trained network; `network.task` is its task, `network.about` the record stored
+        with the weights.
       task: its task's name.
       label_names: the classes, index = label; empty for other tasks.
     """
@@ -99,12 +100,7 @@ class Predictor:
 
         Args:
           network: see `load`.
-          full_frame: whole frames, padded to the network's multiple, instead of windows in H and W.
-            The programs are then compiled anew for every size of frame.
-          scale: "training" scales frames so that their shorter side is that of the training
-            frames; "native" leaves the video's own size.
-          overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
-          batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
+          full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
 
         Raises:
           ValueError: an option's value that is not known, or full_frame for a network with a fixed
@@ -119,7 +115,7 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         self.network = network
-        self.task, self.label_names = network.task, network.label_names
+        self.task, self.label_names = network.task.name, network.task.label_names
         self._full_frame, self._scale, self._overlap = full_frame, scale, overlap
         default = _BATCH_SIZE.get(jax.default_backend(), _BATCH_SIZE_ELSEWHERE)
         self._batch_size = batch_size or default
@@ -136,10 +132,10 @@ class Predictor:
         return np.concatenate([values for _, values in self.chunks(video)])
 
     def probabilities(self, video: Video) -> np.ndarray:
-        """(T,H,W,K) float32 class probabilities; for segmentation only.
+        """(T,H,W,K) float32 class probabilities.
 
         Raises:
-          ValueError: another task's network.
+          ValueError: a task that has none.
           DataError: see `__call__`.
         """
         chunks = self.chunks(video, probabilities=True)
@@ -162,36 +158,34 @@ class Predictor:
 
         Args:
           video: see the class; or a `FrameSource`.
-          probabilities: give (n,H,W,K) float32 for segmentation, instead of labels.
+          probabilities: give (n,H,W,K) float32 class probabilities instead of labels.
 
         Raises:
-          ValueError: probabilities of another task.
+          ValueError: probabilities of a task that has none.
           DataError: the video cannot be read; the predictions of the frames before come first.
         """
-        if probabilities and self.task != "segmentation":
-            raise ValueError(f"The task {self.task} has no probabilities; only segmentation has.")
-        return self._chunks(open_source(video), self._finish(probabilities))
+        task = self.network.task
+        if not probabilities:
+            return self._chunks(open_source(video), task.finish, task.finish_reads_video)
+        if not task.has_probabilities:
+            raise ValueError(f"The task {task.name} has no probabilities of classes.")
+        return self._chunks(open_source(video), blending.unchanged, reads_video=False)
 
-    def _finish(self, probabilities: bool) -> Finish:
-        if self.task == "segmentation" and not probabilities:
-            return blending.labels_of
-        if self.task == "color":
-            return blending.rgb_from_gray if self.network.residual else blending.rgb_of
-        return blending.only_channel if self.task == "depth" else blending.unchanged
-
-    def _chunks(self, source: FrameSource, finish: Finish) -> Iterator[Chunk]:
+    def _chunks(
+        self, source: FrameSource, finish: Finish, reads_video: bool
+    ) -> Iterator[Chunk]:
         ending = _Ending(source.frames)
         frames = in_background(ending, _FRAMES_AHEAD)
         first = next(frames, None)
         if first is None:
             frames.close()
             raise ending.error
-        plan = self._plan(first.shape[:2])
+        plan = self._plan(first.shape[:2], finish, reads_video)
         resized = in_background(_with_scaled(first, frames, plan.size), _FRAMES_AHEAD)
         windows = time_windows(resized, self.network.clip[0], self._overlap)
         # Enough results in flight for the network to have its next batch while they are read back.
         per_batch = math.ceil(plan.batch_size / plan.num_windows)
-        results = in_background(self._dispatched(windows, plan, finish), 2 * per_batch)
+        results = in_background(self._dispatched(windows, plan), 2 * per_batch)
         try:
             for result in results:
                 yield result.fetch()
@@ -210,7 +204,7 @@ class Predictor:
         h, w = (max(1, round(side * factor)) for side in size)
         return h, w
 
-    def _plan(self, size: tuple[int, int]) -> _Plan:
+    def _plan(self, size: tuple[int, int], finish: Finish, reads_video: bool) -> _Plan:
         """The windows for frames of that size."""
         inner = self.scaled_size(size)
         time, *window = self.network.clip
@@ -226,16 +220,21 @@ class Predictor:
         )
         key = (time, *window)
         if key not in self._blenders:
-            self._blenders[key] = Blender(key, self.network.num_values)
-        flow_scale = None
-        if self.task == "flow":
-            flow_scale = np.array([size[1] / inner[1], size[0] / inner[0]], np.float32)
-        tiles = cut_tiles(rows), cut_tiles(columns)
-        return _Plan(inner, batch_size, rows, columns, *tiles, self._blenders[key], flow_scale)
+            self._blenders[key] = Blender(key, self.network.task.num_values)
+        return _Plan(
+            size=inner,
+            batch_size=batch_size,
+            rows=rows,
+            columns=columns,
+            row_tiles=cut_tiles(rows),
+            column_tiles=cut_tiles(columns),
+            blender=self._blenders[key],
+            finish=finish,
+            reads_video=reads_video,
+            scale=np.array([size[1] / inner[1], size[0] / inner[0]], np.float32),
+        )
 
-    def _dispatched(
-        self, windows: Iterator[TimeWindow], plan: _Plan, finish: Finish
-    ) -> Iterator[_Result]:
+    def _dispatched(self, windows: Iterator[TimeWindow], plan: _Plan) -> Iterator[_Result]:
         """Gives the device its work, batch by batch; what it will have computed, in order."""
         states = [
             [plan.blender.empty_state() for _ in plan.columns.starts] for _ in plan.rows.starts
@@ -247,7 +246,7 @@ class Predictor:
                     states[i][j], predictions, np.int32(index), np.int32(window.shift)
                 )
                 if (i + 1, j + 1) == (len(states), len(states[0])):
-                    yield _result(window, states, plan, finish)
+                    yield _result(window, states, plan)
 
 
 class _Plan(NamedTuple):
@@ -259,7 +258,8 @@ class _Plan(NamedTuple):
       rows, columns: the windows along H and W.
       row_tiles, column_tiles: the same, as the blender takes them.
       blender: its programs.
-      flow_scale: (2,) pixels of the video a pixel that the network sees, for (u,v); or None.
+      finish: what becomes of blended values, and `reads_video` whether it looks at the frames.
+      scale: (2,) float32 pixels of the video a pixel that the network sees, (x, y).
     """
 
     size: tuple[int, int]
@@ -269,7 +269,9 @@ class _Plan(NamedTuple):
     row_tiles: Tiles
     column_tiles: Tiles
     blender: Blender
-    flow_scale: np.ndarray | None
+    finish: Finish
+    reads_video: bool
+    scale: np.ndarray
 
     @property
     def num_windows(self) -> int:
@@ -324,12 +326,10 @@ class _Result:
     Attributes:
       frames: (H,W,3) uint8, those that the result is of.
       tiles: (top, left, (T,TILE,TILE[,K])).
-      flow_scale: see `_Plan`.
     """
 
     frames: list[np.ndarray]
     tiles: list[tuple[int, int, jax.Array]]
-    flow_scale: np.ndarray | None
 
     def fetch(self) -> Chunk:
         """Waits for the device and puts the tiles together."""
@@ -341,33 +341,27 @@ class _Result:
                 values = np.empty((count, h, w, *tile.shape[3:]), tile.dtype)
             part = values[:, top : top + TILE, left : left + TILE]
             part[...] = tile[:count, : part.shape[1], : part.shape[2]]
-        if self.flow_scale is not None:
-            values *= self.flow_scale
         return Chunk(np.stack(self.frames), values)
 
 
-def _result(
-    window: TimeWindow, states: list[list[jax.Array]], plan: _Plan, finish: Finish
-) -> _Result:
+def _result(window: TimeWindow, states: list[list[jax.Array]], plan: _Plan) -> _Result:
     frames = [frame.whole for frame in window.items[: window.num_final]]
     scale = blending.on_device(window.scale)
     tiles = []
     for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
         strips = [plan.blender.strip(row, scale, columns) for row in states]
         for top, rows in zip(plan.row_tiles.starts, plan.row_tiles.matrices):
-            video = _tile_of_frames(frames, top, left, len(window.items), finish)
-            tile = plan.blender.tile(strips, rows, finish, video)
+            video = None
+            if plan.reads_video:
+                video = _tile_of_frames(frames, top, left, len(window.items))
+            tile = plan.blender.tile(strips, rows, plan.finish, video, plan.scale)
             tile.copy_to_host_async()
             tiles.append((top, left, tile))
-    return _Result(frames, tiles, plan.flow_scale)
+    return _Result(frames, tiles)
 
 
-def _tile_of_frames(
-    frames: list[np.ndarray], top: int, left: int, length: int, finish: Finish
-) -> np.ndarray | None:
-    """(length,TILE,TILE,3) uint8 for a `finish` that reads the video; None for the others."""
-    if finish is not blending.rgb_from_gray:
-        return None
+def _tile_of_frames(frames: list[np.ndarray], top: int, left: int, length: int) -> np.ndarray:
+    """(length,TILE,TILE,3) uint8, black beyond the frames' borders."""
     tile = np.zeros((length, TILE, TILE, 3), np.uint8)
     for place, frame in zip(tile, frames):
         part = frame[top : top + TILE, left : left + TILE]

@@ -9,18 +9,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from v2v_jax.errors import DataError
+from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
+from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import INTERPOLATION, VideoStream
-from v2v_jax.system.natural_order import natural_key
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
 Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +54,14 @@ def open_source(video: Video | FrameSource) -> FrameSource:
     if isinstance(video, (str, os.PathLike)):
         path = pathlib.Path(video)
         if path.is_dir():
-            paths = list_pictures(path)
-            frames = _checked(_read_pictures(paths), str(path))
-            return FrameSource(frames, str(path), None, len(paths))
+            names = list_pictures(path)
+            if not names:
+                raise DataError(
+                    f"Folder {path} holds no pictures; expected the frames of a video as "
+                    f"{', '.join(PICTURE_EXTENSIONS)}."
+                )
+            frames = (Picture(path / name).frame() for name in names)
+            return FrameSource(_checked(frames, str(path)), str(path), None, len(names))
         stream = VideoStream(path)
         frames = _checked(stream, str(path))
         return FrameSource(frames, str(path), stream.fps, stream.num_frames)
@@ -70,39 +73,6 @@ def open_source(video: Video | FrameSource) -> FrameSource:
             )
         return FrameSource(_checked(array, "The video"), "the video", None, len(array))
     return FrameSource(_checked(video, "The video"), "the video")
-
-
-def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures in a folder, in natural order (2 before 10).
-
-    Raises:
-      DataError: there are none.
-    """
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
-    if not paths:
-        raise DataError(
-            f"Folder {folder} holds no pictures; expected the frames of a video as "
-            f"{', '.join(sorted(PICTURES))}."
-        )
-    return sorted(paths, key=lambda path: natural_key(path.name))
-
-
-def _read_pictures(paths: Iterable[pathlib.Path]) -> Iterator[np.ndarray]:
-    for path in paths:
-        try:
-            with PIL.Image.open(path) as picture:
-                yield _to_rgb(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"Picture {path} cannot be read ({str(error)[:200]}); fetch it again or remove it."
-            ) from error
-
-
-def _to_rgb(picture: PIL.Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion cuts at 255
-        gray = np.asarray(picture).astype(np.float64) / 257
-        return np.repeat(np.clip(gray.round(), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return np.asarray(picture.convert("RGB"))
 
 
 def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
 from v2v_jax.run.optimizers import frozen_layers, make_optimizer
 from v2v_jax.system import sharding
-from v2v_jax.tasks import Classification, Task, make_task
+from v2v_jax.tasks import Task, make_task, record
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -52,21 +52,24 @@ class Experiment:
         """What is stored with the weights; JSON-ready."""
         about = {
             "version": v2v_jax.__version__,
-            "task": self.task.name,
-            "num_outputs": self.task.num_outputs,
-            "residual": self.config.residual,
-            "label_names": self.task.label_names,
+            **record(self.task, self.config.task_options),
             "model": self.config.model.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.config.to_dict(),
         }
-        if self.config.get("hints", 0):
-            about["hints"] = self.config.hints  # the network's input has further channels
         return json.loads(json.dumps(about))  # tuples become the lists that a file would give back
 
     def init_state(self, seed: int | None = None) -> TrainState:
         """The state at step 0 on every device of the mesh; seed: default `config.seed`."""
         return self._init_state(jnp.uint32((self.config.seed if seed is None else seed) % 2**32))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without computing it."""
+        sharded = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
+            jax.eval_shape(self.init_state),
+        )
 
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
@@ -81,12 +84,12 @@ class Experiment:
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
 
     def with_dropout_seeds(self, batch: dict[str, Any], step: jax.Array) -> dict[str, Any]:
-        """The batch with a random `dropout_seed` (B,) uint32 a clip, if the model has dropout.
+        """The batch with a random `dropout_seed` (B,) uint32 a clip, if the network has dropout.
 
         It is a function of (config.seed, step), and one a clip, so that it is split with the batch
         over devices and parts.
         """
-        if self.config.task != Classification.name:
+        if self.task.answers == "voxels":  # V2V and its baselines have none
             return batch
         key = jax.random.fold_in(jax.random.key(self.config.seed), step)
         return batch | {"dropout_seed": jax.random.bits(key, batch["mask"].shape)}
@@ -124,7 +127,7 @@ def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) ->
     """
     recipes.validate(config)
     dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-    task = make_task(config.task, dataset, residual=config.residual, hints=config.get("hints", 0))
+    task = make_task(config.task, dataset, config.task_options)
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
@@ -142,6 +145,8 @@ def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     options = {} if variant == "paper" else {"variant": variant}
     if "dropout" in config.model:
         options["dropout"] = config.model.dropout
+    if config.model.get("standardized", False):  # likewise
+        options["standardized"] = True
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,

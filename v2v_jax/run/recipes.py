@@ -12,33 +12,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from v2v_jax.datasets import DATASETS
+from v2v_jax.datasets import DATASETS, dataset_entry
 from v2v_jax.errors import ConfigError
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
-from v2v_jax.tasks import TASKS
+from v2v_jax.tasks import Task, checked_options, task_class
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset": tuple(DATASETS),
-    "model": tuple(MODELS),
-    "recipe": ("modern", "paper"),
-    "size": ("full", "small"),
-}
 DEFAULTS = {"dataset": "scenes", "model": "v2v", "recipe": "modern", "size": "full", "demo": False}
 
 # Mean of UCF101 as C3D's ports use it, in BGR (SPEC section 2).
 _C3D_INPUT = dict(color_order="bgr", mean=(90.3, 97.7, 101.4), std=(1.0, 1.0, 1.0))
-# The paper's learning rates, for losses averaged over voxels and channels (SPEC section 3).
-_PAPER_SCHEDULES = {
-    "segmentation": dict(learning_rate=1e-4, weight_decay=0.005, decay_every=30_000, steps=100_000),
-    "flow": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
-    "color": dict(learning_rate=6e-3, weight_decay=0.0, decay_every=200_000, steps=600_000),
-    # C3D's, at its batches of 30 (Tran et al. 2015).
-    "classification": dict(
-        learning_rate=3e-3, weight_decay=0.005, decay_every=20_000, steps=60_000
-    ),
-    "depth": dict(learning_rate=4e-3, weight_decay=0.0, decay_every=200_000, steps=800_000),
-}
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """What `key=value` may stand after a configuration's colon; with what is registered now."""
+    return {
+        "dataset": tuple(DATASETS),
+        "model": tuple(MODELS),
+        "recipe": ("modern", "paper"),
+        "size": ("full", "small"),
+    }
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -47,19 +40,19 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     Raises:
       ConfigError: an unknown key or value; the message lists the known ones.
     """
-    options = {**DEFAULTS, **defaults}
+    options, known = {**DEFAULTS, **defaults}, choices()
     for item in filter(None, (arg or "").split(",")):
         key, equals, value = (part.strip() for part in item.partition("="))
         if item.strip() == "demo":
             options["demo"] = True
-        elif key not in CHOICES or not equals:
+        elif key not in known or not equals:
             raise ConfigError(
                 f"Unknown configuration argument {item!r}; known: demo, "
-                + ", ".join(f"{k}={'|'.join(v)}" for k, v in CHOICES.items())
+                + ", ".join(f"{k}={'|'.join(v)}" for k, v in known.items())
                 + "."
             )
         else:
-            options[key] = _choice(key, value, CHOICES[key])
+            options[key] = _choice(key, value, known[key])
     return ConfigDict(options)
 
 
@@ -69,29 +62,33 @@ def make_config(
     """The complete, unlocked configuration of a task for parsed options.
 
     Args:
+      task: its name.
       num_steps, learning_rate: of the modern recipe; the paper's come from the paper.
+
+    Raises:
+      ConfigError: no such task or dataset, or recipe=paper for a task that is not in the paper.
     """
+    kind, dataset = task_class(task), dataset_entry(options.dataset)
     config = ConfigDict()
     config.task = task
+    config.task_options = dict(kind.options)  # the task's own, see its class
     config.seed = 0
     config.init_from = ""  # a weight file, or a run's folder: see v2v_jax/training/fine_tuning.py
-    config.residual = task == "color" and options.recipe == "modern"  # see tasks.Color
-    config.hints = 0  # most colour hints a clip, for the task color: see configs/color_hints.py
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
-    config.data = dict(name=options.dataset, **DATASETS[options.dataset].options)
+    config.data = dict(name=options.dataset, **dataset.options)
     config.stride = 1  # frames between the starts of a training video's clips
     config.grow_steps = 0  # steps until all training videos are seen: see v2v_jax/input/clips.py
     config.mirror = True
-    config.feed = DATASETS[options.dataset].feed
+    config.feed = dataset.feed
     config.preprocessing = Preprocessing().to_dict()
     if options.recipe == "modern":
         _modern(config, num_steps, learning_rate)
         if options.dataset == "scenes" and options.size == "full":
             _many_scenes(config)
     else:
-        _paper(config)
-    if task == "classification":
+        _paper(config, kind)
+    if kind.answers == "clips":
         config.model.dropout = 0.5  # share of fc6's and fc7's outputs that a step drops
     config.model.variant = "paper"  # or release: the authors' segmentation net, see models/v2v.py
     config.optimizer.trunk_multiplier = 1.0  # of the learning rate of conv1a … conv5b
@@ -111,6 +108,7 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
     config.batch_size = 32
     config.num_steps = num_steps
     config.model.initialization = "he"
+    config.model.standardized = True  # kernels, see models/standardization.py
     config.optimizer = dict(
         name="adamw",
         learning_rate=learning_rate,
@@ -134,14 +132,25 @@ def _many_scenes(config: ConfigDict) -> None:
     config.grow_steps = config.num_steps // 2
 
 
-def _paper(config: ConfigDict) -> None:
-    schedule = dict(_PAPER_SCHEDULES[config.task])
+def _paper(config: ConfigDict, kind: type[Task]) -> None:
+    paper = kind.paper
+    if paper is None:
+        raise ConfigError(f"The task {kind.name} is not in the paper; leave recipe=paper out.")
+    config.task_options.update(paper.options)
     config.batch_size = 1
-    config.num_steps = schedule.pop("steps")
+    config.num_steps = paper.num_steps
     config.model.initialization = "release"
+    config.model.standardized = False
     config.preprocessing.update(_C3D_INPUT)
     config.optimizer = dict(
-        name="caffe_sgd", schedule="step", warmup_steps=0, momentum=0.9, clip_norm=0.0, **schedule
+        name="caffe_sgd",
+        learning_rate=paper.learning_rate,
+        schedule="step",
+        warmup_steps=0,
+        decay_every=paper.decay_every,
+        weight_decay=paper.weight_decay,
+        momentum=0.9,
+        clip_norm=0.0,
     )
 
 
@@ -171,17 +180,18 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
-    _choice("task", config.task, tuple(TASKS))
+    kind = task_class(config.task)
+    checked_options(kind, config.task_options)
     dropout = config.model.get("dropout", 0.0)
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
-    known = CLASSIFIERS if config.task == "classification" else MODELS
+    known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
     _choice("model.initialization", config.model.initialization, ("he", "release"))
     _choice("model.variant", config.model.variant, ("paper", "release"))
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
-    _choice("data.name", config.data.name, tuple(DATASETS))
+    dataset_entry(config.data.name)
     _choice("feed", config.feed, ("device", "tf_data"))
     _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))
     _choice("optimizer.name", config.optimizer.name, ("adamw", "caffe_sgd"))
@@ -216,13 +226,6 @@ def validate(config: ConfigDict) -> None:
         value = config.preprocessing[key]
         if len(value) != length:
             raise ConfigError(f"preprocessing.{key} is {value}; it has {length} numbers.")
-    if config.residual and config.task != "color":
-        raise ConfigError(f"residual is for the task color alone, not for {config.task}.")
-    if config.hints < 0 or (config.hints and config.task != "color"):
-        raise ConfigError(
-            f"hints is {config.hints}; it is the most colour hints a clip, 0 or more, and for the "
-            "task color alone."
-        )
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
 
 

@@ -18,28 +18,24 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import glob
 import importlib.util
 import os
-import pathlib
-import re
 import shutil
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import logging
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.system.console import JobsBar, console
+from v2v_jax.system.locks import InUseError, locked
+from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
 
 ATTEMPTS = 3  # times that a job is begun whose worker dies, through Ray
 _SHOWN = 20  # failures printed
-_PART = ".part"
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.part(\.[^.]*)?")  # see _do
+_LOCK = ".lock"
 
 Tick = Callable[[int], None]
 
@@ -153,11 +149,6 @@ class Report:
             console.print(f"failed: … {len(self.failed) - _SHOWN} more")
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file or folder of that name is the unfinished output of a job."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
 def output_is_there(job: Job) -> bool:
     """Whether the job's output exists, which it does only when it is complete."""
     return os.path.exists(job.output)
@@ -171,6 +162,7 @@ def run_jobs(
     done: Done = output_is_there,
     lock: str | os.PathLike[str] | None = None,
     replace: bool = False,
+    publish: Callable[[str, str], None] = os.replace,
     description: str = "videos",
 ) -> Report:
     """Does all jobs that are not done yet.
@@ -182,6 +174,8 @@ def run_jobs(
       lock: a folder of outputs that belongs to this run alone: a second run on it is an error, and
         what killed runs left there is removed.
       replace: whether a folder that is an output, but not `done`, is replaced; files always are.
+      publish: gives what a job has written (first argument) its name (second); by default a folder
+        takes no other's place but an empty one's. Through Ray it is pickled.
       description: for the progress bar.
 
     Returns:
@@ -197,7 +191,8 @@ def run_jobs(
         twice = next(path for path in outputs if outputs.count(path) > 1)
         raise ConfigError(f"Two videos have the same output {twice}; give them different names.")
     report = Report()
-    with _locked(lock) as alone, JobsBar(description, len(jobs)) as bar:
+    with contextlib.ExitStack() as held, JobsBar(description, len(jobs)) as bar:
+        alone = _lock(lock, held)
         folders = {os.path.dirname(path) for path in outputs} if alone else set()
         _remove_temporaries(folders)
         waiting = []
@@ -207,7 +202,7 @@ def run_jobs(
         bar.start(len(report.skipped))
         start = time.perf_counter()
         runner = _run_ray if backend.ray else _run_threads
-        do = functools.partial(_do, done=done, clean=alone, replace=replace)
+        do = functools.partial(_do, done=done, clean=alone, replace=replace, publish=publish)
         for job, error in runner(waiting, make_work, do, backend, bar) if waiting else ():
             if error is None:
                 report.done.append(job.name)
@@ -224,7 +219,16 @@ def run_jobs(
 # One job
 
 
-def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: bool) -> str | None:
+def _do(
+    job: Job,
+    work: Work,
+    tick: Tick,
+    *,
+    done: Done,
+    clean: bool,
+    replace: bool,
+    publish: Callable[[str, str], None],
+) -> str | None:
     """Does one job unless it is done; returns what went wrong, in one sentence.
 
     Args:
@@ -232,19 +236,18 @@ def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: b
     """
     if done(job):  # its worker was killed after it had finished, before it could say so
         return None
-    folder, name = os.path.split(job.output)
-    stem, extension = os.path.splitext(name)
-    prefix = os.path.join(folder, f".{stem}.")
-    temporary = f"{prefix}{uuid.uuid4().hex}{_PART}{extension}"
+    temporary = os.fspath(temporary_path(job.output))
     try:
-        os.makedirs(folder or ".", exist_ok=True)
-        if clean:
-            for left in glob.glob(f"{glob.escape(prefix)}*{_PART}{glob.escape(extension)}"):
-                _remove(left)
+        os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
+        for left in leftovers(job.output) if clean else ():
+            discard(left)
         work(job, temporary, tick)
+        if not os.path.exists(temporary):
+            raise RuntimeError(f"the work wrote nothing to {temporary}")
         if replace and os.path.isdir(job.output):
             shutil.rmtree(job.output)
-        _publish(temporary, job.output)
+        sync(temporary)
+        publish(temporary, job.output)
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -253,31 +256,8 @@ def _do(job: Job, work: Work, tick: Tick, *, done: Done, clean: bool, replace: b
         logging.error("%s failed:\n%s", job.name, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     finally:
-        _remove(temporary)
+        discard(temporary)
     return None
-
-
-def _publish(temporary: str, output: str) -> None:
-    """Gives a complete file or folder its name, after it has reached the disk."""
-    if not os.path.exists(temporary):
-        raise RuntimeError(f"the work wrote nothing to {temporary}")
-    if os.path.isdir(temporary):
-        files = [path for path in pathlib.Path(temporary).rglob("*") if path.is_file()]
-    else:
-        files = [pathlib.Path(temporary)]
-    for file in files:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
-    # A folder replaces nothing but an empty one: what is there was not made by this run.
-    os.replace(temporary, output)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
 
 
 def _remove_temporaries(folders: Iterable[str]) -> None:
@@ -285,36 +265,25 @@ def _remove_temporaries(folders: Iterable[str]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             for name in filter(is_temporary, os.listdir(folder)):
-                _remove(os.path.join(folder, name))
+                discard(os.path.join(folder, name))
 
 
-@contextlib.contextmanager
-def _locked(folder: str | os.PathLike[str] | None) -> Iterator[bool]:
-    """Keeps other runs off a folder; whether that worked: not every file system has locks."""
+def _lock(folder: str | os.PathLike[str] | None, held: contextlib.ExitStack) -> bool:
+    """Keeps other runs off a folder until `held` ends; whether that worked: see `locked`."""
     if folder is None:
-        yield False
-        return
+        return False
     try:
         os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        return held.enter_context(locked(os.path.join(folder, _LOCK)))
+    except InUseError as error:
+        raise DataError(
+            f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another "
+            "output."
+        ) from error
     except OSError as error:
         raise DataError(
             f"Output folder {os.fspath(folder)} cannot be used ({error.strerror}); choose another."
         ) from error
-    try:
-        locked = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another "
-                "output."
-            ) from error
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------

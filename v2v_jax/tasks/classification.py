@@ -12,7 +12,7 @@ from v2v_jax.datasets.base.video_dataset import VIDEO_LABEL
 from v2v_jax.drawing import panels
 from v2v_jax.errors import DataError
 from v2v_jax.tasks import losses, metrics
-from v2v_jax.tasks.task import Picture, Task
+from v2v_jax.tasks.task import PaperRecipe, Picture, Task
 
 _SHOWN = 5
 
@@ -22,6 +22,9 @@ class Classification(Task):
 
     name = "classification"
     fields = ("video", VIDEO_LABEL)
+    answers = "clips"
+    # C3D's, at its batches of 30 (Tran et al. 2015).
+    paper = PaperRecipe(3e-3, weight_decay=0.005, decay_every=20_000, num_steps=60_000)
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
@@ -34,6 +37,14 @@ class Classification(Task):
         if len(label_names) < 2:
             raise DataError("Classification needs a dataset with at least two classes of videos.")
         self.label_names = tuple(label_names)
+
+    @classmethod
+    def from_dataset(cls, dataset):
+        return cls(dataset.video_label_names)
+
+    @classmethod
+    def from_stored(cls, about):
+        return cls(about["label_names"])
 
     @property
     def num_outputs(self) -> int:
@@ -52,18 +63,13 @@ class Classification(Task):
 
     def summarize(self, sums):
         confusion = sums["confusion"]
-        per_class = metrics.per_class_accuracy(confusion)
-        share = metrics.ratio(confusion.sum(1), confusion.sum())
-        result = {
+        return {
             "accuracy": metrics.accuracy(confusion),
             "top5_accuracy": metrics.ratio(sums["top5"], sums["count"]),
-            "mean_class_accuracy": metrics.mean_of_known(per_class),
+            "mean_class_accuracy": metrics.mean_of_known(metrics.per_class_accuracy(confusion)),
             "baseline_accuracy": metrics.majority_accuracy(confusion),
+            **metrics.class_scores(confusion, self.label_names),
         }
-        for i, name in enumerate(self.label_names):
-            result[f"accuracy/{name}"] = float(per_class[i])
-            result[f"share/{name}"] = float(share[i])
-        return result
 
     def predict(self, outputs):
         """(…,K) class probabilities."""

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from v2v_jax.input.preprocess import to_gray
+from v2v_jax.errors import ConfigError
+from v2v_jax.input.preprocess import LUMA, to_gray
 from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.color_hints import CHANNELS, hint_channels, hint_mask
-from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
+from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Color(Task):
-    """Video colouring (paper section 6): grey in, RGB out, L2 loss, average distance error.
+    """Video colouring (paper section 6): grey in, RGB out, average distance error.
+
+    The loss is that error itself ("distance") or the paper's L2 ("half_squared").
 
     With `residual` the network predicts how the colour differs from the grey input. The network
     alone (the paper's) must redraw the frame through features of a quarter of its size, so that its
@@ -26,27 +29,55 @@ class Color(Task):
 
     name = "color"
     fields = ("video",)
+    options = {"residual": True, "hints": 0, "loss": "distance"}
+    paper = PaperRecipe(
+        6e-3,
+        weight_decay=0.0,
+        decay_every=200_000,
+        num_steps=600_000,
+        options={"residual": False, "loss": "half_squared"},
+    )
     input_channels = 1  # more with hints
     headline, better = "ade", "min"
     baseline = "the grey frame"
     units = "ade: mean distance in RGB, whose channels go from 0 to 1 (black to white has 1.73)."
+    frame_files = (".png", ".npz")
+    array_name = "rgb"
+    overlays = False
     num_outputs = 3
 
     def __init__(
         self,
-        residual: bool = False,
+        residual: bool = True,
         hints: int = 0,
         fewest_hints: int = 0,
         draw_hints: bool = True,
+        loss: str = "distance",
     ):
         """residual: whether the network's outputs are added to the grey input.
 
         hints, fewest_hints: the most and the fewest hints a clip; with hints=0 there are none.
+        loss: of `losses.REGRESSION`.
         draw_hints: False: a batch without `hint_mask` has no hints, as a user's video.
         """
         self.residual, self.draw_hints = residual, draw_hints
         self.hints, self.fewest_hints = hints, fewest_hints
+        self._loss = loss
         self.input_channels = 1 + (CHANNELS if hints else 0)
+
+    @classmethod
+    def from_stored(cls, about, **options):
+        """Of hints it is given those of a batch's `hint_mask`, and draws none of its own."""
+        return cls(**options, draw_hints=False)
+
+    @classmethod
+    def check_options(cls, options):
+        losses.check(options["loss"])
+        if options["hints"] < 0:
+            raise ConfigError(
+                f"task_options.hints is {options['hints']}; it is the most colour hints a clip, 0 "
+                "or more."
+            )
 
     def complete(self, raw, batch):
         return raw + to_gray(batch["video"]) if self.residual else raw
@@ -72,7 +103,7 @@ class Color(Task):
         )
 
     def loss(self, outputs, batch):
-        return losses.half_squared(outputs, *self._target(batch))
+        return losses.REGRESSION[self._loss](outputs, *self._target(batch))
 
     def sums(self, outputs, batch):
         target, valid = self._target(batch)
@@ -92,6 +123,36 @@ class Color(Task):
     def predict(self, outputs):
         """(…,3) RGB in [0,1]."""
         return jnp.clip(outputs, 0.0, 1.0)
+
+    def blendable(self, raw):
+        """RGB in [0,1]; with `residual` the difference from grey, in [-1,1].
+
+        Grey is added to that only after it was scaled up, so that nothing of its detail is lost.
+        """
+        return raw if self.residual else self.predict(raw)
+
+    @property
+    def finish_reads_video(self):
+        return self.residual
+
+    def finish(self, values, video, scale):
+        """(T,H,W,3) uint8 RGB."""
+        rgb = values + to_gray(video) if self.residual else values
+        return jnp.round(self.predict(rgb) * 255.0).astype(jnp.uint8)
+
+    def drawing_scale(self, values):
+        return ()
+
+    def draw(self, values, *scale):
+        return values
+
+    def legends(self, *scale):
+        return ()
+
+    def shown_input(self, frames):
+        """The grey of the video."""
+        gray = np.rint(frames @ np.array(LUMA, np.float32)).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=-1)
 
     def picture(self, clip, prediction):
         gray = np.asarray(to_gray(clip["video"]))

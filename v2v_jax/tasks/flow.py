@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from v2v_jax.drawing import colors
+from v2v_jax.media.flow_files import write_flow
 from v2v_jax.tasks import flow_metrics, losses, metrics
-from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
+from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Flow(Task):
-    """Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels.
+    """Optical flow (paper section 5): end-point error in pixels.
+
+    The loss is that error itself ("distance") or the paper's, Huber's on flow / 15.
 
     `epe` is in pixels of the resized frames, which the network sees (the paper's 1.24 px is such a
     figure); all other metrics, `epe_native` too, in the pixels of the dataset's own frames: see
@@ -21,6 +24,14 @@ class Flow(Task):
 
     name = "flow"
     fields = ("video", "flow", "flow_valid")
+    options = {"loss": "distance"}
+    paper = PaperRecipe(
+        4e-3,
+        weight_decay=0.0,
+        decay_every=200_000,
+        num_steps=800_000,
+        options={"loss": "huber"},
+    )
     headline, better = "epe", "min"
     baseline = "zero flow"
     units = (
@@ -29,28 +40,49 @@ class Flow(Task):
         "pixels a frame; outliers and fl_all (wrong by more than 3 px and 5 %) are shares of the "
         "valid voxels."
     )
+    frame_files = (".flo", ".png", ".pfm", ".npz")
+    array_name = "flow"
     num_outputs = 2
     alpha = 15.0
 
     def __init__(
-        self, *, with_occlusion: bool = False, native_scale: tuple[float, float] = (1.0, 1.0)
+        self,
+        *,
+        loss: str = "distance",
+        with_occlusion: bool = False,
+        native_scale: tuple[float, float] = (1.0, 1.0),
     ):
-        """Which metrics there are.
+        """The loss, and which metrics there are.
 
         Args:
+          loss: of `losses.REGRESSION`.
           with_occlusion: whether the dataset has `flow_occluded`.
           native_scale: native pixels a pixel of the resized frame, (x, y).
         """
         self._scale = native_scale
         self._with_occlusion = with_occlusion
+        self._loss = loss
+
+    @classmethod
+    def from_dataset(cls, dataset, **options):
+        (h, w), (native_h, native_w) = dataset.frame_size, dataset.native_size or dataset.frame_size
+        with_occlusion = "flow_occluded" in dataset.fields
+        scale = (native_w / w, native_h / h)
+        return cls(with_occlusion=with_occlusion, native_scale=scale, **options)
+
+    @classmethod
+    def check_options(cls, options):
+        losses.check(options["loss"])
 
     @property
     def evaluation_fields(self):
         return (*self.fields, *["flow_occluded"] * self._with_occlusion)
 
     def loss(self, outputs, batch):
-        target = batch["flow"].astype(jnp.float32) / self.alpha
-        return losses.huber(outputs, target, self._valid(batch))
+        target, valid = batch["flow"].astype(jnp.float32), self._valid(batch)
+        if self._loss == "distance":
+            return losses.distance(self.predict(outputs), target, valid)
+        return losses.REGRESSION[self._loss](outputs, target / self.alpha, valid)
 
     def _valid(self, batch: Batch) -> jax.Array:
         return clip_valid(batch["flow_valid"], batch)
@@ -91,13 +123,33 @@ class Flow(Task):
         """(…,2) flow (u,v) in pixels per frame."""
         return outputs * self.alpha
 
+    def finish(self, values, video, scale):
+        """(T,H,W,2) flow (u,v) in pixels of the video."""
+        return values * scale
+
+    def write_frame(self, path, values):
+        if path.suffix.lower() == ".npz":
+            super().write_frame(path, values)
+        else:
+            write_flow(path, values)
+
+    def drawing_scale(self, values):
+        """The speed that is drawn in full colour, of vectors (…,2)."""
+        speed = np.linalg.norm(np.asarray(values, np.float32), axis=-1)
+        return (max(1.0, float(np.percentile(speed, 99))) if speed.size else 1.0,)
+
+    def draw(self, values, *scale):
+        return colors.flow_to_color(values, *scale)
+
+    def legends(self, *scale):
+        return (colors.flow_legend(96, *scale),)
+
     def picture(self, clip, prediction):
         valid = clip["flow_valid"]
-        speed = np.linalg.norm(clip["flow"].astype(np.float32), axis=-1)
-        scale = max(float(np.percentile(speed[valid], 99)) if valid.any() else 1.0, 1.0)
+        scale = self.drawing_scale(clip["flow"][valid])
         columns = {
             "input": clip["video"],
-            "prediction": colors.flow_to_color(prediction, scale),
-            "truth (black: not valid)": colors.flow_to_color(clip["flow"], scale, valid),
+            "prediction": self.draw(prediction, *scale),
+            "truth (black: not valid)": colors.flow_to_color(clip["flow"], *scale, valid),
         }
-        return Picture(columns, (colors.flow_legend(96, scale),))
+        return Picture(columns, self.legends(*scale))

@@ -6,7 +6,7 @@ host adds them up in float64 and int64. Padded clips and uneven batches then cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,44 @@ def distance_sums(prediction: jax.Array, target: jax.Array, valid: jax.Array) ->
     return jnp.where(valid, distance, 0.0).sum(VOXELS)
 
 
+def regression_sums(outputs: jax.Array, target: jax.Array, valid: jax.Array) -> Sums:
+    """Squared errors, and what the error of the best constant follows from; one value a clip.
+
+    Args:
+      outputs, target: (B,T,H,W,K); the target may be anything, NaN too, where not valid.
+      valid: (B,T,H,W) bool.
+
+    Returns:
+      "squared" and "target_squared", sums over voxels and channels, "target_0" …, sums of each
+      channel: (B,) float32; and "count": (B,) int32 voxels.
+    """
+    known = valid[..., None]
+    target = jnp.where(known, target.astype(jnp.float32), 0.0)
+    error = jnp.where(known, outputs.astype(jnp.float32) - target, 0.0)
+    total = lambda x: x.sum(VOXELS)
+    return {
+        "squared": total((error**2).sum(-1)),
+        "target_squared": total((target**2).sum(-1)),
+        **{f"target_{k}": total(target[..., k]) for k in range(target.shape[-1])},
+        "count": count(valid),
+    }
+
+
+def regression_errors(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Root mean squared errors from pooled `regression_sums`: "rmse" and "baseline_rmse".
+
+    The constant with the smallest error is the mean; its error is the standard deviation.
+    """
+    mean = lambda name: ratio(sums[name], sums["count"])
+    means = (mean(name) for name in sums if name.startswith("target_") and name[7:].isdigit())
+    variance = mean("target_squared") - sum(value**2 for value in means)
+    return {
+        "rmse": float(np.sqrt(mean("squared"))),
+        # The maximum is for rounding, which may end below 0.
+        "baseline_rmse": float(np.sqrt(np.maximum(variance, 0.0))),
+    }
+
+
 def count(valid: jax.Array) -> jax.Array:
     """Number of valid voxels of each clip: (B,T,H,W) bool → (B,) int32."""
     return valid.sum(VOXELS, dtype=jnp.int32)
@@ -87,6 +125,24 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
     """(K,) intersection / union of each class; NaN for a class in neither truth nor prediction."""
     hits = np.diagonal(confusion)
     return _ratio(hits, confusion.sum(0) + confusion.sum(1) - hits)
+
+
+def class_scores(
+    confusion: np.ndarray, label_names: Sequence[str], **more: np.ndarray
+) -> dict[str, float]:
+    """`metric/class` → each class's accuracy and share of the truth, from a (K,K) confusion matrix.
+
+    Args:
+      label_names: K names, index = class.
+      more: further metrics by name, (K,) each.
+    """
+    share = _ratio(confusion.sum(1), confusion.sum())
+    columns = {"accuracy": per_class_accuracy(confusion), **more, "share": share}
+    return {
+        f"{metric}/{name}": float(values[i])
+        for i, name in enumerate(label_names)
+        for metric, values in columns.items()
+    }
 
 
 def mean_iou(confusion: np.ndarray) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.drawing import colors
 from v2v_jax.errors import DataError
 from v2v_jax.tasks import losses, metrics
-from v2v_jax.tasks.task import Batch, Picture, Task, clip_valid
+from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Segmentation(Task):
@@ -19,18 +20,30 @@ class Segmentation(Task):
 
     name = "segmentation"
     fields = ("video", "labels")
+    paper = PaperRecipe(1e-4, weight_decay=0.005, decay_every=30_000, num_steps=100_000)
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
         "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
         "over union."
     )
+    has_probabilities = True
+    frame_files = (".png", ".npz")
+    array_name = "labels"
 
     def __init__(self, label_names: Sequence[str]):
         """label_names: the K classes, index = label. Raises DataError if there are none."""
         if len(label_names) < 2:
             raise DataError("Segmentation needs a dataset with at least two classes of labels.")
         self.label_names = tuple(label_names)
+
+    @classmethod
+    def from_dataset(cls, dataset):
+        return cls(dataset.label_names)
+
+    @classmethod
+    def from_stored(cls, about):
+        return cls(about["label_names"])
 
     @property
     def num_outputs(self) -> int:
@@ -50,35 +63,52 @@ class Segmentation(Task):
 
     def summarize(self, sums):
         confusion = sums["confusion"]
-        per_class = metrics.per_class_accuracy(confusion)
         iou = metrics.intersection_over_union(confusion)
-        share = metrics.ratio(confusion.sum(1), confusion.sum())
-        result = {
+        return {
             "accuracy": metrics.accuracy(confusion),
             "miou": metrics.mean_iou(confusion),
-            "mean_class_accuracy": metrics.mean_of_known(per_class),
+            "mean_class_accuracy": metrics.mean_of_known(metrics.per_class_accuracy(confusion)),
             "baseline_accuracy": metrics.majority_accuracy(confusion),
+            **metrics.class_scores(confusion, self.label_names, iou=iou),
         }
-        for i, name in enumerate(self.label_names):
-            result[f"accuracy/{name}"] = float(per_class[i])
-            result[f"iou/{name}"] = float(iou[i])
-            result[f"share/{name}"] = float(share[i])
-        return result
 
     def predict(self, outputs):
         """(…,K) class probabilities."""
         return jax.nn.softmax(outputs)
 
+    def finish(self, values, video, scale):
+        """(T,H,W) uint8, the likeliest class."""
+        return values.argmax(-1).astype(jnp.uint8)
+
+    def frame_arrays(self, values):
+        """`labels`; of (H,W,K) class probabilities both these and the labels."""
+        if values.ndim == 2:
+            return {"labels": values}
+        return {"labels": values.argmax(-1).astype(np.uint8), "probabilities": values}
+
+    @property
+    def label_colors(self):
+        return colors.label_colors(self.num_outputs)
+
+    def drawing_scale(self, values):
+        return ()
+
+    def draw(self, values, *scale):
+        return self.label_colors[values]
+
+    def legends(self, *scale):
+        return (colors.label_legend(self.label_names),)
+
     def picture(self, clip, prediction):
-        k = self.num_outputs
-        video, labels = clip["video"], prediction.argmax(-1).astype(np.uint8)
+        k, video = self.num_outputs, clip["video"]
+        labels = prediction.argmax(-1).astype(np.uint8)
         columns = {
             "input": video,
-            "prediction": colors.labels_to_color(labels, k),
+            "prediction": self.draw(labels),
             "truth": colors.labels_to_color(clip["labels"], k),
             "prediction on input": colors.overlay(video, labels, k),
         }
-        return Picture(columns, (colors.label_legend(self.label_names),))
+        return Picture(columns, self.legends())
 
     def more_pictures(self, clip, prediction):
         # The paper's figure 4.

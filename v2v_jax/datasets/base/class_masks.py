@@ -6,17 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from v2v_jax.datasets.base.resizing import resize_nearest
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
-from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.errors import DataError
+from v2v_jax.media.pictures import Picture
 
-# What a mask's numbers are, by Pillow's mode.
-_KINDS = {
-    **dict.fromkeys(("1", "L", "I", "I;16", "I;16B"), "index"),
-    **dict.fromkeys(("RGB", "RGBA"), "colour"),
-    "P": "palette",
-}
+OBJECT_NAMES = ("background", "foreground")  # the labels of `object_mask`
 _REACH = 60  # how far from a class colour, in grey levels, lossy compression may move a voxel
 _MAX_LOST_SHARE = 0.1  # of a video frame's voxels beyond that
 
@@ -50,25 +46,21 @@ class ClassTable:
         return cls(kept, labels, None if colors is None else np.array(colors, np.uint8))
 
 
-def mask_kind(picture: Image.Image, name: str) -> str:
-    """One of "index", "colour" or "palette"; DataError for another kind of picture."""
-    if picture.mode not in _KINDS:
+def mask_kind(mask: Picture) -> str:
+    """ "grey" (class numbers), "palette" or "colour"; DataError for another kind of picture."""
+    if mask.kind == "other":
         raise DataError(
-            f"Mask {name} is a picture of Pillow's mode {picture.mode}; expected class numbers "
+            f"Mask {mask.name} is a picture of Pillow's mode {mask.mode}; expected class numbers "
             "(grey or palette) or colours (RGB)."
         )
-    return _KINDS[picture.mode]
+    return mask.kind
 
 
-def decode_class_mask(picture: Image.Image, table: ClassTable, name: str) -> np.ndarray:
+def class_mask(mask: Picture, table: ClassTable) -> np.ndarray:
     """The labels of a mask at its own size.
 
     A palette picture is read by its colours if all that it uses are the table's, else by its
-    numbers.
-
-    Args:
-      picture: as `davis.open_picture` returns it.
-      name: for messages.
+    numbers. The number 255 is ignored in every index mask, as in Pascal VOC and Cityscapes.
 
     Returns:
       (H,W) uint8 labels, 255 = ignore.
@@ -77,22 +69,61 @@ def decode_class_mask(picture: Image.Image, table: ClassTable, name: str) -> np.
       CorruptVideoError: the picture is damaged.
       DataError: a number or colour that the table does not have, with its place.
     """
-    kind = mask_kind(picture, name)
-    try:
-        values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptVideoError(
-            f"Mask {name} cannot be read ({type(error).__name__}); unpack the dataset again."
-        ) from error
+    kind = mask_kind(mask)
+    if kind == "colour":
+        return _by_color(mask.frame(), table, mask.name)
+    values = mask.numbers()
     if kind == "palette" and table.colors is not None:
-        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        used = np.unique(values)
+        palette, used = mask.palette(), np.unique(values)
         known = set(_codes(table.colors).tolist())
         if used.max() < len(palette) and set(_codes(palette[used]).tolist()) <= known:
-            return _by_color(palette[values], table, name)
+            return _by_color(palette[values], table, mask.name)
+    return _by_index(values, table, mask.name)
+
+
+def object_mask(
+    mask: Picture,
+    frame_size: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    indexed: bool | None = None,
+) -> np.ndarray:
+    """The binary labels of a mask of objects, resized by nearest neighbour.
+
+    Object numbers (DAVIS 2017, palette pictures) have 255 for void. In other pictures (DAVIS 2016)
+    every voxel that is not black is foreground.
+
+    Args:
+      frame_size: (H, W) of the frame it belongs to.
+      size: (H, W) of the result.
+      indexed: whether the values are object numbers; None: those of palette pictures are.
+
+    Returns:
+      (H,W) uint8: 0 background, 1 foreground, 255 ignore.
+
+    Raises:
+      CorruptVideoError: the picture is damaged.
+      DataError: it is of another size than its frame, or of an unknown kind.
+    """
+    check_mask_size(mask.name, mask.size, frame_size)
+    kind = mask_kind(mask)
     if kind == "colour":
-        return _by_color(values[..., :3], table, name)
-    return _by_index(values, table, name)
+        labels = mask.frame().any(axis=-1).astype(np.uint8)
+    else:
+        values = mask.numbers()
+        labels = (values != 0).astype(np.uint8)
+        if kind == "palette" if indexed is None else indexed:
+            labels[values == IGNORE_LABEL] = IGNORE_LABEL
+    return resize_nearest(labels, size)
+
+
+def check_mask_size(name: str, mask: Sequence[int], frame: Sequence[int]) -> None:
+    """Raises DataError unless a mask's (H, W) is its frame's."""
+    if tuple(mask) != tuple(frame):
+        raise DataError(
+            f"Mask {name} is {mask[1]}x{mask[0]}, its frame is {frame[1]}x{frame[0]}; take frames "
+            "and masks of one resolution."
+        )
 
 
 def nearest_class(frame: np.ndarray, table: ClassTable, name: str) -> np.ndarray:
@@ -146,17 +177,19 @@ def _by_color(colors: np.ndarray, table: ClassTable, name: str) -> np.ndarray:
         raise DataError(
             f"Mask {name} has the colour {tuple(colors[row, column].tolist())} in row {row}, "
             f"column {column}, which none of the {len(known)} classes has; take masks that were "
-            "neither resized nor stored with losses."
+            "neither resized nor stored with losses, or list that colour with the name void."
         )
     return np.array(table.labels, np.uint8)[index]
 
 
 def _by_index(values: np.ndarray, table: ClassTable, name: str) -> np.ndarray:
-    wrong = (values < 0) | (values >= len(table.labels))
+    wrong = ((values < 0) | (values >= len(table.labels))) & (values != IGNORE_LABEL)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise DataError(
             f"Mask {name} has the number {values[row, column]} in row {row}, column {column}; "
-            f"expected 0 to {len(table.labels) - 1}."
+            f"expected 0 to {len(table.labels) - 1}, or {IGNORE_LABEL} for what is ignored."
         )
-    return np.array(table.labels, np.uint8)[values.astype(np.intp)]
+    labels = np.full(IGNORE_LABEL + 1, IGNORE_LABEL, np.uint8)
+    labels[: len(table.labels)] = table.labels
+    return labels[values]

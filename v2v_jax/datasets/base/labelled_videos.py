@@ -10,22 +10,23 @@ from typing import Any, ClassVar
 import av
 import numpy as np
 import PIL
-from PIL import Image
 
 from v2v_jax.datasets.base.class_masks import (
     ClassTable,
-    decode_class_mask,
+    check_mask_size,
+    class_mask,
     mask_kind,
     nearest_class,
 )
 from v2v_jax.datasets.base.listing import check_window, file_identities, list_videos
+from v2v_jax.datasets.base.resizing import resize_nearest
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
-from v2v_jax.datasets.readers.davis import decode_frame, open_picture
 from v2v_jax.errors import DataError
+from v2v_jax.media.folders import LeftOut, list_pictures
+from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import VideoFile
 
-PICTURE_EXTENSIONS = (".tiff", ".tif", ".png", ".jpg", ".jpeg", ".bmp", ".ppm")
-_SAME_FORMAT = {".tif": ".tiff", ".jpeg": ".jpg"}
+_SAME_FORMAT = {".tif": ".tiff", ".jpeg": ".jpg", **dict.fromkeys((".pbm", ".pgm", ".pnm"), ".ppm")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +53,17 @@ class Pictures:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the first frame, of which only the header is read."""
-        width, height = open_picture(self.frames[0], self.frames[0]).size
-        return height, width
+        return Picture(self.frames[0]).size
 
     @property
     def mask_kind(self) -> str | None:
         """The kind of the first mask, of which only the header is read; None without masks."""
         first = next(filter(None, self.masks), None)
-        return None if first is None else mask_kind(open_picture(first, first), first)
+        return None if first is None else mask_kind(Picture(first))
 
     def read_video(self, start: int, stop: int, size: tuple[int, int]) -> np.ndarray:
         """(T,H,W,3) uint8 RGB, resized."""
-        names = self.frames[start:stop]
-        return np.stack([decode_frame(open_picture(n, n), size, n) for n in names])
+        return np.stack([Picture(path).frame(size) for path in self.frames[start:stop]])
 
     def read_labels(
         self, start: int, stop: int, size: tuple[int, int], table: ClassTable, kind: str | None
@@ -74,16 +73,14 @@ class Pictures:
         for t in range(start, stop):
             if (name := self.masks[t]) is None:
                 continue
-            mask = open_picture(name, name)
-            frame = open_picture(self.frames[t], self.frames[t])  # its header alone
-            _check_size(name, mask.size, frame.size)
-            if mask_kind(mask, name) != kind:
+            mask = Picture(name)
+            check_mask_size(name, mask.size, Picture(self.frames[t]).size)  # its header alone
+            if mask_kind(mask) != kind:
                 raise DataError(
-                    f"Mask {name} is of mixed format: it is a picture of kind "
-                    f"{mask_kind(mask, name)}, the dataset's first mask one of kind {kind}; take "
-                    "masks of one kind."
+                    f"Mask {name} is of mixed format: it is a picture of kind {mask_kind(mask)}, "
+                    f"the dataset's first mask one of kind {kind}; take masks of one kind."
                 )
-            labels[t - start] = _resize_labels(decode_class_mask(mask, table, name), size)
+            labels[t - start] = resize_nearest(class_mask(mask, table), size)
         return labels
 
 
@@ -121,10 +118,10 @@ class VideoPair:
         del kind
         frames = self.masks.read(start, stop)
         first = self.frames.read(start, start + 1)
-        _check_size(self.masks.path, frames.shape[2:0:-1], first.shape[2:0:-1])
+        check_mask_size(self.masks.path, frames.shape[1:3], first.shape[1:3])
         return np.stack(
             [
-                _resize_labels(nearest_class(f, table, f"{self.masks.path}, frame {t},"), size)
+                resize_nearest(nearest_class(f, table, f"{self.masks.path}, frame {t},"), size)
                 for t, f in enumerate(frames, start)
             ]
         )
@@ -210,16 +207,18 @@ class LabelledVideos(VideoDataset):
         return {"files": file_identities(paths), "classes": table, **versions}
 
 
-def picture_names(folder: str, dataset: str) -> dict[str, str]:
-    """Stem → file name of every picture in a folder.
+def picture_names(folder: str, dataset: str, left_out: LeftOut) -> dict[str, str]:
+    """Stem → file name of every picture in a folder, in natural order.
+
+    Args:
+      left_out: gets what is left out, for the caller to report.
 
     Raises:
-      DataError: two formats in one folder.
+      DataError: two formats in one folder, or two pictures of one name.
     """
-    names = sorted(n for n in os.listdir(folder) if not n.startswith("."))
-    pictures = [n for n in names if n.lower().endswith(PICTURE_EXTENSIONS)]
+    names = list_pictures(folder, left_out)
     by_format: dict[str, str] = {}
-    for name in pictures:
+    for name in names:
         extension = os.path.splitext(name)[1].lower()
         by_format.setdefault(_SAME_FORMAT.get(extension, extension), name)
     if len(by_format) > 1:
@@ -227,17 +226,12 @@ def picture_names(folder: str, dataset: str) -> dict[str, str]:
             f"Dataset {dataset}: folder {folder} holds pictures of mixed formats "
             f"({', '.join(list(by_format.values())[:3])}); keep one."
         )
-    return {os.path.splitext(name)[0]: name for name in pictures}
-
-
-def _check_size(name: str, mask: Sequence[int], frame: Sequence[int]) -> None:
-    if tuple(mask) != tuple(frame):
-        raise DataError(
-            f"Mask {name} is {mask[0]}x{mask[1]}, its frame {frame[0]}x{frame[1]}; take frames and "
-            "masks of one resolution."
-        )
-
-
-def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    h, w = size
-    return np.asarray(Image.fromarray(labels).resize((w, h), Image.Resampling.NEAREST))
+    found: dict[str, str] = {}
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        if stem in found:
+            raise DataError(
+                f"Dataset {dataset}: folder {folder} holds {found[stem]} and {name}; keep one."
+            )
+        found[stem] = name
+    return found

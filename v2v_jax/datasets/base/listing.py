@@ -100,24 +100,25 @@ def _report(
     if len(corrupt) > max(1, _MAX_CORRUPT_SHARE * count) or (corrupt and not listing.videos):
         raise DataError(
             f"Dataset {dataset}: {len(corrupt)} of {count} videos cannot be read "
-            f"({_some([name for name, _ in corrupt])}), more than the one in a hundred that is "
+            f"({some_of([name for name, _ in corrupt])}), more than the one in a hundred that is "
             f"tolerated; fetch or prepare the data again. The first: {corrupt[0][1]}"
         )
     if not listing.videos:
         raise DataError(
             f"Dataset {dataset}: all {count} videos are shorter than {min_frames} frames "
-            f"({_some(short)}); use longer videos or lower min_frames."
+            f"({some_of(short)}); use longer videos or lower min_frames."
         )
     for name, reason in corrupt:
         logging.warning("Dataset %s leaves out the corrupt video %s: %s", dataset, name, reason)
     if short:
         logging.warning(
             "Dataset %s leaves out %d of %d videos shorter than %d frames: %s",
-            *(dataset, len(short), count, min_frames, _some(short)),
+            *(dataset, len(short), count, min_frames, some_of(short)),
         )
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are, for a message."""
     shown = ", ".join(names[:_SHOWN])
     return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 

@@ -10,7 +10,6 @@ from absl import logging
 
 from v2v_jax.datasets.base.class_masks import ClassTable
 from v2v_jax.datasets.base.labelled_videos import (
-    PICTURE_EXTENSIONS,
     LabelledVideos,
     Pictures,
     VideoPair,
@@ -18,8 +17,14 @@ from v2v_jax.datasets.base.labelled_videos import (
 )
 from v2v_jax.datasets.base.listing import MIN_FRAMES, check_split
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
-from v2v_jax.datasets.readers.video_folder import VIDEO_EXTENSIONS
 from v2v_jax.errors import DataError
+from v2v_jax.media.folders import (
+    PICTURE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    LeftOut,
+    list_files,
+    list_pictures,
+)
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system.natural_order import natural_key
 
@@ -100,9 +105,12 @@ def _list_videos(folder: str) -> dict[str, Pictures | tuple[str, str]]:
     frames, masks = os.path.join(folder, _FRAMES), os.path.join(folder, _MASKS)
     extensions = {
         part: {
-            "pictures" if n.lower().endswith(PICTURE_EXTENSIONS) else "videos"
-            for n in os.listdir(part)
-            if n.lower().endswith(PICTURE_EXTENSIONS + VIDEO_EXTENSIONS) and n[0] != "."
+            kind
+            for kind, names in (
+                ("pictures", list_pictures(part, LeftOut())),
+                ("videos", list_files(part, VIDEO_EXTENSIONS, LeftOut())),
+            )
+            if names
         }
         for part in (frames, masks)
     }
@@ -123,7 +131,9 @@ def _list_videos(folder: str) -> dict[str, Pictures | tuple[str, str]]:
 
 
 def _list_pictures(frames: str, masks: str) -> dict[str, Pictures]:
-    frame_names, mask_names = picture_names(frames, "gatech"), picture_names(masks, "gatech")
+    left_out = LeftOut()
+    frame_names, mask_names = (picture_names(f, "gatech", left_out) for f in (frames, masks))
+    left_out.report(f"Dataset gatech in {os.path.dirname(frames)}")
     videos: dict[str, dict[int, str]] = {}
     for stem, name in frame_names.items():
         match = _PICTURE.fullmatch(stem)
@@ -157,10 +167,12 @@ def _list_pictures(frames: str, masks: str) -> dict[str, Pictures]:
 
 
 def _list_video_files(frames: str, masks: str) -> dict[str, tuple[str, str]]:
-    found = []
-    for folder in (frames, masks):
-        names = [n for n in os.listdir(folder) if n.lower().endswith(VIDEO_EXTENSIONS)]
-        found.append({os.path.splitext(n)[0]: n for n in names if n[0] != "."})
+    left_out = LeftOut()
+    found = [
+        {os.path.splitext(name)[0]: name for name in list_files(f, VIDEO_EXTENSIONS, left_out)}
+        for f in (frames, masks)
+    ]
+    left_out.report(f"Dataset gatech in {os.path.dirname(frames)}")
     _check_pairs(frames, masks, *found)
     return {
         stem: (os.path.join(frames, name), os.path.join(masks, found[1][stem]))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import PIL
-from PIL import Image
 
+from v2v_jax.datasets.base.class_masks import OBJECT_NAMES, object_mask
 from v2v_jax.datasets.base.listing import (
     MIN_FRAMES,
     check_inside,
@@ -20,18 +18,14 @@ from v2v_jax.datasets.base.listing import (
     file_identities,
     list_videos,
 )
-from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, IGNORE_LABEL, VideoDataset
-from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.system.natural_order import natural_key
+from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap
+from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
+from v2v_jax.errors import DataError
+from v2v_jax.media.folders import LeftOut, list_files, list_folders
+from v2v_jax.media.pictures import Picture
 
-LABEL_NAMES = ("background", "foreground")
 # The archive of 2017 brings two kinds of lists, that of 2016 one a resolution.
 _LIST_FOLDERS = ("2017", "2016", "480p", "1080p")
-# What Pillow raises for pictures that are damaged, or claim to be huge.
-_PICTURE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error),
-    Image.DecompressionBombError,
-)
 _LIST_NAMES = {"train": "train.txt", "test": "val.txt"}
 
 
@@ -47,7 +41,7 @@ class Davis(VideoDataset):
 
     name: ClassVar[str] = "davis"
     fields: ClassVar[tuple[str, ...]] = ("video", "labels")
-    label_names: tuple[str, ...] = LABEL_NAMES
+    label_names: tuple[str, ...] = OBJECT_NAMES
 
     def __init__(
         self,
@@ -76,25 +70,27 @@ class Davis(VideoDataset):
         check_split(self.name, split)
         root = os.fspath(root)
         resolution = resolution or _find_resolution(root)
-        self._frames = os.path.join(root, "JPEGImages", resolution)
-        self._masks = os.path.join(root, "Annotations", resolution)
-        for folder in (self._frames, self._masks):
+        frame_folder = os.path.join(root, "JPEGImages", resolution)
+        mask_folder = os.path.join(root, "Annotations", resolution)
+        for folder in (frame_folder, mask_folder):
             if not os.path.isdir(folder):
                 raise DataError(
                     f"DAVIS folder {folder} does not exist; unpack the archive of this resolution "
                     f"into {root}."
                 )
-        names = _split_sequences(root, self._frames, split, held_out)
+        names = _split_sequences(root, frame_folder, split, held_out)
+        left_out = LeftOut()
 
-        def open_one(index: int) -> tuple[list[str], int]:
-            stems = _list_frames(self._frames, self._masks, names[index])
-            return stems, len(stems)
+        def open_one(index: int) -> tuple[list[tuple[str, str]], int]:
+            files = _list_frames(frame_folder, mask_folder, names[index], left_out)
+            return files, len(files)
 
         listing = list_videos(self.name, names, open_one, min_frames)
+        left_out.report(f"Dataset {self.name} in {frame_folder}")
         self.frame_size = frame_size
         self.videos = listing.videos
         self.corrupt = listing.corrupt
-        self._stems = listing.handles
+        self._files = listing.handles
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
@@ -106,131 +102,25 @@ class Davis(VideoDataset):
           DataError: a mask is not of its frame's size.
         """
         self.check_fields(fields)
-        info = self.videos[video]
-        check_window(info, start, stop)
+        check_window(self.videos[video], start, stop)
         frames, masks = [], []
-        for stem in self._stems[video][start:stop]:
-            frame_path = os.path.join(self._frames, info.name, stem + ".jpg")
-            frame = open_picture(frame_path, frame_path)
+        for frame_path, mask_path in self._files[video][start:stop]:
+            frame = Picture(frame_path)
             if "video" in fields:
-                frames.append(decode_frame(frame, self.frame_size, frame_path))
+                frames.append(frame.frame(self.frame_size))
             if "labels" in fields:
-                mask_path = os.path.join(self._masks, info.name, stem + ".png")
-                mask = open_picture(mask_path, mask_path)
-                masks.append(decode_mask(mask, frame.size, self.frame_size, mask_path))
+                masks.append(object_mask(Picture(mask_path), frame.size, self.frame_size))
         arrays = {"video": frames, "labels": masks}
         return {field: np.stack(arrays[field]) for field in fields}
 
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""
-        name, stem = self.videos[video].name, self._stems[video][0]
-        path = os.path.join(self._frames, name, stem + ".jpg")
-        width, height = open_picture(path, path).size
-        return height, width
+        return Picture(self._files[video][0][0]).size
 
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
-        paths = [
-            os.path.join(folder, info.name, stem + extension)
-            for info, stems in zip(self.videos, self._stems)
-            for stem in stems
-            for folder, extension in ((self._frames, ".jpg"), (self._masks, ".png"))
-        ]
+        paths = [path for files in self._files for pair in files for path in pair]
         return {"files": file_identities(paths), "pillow": PIL.__version__}
-
-
-def open_picture(source: str | bytes, name: str) -> Image.Image:
-    """Opens a picture by path or from its bytes, without decoding it yet.
-
-    Raises:
-      CorruptVideoError: it is not a picture; `name` tells which.
-    """
-    try:
-        if isinstance(source, bytes):
-            return Image.open(io.BytesIO(source))
-        with open(source, "rb") as file:  # in memory: an unread Image keeps its file open
-            return Image.open(io.BytesIO(file.read()))
-    except _PICTURE_ERRORS as error:
-        raise _unreadable(name, error) from error
-
-
-def decode_frame(picture: Image.Image, size: tuple[int, int], name: str) -> np.ndarray:
-    """Decodes a frame and resizes it (bicubic, antialiased).
-
-    Args:
-      picture: as `open_picture` returns it.
-      size: (H, W) of the result.
-      name: for messages.
-
-    Returns:
-      (H,W,3) uint8 RGB, 0..255.
-
-    Raises:
-      CorruptVideoError: the picture is damaged.
-    """
-    h, w = size
-    try:
-        return np.asarray(picture.convert("RGB").resize((w, h), Image.Resampling.BICUBIC))
-    except _PICTURE_ERRORS as error:
-        raise _unreadable(name, error) from error
-
-
-def decode_mask(
-    picture: Image.Image,
-    frame_size: tuple[int, int],
-    size: tuple[int, int],
-    name: str,
-    *,
-    indexed: bool | None = None,
-) -> np.ndarray:
-    """Decodes a mask to binary labels and resizes them by nearest neighbour.
-
-    Object numbers (DAVIS 2017, palette pictures, which are never converted to colours) have 255
-    for void. In other pictures (DAVIS 2016) every voxel that is not black is foreground.
-
-    Args:
-      picture: as `open_picture` returns it.
-      frame_size: Pillow's size (W, H) of the frame it belongs to.
-      size: (H, W) of the result.
-      name: for messages.
-      indexed: whether the values are object numbers; None: those of palette pictures are.
-
-    Returns:
-      (H,W) uint8: 0 background, 1 foreground, 255 ignore.
-
-    Raises:
-      CorruptVideoError: the picture is damaged.
-      DataError: it is of another size than its frame, or of an unknown kind.
-    """
-    if picture.size != frame_size:
-        raise DataError(
-            f"Mask {name} is {picture.width}x{picture.height}, its frame is "
-            f"{frame_size[0]}x{frame_size[1]}; take frames and masks of one resolution."
-        )
-    try:
-        values = np.asarray(picture)
-    except _PICTURE_ERRORS as error:
-        raise _unreadable(name, error) from error
-    if picture.mode in ("P", "L", "1"):
-        labels = (values > 0).astype(np.uint8)
-        if picture.mode == "P" if indexed is None else indexed:
-            labels[values == 255] = IGNORE_LABEL
-    elif picture.mode in ("RGB", "RGBA"):
-        labels = (values[..., :3] > 0).any(axis=-1).astype(np.uint8)
-    else:
-        raise DataError(
-            f"Mask {name} is a PNG of Pillow's mode {picture.mode}; expected a palette, grey or "
-            "black and white one; unpack the annotations again."
-        )
-    h, w = size
-    return np.asarray(Image.fromarray(labels).resize((w, h), Image.Resampling.NEAREST))
-
-
-def _unreadable(name: str, error: Exception) -> CorruptVideoError:
-    return CorruptVideoError(
-        f"Picture {name} cannot be read ({type(error).__name__}); expected a complete picture "
-        "file, so unpack or prepare the dataset again."
-    )
 
 
 def _find_resolution(root: str) -> str:
@@ -240,7 +130,7 @@ def _find_resolution(root: str) -> str:
             f"DAVIS folder {folder} does not exist; unpack DAVIS (JPEGImages, Annotations, "
             f"ImageSets) into {root}."
         )
-    found = sorted(name for name in os.listdir(folder) if os.path.isdir(f"{folder}/{name}"))
+    found = sorted(list_folders(folder))
     if "480p" in found:
         return "480p"
     if len(found) != 1:
@@ -254,12 +144,13 @@ def _find_resolution(root: str) -> str:
 def _split_sequences(
     root: str, frames: str, split: str, held_out: Sequence[str] | None
 ) -> list[str]:
-    present = sorted(
-        (name for name in os.listdir(frames) if os.path.isdir(os.path.join(frames, name))),
-        key=natural_key,
-    )
+    present = list_folders(frames)
     if held_out is None:
         names, source = _read_official_list(root, split)
+        other = "test" if split == "train" else "train"
+        if _official_list(root, other):
+            splits = {split: names, other: _read_official_list(root, other)[0]}
+            warn_of_overlap("davis", splits["train"], splits["test"], os.path.dirname(source))
     else:
         names, source = list(held_out), "held_out"
     missing = [name for name in names if name not in present]
@@ -275,43 +166,52 @@ def _split_sequences(
     return [name for name in present if (name in held_out) == (split == "test")]
 
 
+def _official_list(root: str, split: str) -> str | None:
+    """The path of the list of a split; None if there is none."""
+    paths = (os.path.join(root, "ImageSets", f, _LIST_NAMES[split]) for f in _LIST_FOLDERS)
+    return next(filter(os.path.isfile, paths), None)
+
+
 def _read_official_list(root: str, split: str) -> tuple[list[str], str]:
     """Sequence names of a list, in its order, and the list's path."""
-    for folder in _LIST_FOLDERS:
-        path = os.path.join(root, "ImageSets", folder, _LIST_NAMES[split])
-        if os.path.isfile(path):
-            try:
-                with open(path, encoding="utf-8") as file:
-                    lines = file.read().split("\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(
-                    f"DAVIS list {path} cannot be read ({error}); unpack the lists again."
-                ) from error
-            # 2017: a sequence a line; 2016: "/JPEGImages/480p/bear/00000.jpg /Annotations/…".
-            names = [line.split()[0] for line in lines if line.strip()]
-            return list(dict.fromkeys(_sequence_name(name) for name in names)), path
-    raise DataError(
-        f"DAVIS folder {root} has no list ImageSets/2017/{_LIST_NAMES[split]}; unpack the lists, "
-        "or set held_out to the names of the test sequences."
-    )
+    path = _official_list(root, split)
+    if path is None:
+        raise DataError(
+            f"DAVIS folder {root} has no list ImageSets/2017/{_LIST_NAMES[split]}; unpack the "
+            "lists, or set held_out to the names of the test sequences."
+        )
+    # 2017: a sequence a line; 2016: "/JPEGImages/480p/bear/00000.jpg /Annotations/…".
+    names = [line.split()[0] for line, _ in read_lines(path, "unpack the lists again")]
+    return list(dict.fromkeys(_sequence_name(name.replace("\\", "/")) for name in names)), path
 
 
 def _sequence_name(entry: str) -> str:
     return entry.split("/")[-2] if "/" in entry else entry
 
 
-def _list_frames(frames: str, masks: str, sequence: str) -> list[str]:
-    """The frames of a sequence, without extension; each must have its mask and its successor."""
-    folder = os.path.join(frames, sequence)
-    stems = {name[:-4] for name in os.listdir(folder) if name.endswith(".jpg")}
-    for number in range(len(stems)):
-        if f"{number:05d}" not in stems:
+def _list_frames(
+    frames: str, masks: str, sequence: str, left_out: LeftOut
+) -> list[tuple[str, str]]:
+    """The files of a sequence's frames and of their masks; no frame may be missing, and no mask."""
+    folders = [os.path.join(folder, sequence) for folder in (frames, masks)]
+    of_frames, of_masks = (
+        {os.path.splitext(name)[0]: name for name in list_files(folder, (extension,), left_out)}
+        if os.path.isdir(folder)
+        else {}
+        for folder, extension in zip(folders, (".jpg", ".png"))
+    )
+    files = []
+    for stem in (f"{number:05d}" for number in range(len(of_frames))):
+        if stem not in of_frames:
             raise DataError(
-                f"Frame {os.path.join(folder, f'{number:05d}.jpg')} is missing, of a sequence of "
-                f"{len(stems)} frames numbered from 00000; unpack the archive again."
+                f"Frame {os.path.join(folders[0], stem)}.jpg is missing, of a sequence of "
+                f"{len(of_frames)} frames numbered from 00000; unpack the archive again."
             )
-    for stem in sorted(stems):
-        mask = os.path.join(masks, sequence, stem + ".png")
-        if not os.path.isfile(mask):
-            raise DataError(f"Mask {mask} is missing; unpack DAVIS's annotations again.")
-    return sorted(stems)
+        if stem not in of_masks:
+            raise DataError(
+                f"Mask {os.path.join(folders[1], stem)}.png is missing; unpack DAVIS's "
+                "annotations again."
+            )
+        names = (of_frames[stem], of_masks[stem])
+        files.append(tuple(os.path.join(folder, name) for folder, name in zip(folders, names)))
+    return files

@@ -10,13 +10,16 @@ from typing import ClassVar
 from v2v_jax.datasets.base.class_masks import ClassTable
 from v2v_jax.datasets.base.labelled_videos import LabelledVideos, Pictures, picture_names
 from v2v_jax.datasets.base.listing import MIN_FRAMES, check_split
+from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap, without_repeats
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
+from v2v_jax.media.folders import LeftOut, list_folders
 from v2v_jax.system.natural_order import natural_key
 
 _FRAMES = ("images", "701_StillsRaw_full")  # the latter: CamVid's own names
 _MASKS = ("labels", "LabeledApproved_full")
 _TABLES = ("label_colors.txt", "classes.txt")
+_REMEDY = "write it again, as text"
 _VOID = ("void", "unlabelled", "unlabeled", "ignore")
 _COLOR_LINE = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(\S.*)")
 _FLAT = re.compile(r"(?P<video>.+)_(?P<frame>[^_]*\d)")  # 0001TP_006690, Seq05VD_f00000
@@ -91,8 +94,8 @@ def _find(root: str, names: Sequence[str]) -> str:
 
 
 def _list_videos(frames: str, masks: str) -> dict[str, Pictures]:
-    folders = sorted(n for n in os.listdir(frames) if os.path.isdir(os.path.join(frames, n)))
-    pictures = picture_names(frames, "frames")
+    folders, left_out = list_folders(frames), LeftOut()
+    pictures = picture_names(frames, "frames", left_out)
     if folders and pictures:
         raise DataError(
             f"Frame folder {frames} holds both folders ({folders[0]}) and pictures "
@@ -100,22 +103,27 @@ def _list_videos(frames: str, masks: str) -> dict[str, Pictures]:
             "<video>_<frame>."
         )
     if pictures:
-        return _list_flat(frames, masks, pictures)
+        found = picture_names(masks, "frames", left_out)
+        left_out.report(f"Dataset frames in {os.path.dirname(frames)}")
+        return _list_flat(frames, masks, pictures, found)
     videos = {}
     for video in folders:
         where = os.path.join(masks, video)
-        found = picture_names(where, "frames") if os.path.isdir(where) else {}
-        of_video = picture_names(os.path.join(frames, video), "frames")
+        found = picture_names(where, "frames", left_out) if os.path.isdir(where) else {}
+        of_video = picture_names(os.path.join(frames, video), "frames", left_out)
         stems = sorted(of_video, key=natural_key)
         videos[video] = Pictures(
             tuple(os.path.join(frames, video, of_video[stem]) for stem in stems),
             tuple(_mask(where, found, stem) for stem in stems),
         )
+    left_out.report(f"Dataset frames in {os.path.dirname(frames)}")
     return videos
 
 
-def _list_flat(frames: str, masks: str, pictures: dict[str, str]) -> dict[str, Pictures]:
-    found = picture_names(masks, "frames")
+def _list_flat(
+    frames: str, masks: str, pictures: dict[str, str], found: dict[str, str]
+) -> dict[str, Pictures]:
+    """The videos of one folder of frames; `found`: the pictures in the folder of masks."""
     stems: dict[str, list[str]] = {}
     for stem, name in pictures.items():
         match = _FLAT.fullmatch(stem)
@@ -149,7 +157,12 @@ def _split(
                 f"Frame folder {root} has no {split}.txt, a video a line; write it, or set "
                 "held_out to the names of the test videos."
             )
-        names = [line for line, _ in _lines(source)]
+        names = without_repeats("frames", _names(source), source)
+        other = os.path.join(root, "test.txt" if split == "train" else "train.txt")
+        if os.path.isfile(other):
+            lists = {source: names, other: _names(other)}
+            train, test = (lists[os.path.join(root, f"{part}.txt")] for part in ("train", "test"))
+            warn_of_overlap("frames", train, test, root)
     else:
         source, names = "held_out", list(held_out)
     for name in names:
@@ -159,7 +172,7 @@ def _split(
                 f"{', '.join(present[:6]) or 'none'}."
             )
     if held_out is None:
-        return list(dict.fromkeys(names))
+        return names
     return [name for name in present if (name in names) == (split == "test")]
 
 
@@ -171,7 +184,7 @@ def _read_classes(root: str) -> ClassTable:
     else:
         raise DataError(f"Frame folder {root} has neither {' nor '.join(_TABLES)} (docs/data.md).")
     names, colors = [], []
-    for line, where in _lines(path):
+    for line, where in read_lines(path, _REMEDY):
         if file == _TABLES[1]:
             names.append(line)
             continue
@@ -189,11 +202,7 @@ def _read_classes(root: str) -> ClassTable:
     return ClassTable.make(names, colors or None, _VOID)
 
 
-def _lines(path: str) -> list[tuple[str, str]]:
-    """(line, "path, line n") of all lines that are not blank."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"List {path} cannot be read ({error}).") from error
-    return [(line.strip(), f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+def _names(path: str) -> list[str]:
+    """The videos that a list names; "b2/" and "images\\b2" name b2."""
+    lines = [line for line, _ in read_lines(path, _REMEDY)]
+    return [line.replace("\\", "/").rstrip("/").removeprefix("images/") for line in lines]

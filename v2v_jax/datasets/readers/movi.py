@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
+from v2v_jax.datasets.base.class_masks import OBJECT_NAMES, object_mask
 from v2v_jax.datasets.base.listing import MIN_FRAMES, check_window
 from v2v_jax.datasets.base.resizing import resize_flow, resize_nearest
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
-from v2v_jax.datasets.readers.davis import LABEL_NAMES, decode_frame, decode_mask, open_picture
 from v2v_jax.datasets.tfds.catalogue import TfdsVideos
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.pictures import Picture
 
 VARIANTS = ("movi_a", "movi_b", "movi_c", "movi_d", "movi_e", "movi_f")
 _FULL = 65535  # of uint16: stands for the greatest value of the record's range
@@ -39,7 +39,7 @@ class Movi(TfdsVideos):
 
     name: ClassVar[str] = "movi"
     fields: ClassVar[tuple[str, ...]] = ("video", "labels", "flow", "flow_valid", "depth")
-    label_names: tuple[str, ...] = LABEL_NAMES
+    label_names: tuple[str, ...] = OBJECT_NAMES
     _configs: ClassVar[tuple[str, ...]] = ("256x256", "128x128", "512x512")
     _splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}
     _frames_key: ClassVar[str] = "video"
@@ -82,12 +82,12 @@ class Movi(TfdsVideos):
             data_dir, split, config=resolution, frame_size=frame_size, min_frames=min_frames
         )
         first = self._record(self._indices[0])[self._frames_key].bytes_list.value[0]
-        self.native_size = open_picture(first, f"frame 0 of {self._label}").size[::-1]
+        self.native_size = Picture(first, f"frame 0 of {self._label}").size
 
     def _remedy(self, data_dir: str) -> str:
         return (
             f"copy gs://kubric-public/tfds/{self._label} into it and run "
-            f"python -m v2v_jax.datasets.tfds.convert_tfds {data_dir}/{self._label}/1.0.0"
+            f"python -m v2v_jax.cli.convert_tfds {data_dir}/{self._label}/1.0.0"
         )
 
     def read(
@@ -106,21 +106,17 @@ class Movi(TfdsVideos):
         record = self._record(self._indices[video])
         where = [f"{number} of {self._label} {info.name}" for number in range(start, stop)]
         pictures = record[self._frames_key].bytes_list.value[start:stop]
-        frames = [open_picture(p, f"frame {name}") for p, name in zip(pictures, where)]
+        frames = [Picture(p, f"frame {name}") for p, name in zip(pictures, where)]
         sizes = [frame.size for frame in frames]
         arrays: dict[str, np.ndarray] = {}
         if "video" in fields:
-            arrays["video"] = np.stack(
-                [decode_frame(f, self.frame_size, f"frame {n}") for f, n in zip(frames, where)]
-            )
+            arrays["video"] = np.stack([frame.frame(self.frame_size) for frame in frames])
         if "labels" in fields:
             masks = record[self._masks_key].bytes_list.value[start:stop]
             arrays["labels"] = np.stack(
                 [
-                    decode_mask(
-                        open_picture(m, f"mask {n}"), s, self.frame_size, f"mask {n}", indexed=True
-                    )
-                    for m, s, n in zip(masks, sizes, where)
+                    object_mask(Picture(mask, f"mask {n}"), size, self.frame_size, indexed=True)
+                    for mask, size, n in zip(masks, sizes, where)
                 ]
             )
         if "flow" in fields or "flow_valid" in fields:
@@ -131,7 +127,7 @@ class Movi(TfdsVideos):
             to_axis = _axis_factor(record, sizes[0])
             arrays["depth"] = np.stack(
                 [
-                    self._depth(open_picture(p, f"depth {n}"), record, to_axis, f"depth {n}")
+                    self._depth(Picture(p, f"depth {n}"), record, to_axis)
                     for p, n in zip(pictures, where)
                 ]
             )
@@ -141,7 +137,7 @@ class Movi(TfdsVideos):
         self, record: Any, start: int, stop: int, size: tuple[int, int], name: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Flow (T,H,W,2) float16 and validity (T,H,W) bool of some frames, resized."""
-        w, h = size
+        h, w = size
         numbers = record["forward_flow"].int64_list.value
         if len(numbers) % (2 * h * w) or len(numbers) < stop * 2 * h * w:
             raise CorruptVideoError(
@@ -159,23 +155,15 @@ class Movi(TfdsVideos):
             np.stack([valid for _, valid in resized]),
         )
 
-    def _depth(
-        self, picture: Image.Image, record: Any, to_axis: np.ndarray, name: str
-    ) -> np.ndarray:
+    def _depth(self, picture: Picture, record: Any, to_axis: np.ndarray) -> np.ndarray:
         """(H,W) float16 metres along the axis, resized; inf beyond float16's range."""
-        h, w = to_axis.shape
-        if picture.size != (w, h):
+        if picture.size != to_axis.shape:
+            (h, w), (frame_h, frame_w) = picture.size, to_axis.shape
             raise DataError(
-                f"The picture {name} is {picture.width}x{picture.height}, its frame is {w}x{h}; "
-                "fetch the dataset again."
+                f"The picture {picture.name} is {w}x{h}, its frame is {frame_w}x{frame_h}; fetch "
+                "the dataset again."
             )
-        try:
-            values = np.asarray(picture).astype(np.float32)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise CorruptVideoError(
-                f"The picture {name} cannot be read ({type(error).__name__}); fetch the dataset "
-                "again."
-            ) from error
+        values = picture.numbers().astype(np.float32)
         depth = resize_nearest(_decode(values, record, _DEPTH_RANGE) * to_axis, self.frame_size)
         with np.errstate(over="ignore"):
             return depth.astype(np.float16)
@@ -189,7 +177,7 @@ def _decode(values: np.ndarray, record: Any, key: str) -> np.ndarray:
 
 def _axis_factor(record: Any, size: tuple[int, int]) -> np.ndarray:
     """(H,W) float32: depth along the optical axis, per distance to the camera's centre."""
-    w, h = size
+    h, w = size
     [focal_length] = record[_FOCAL_LENGTH].float_list.value
     [sensor_width] = record[_SENSOR_WIDTH].float_list.value
     x, y = ((np.arange(n) + 0.5 - n / 2) * sensor_width / w / focal_length for n in (w, h))

@@ -21,9 +21,10 @@ from v2v_jax.datasets.base.listing import (
 )
 from v2v_jax.datasets.base.resizing import resize_flow, resize_mask
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
-from v2v_jax.datasets.readers.davis import decode_frame, open_picture
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.flow_files import read_flow
+from v2v_jax.media.folders import list_folders
+from v2v_jax.media.pictures import Picture
 from v2v_jax.system.natural_order import natural_key
 
 PASSES = ("clean", "final")
@@ -125,19 +126,13 @@ class Sintel(VideoDataset):
         self.corrupt = listing.corrupt
         self._sequences = listing.handles
         first = self._path(self._sequences[0], self._sequences[0].numbers[0])
-        self.native_size = open_picture(first, first).size[::-1]
+        self.native_size = Picture(first).size
 
     def _split_folders(
         self, passes: Sequence[str], split: str, held_out: Sequence[str]
     ) -> list[tuple[str, str]]:
         """(pass, sequence) of a split."""
-        folders = {
-            folder: sorted(
-                (n for n in os.listdir(f"{self._root}/{folder}") if not n.startswith(".")),
-                key=natural_key,
-            )
-            for folder in passes
-        }
+        folders = {folder: list_folders(os.path.join(self._root, folder)) for folder in passes}
         present = set().union(*folders.values())
         missing = [name for name in held_out if name not in present]
         if missing or not held_out:
@@ -232,9 +227,9 @@ class Sintel(VideoDataset):
         return {field: np.stack(array) for field, array in parts.items()}
 
     def _frame(self, path: str) -> np.ndarray:
-        picture = open_picture(path, path)
-        self._check_size(path, picture.size[::-1])
-        return decode_frame(picture, self.frame_size, path)
+        picture = Picture(path)
+        self._check_size(path, picture.size)
+        return picture.frame(self.frame_size)
 
     def _labels(self, name: str, number: int | None) -> dict[str, np.ndarray]:
         """Flow, validity and occlusion of one frame, resized; None: nothing is known."""
@@ -278,7 +273,7 @@ class Sintel(VideoDataset):
         sequence = self._sequences[video]
         for number in sorted(set(sequence.numbers)):
             path = self._path(sequence, number)
-            yield decode_frame(open_picture(path, path), self.native_size, path)
+            yield Picture(path).frame(self.native_size)
 
     def native_truth(
         self, video: int, index: int
@@ -296,19 +291,13 @@ class Sintel(VideoDataset):
         return self._native_labels(sequence.name, sequence.numbers[index])
 
     def _mask(self, path: str) -> np.ndarray:
-        picture = open_picture(path, path)
-        self._check_size(path, picture.size[::-1])
-        if picture.mode not in ("1", "L"):
+        picture = Picture(path)
+        self._check_size(path, picture.size)
+        if picture.kind != "grey":
             raise DataError(
                 f"Mask {path} is a PNG of Pillow's mode {picture.mode}; expected grey, 0 and 255."
             )
-        try:
-            return np.asarray(picture.convert("L")) > 127
-        except (OSError, SyntaxError, ValueError) as error:
-            raise CorruptVideoError(
-                f"Mask {path} cannot be read ({type(error).__name__}); expected a complete PNG "
-                "file, so unpack the archive again."
-            ) from error
+        return picture.numbers() > (0 if picture.mode == "1" else 127)
 
     def _check_size(self, path: str, size: tuple[int, int]) -> None:
         if tuple(size) != tuple(self.native_size):

@@ -11,9 +11,12 @@ from typing import ClassVar, NamedTuple
 from absl import logging
 
 from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset, check_inside, check_split
+from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap, without_repeats
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
 
+_SPLITS = ("train", "test")
+_REMEDY = "unpack ucfTrainTestlist again"
 VIDEOS = "UCF-101"  # the folder of the videos, in the root
 # "Class/v_Class_g08_c01.avi 1": the label is there in the lists for training only.
 _LINE = re.compile(r"(?P<folder>[^/\\\s]+)/(?P<file>[^/\\\s]+\.avi)(?:\s+(?P<label>\d+))?", re.I)
@@ -80,7 +83,8 @@ class Ucf101(VideoFileDataset):
         if missing:
             _report_missing(missing, len(entries), list_path, videos, allow_missing)
         self.video_label_names = _class_names(lists, list_number)
-        paths = [path for path in found if path is not None]
+        paths = without_repeats(self.name, [p for p in found if p is not None], list_path)
+        _warn_of_overlap(lists, list_number)
         check_inside(self.name, videos, paths, list_path)
         names = [os.path.relpath(path, videos) for path in paths]
         super().__init__(names, paths, frame_size, min_frames)
@@ -90,6 +94,14 @@ class Ucf101(VideoFileDataset):
     def video_label(self, video: int) -> int:
         """See `VideoDataset.video_label`: the folder's place among `video_label_names`."""
         return self._labels[video]
+
+
+def _warn_of_overlap(lists: str, list_number: int) -> None:
+    """Warns of videos that both lists of a split name, where both are at hand."""
+    paths = [os.path.join(lists, f"{split}list{list_number:02d}.txt") for split in _SPLITS]
+    if all(map(os.path.exists, paths)):
+        train, test = ([f"{e.folder}/{e.file}".lower() for e in _read_list(p)] for p in paths)
+        warn_of_overlap("ucf101", train, test, lists)
 
 
 def _class_of(name: str) -> str:
@@ -105,7 +117,7 @@ def _class_names(lists: str, list_number: int) -> tuple[str, ...]:
         names = [name for _, name in sorted(_read_classes(path).items())]
     known = {name.lower() for name in names}
     more = {}
-    for split in ("train", "test"):
+    for split in _SPLITS:
         file = os.path.join(lists, f"{split}list{list_number:02d}.txt")
         for entry in _read_list(file) if os.path.exists(file) else ():
             if entry.folder.lower() not in known:
@@ -113,30 +125,11 @@ def _class_names(lists: str, list_number: int) -> tuple[str, ...]:
     return (*names, *(more[key] for key in sorted(more)))
 
 
-def _read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """Yields (line without its end, "path, line n") of all lines that are not blank."""
-    if not os.path.isfile(path):
-        raise DataError(
-            f"UCF101 list {path} cannot be read (it is no file); unpack ucfTrainTestlist again."
-        )
-    try:
-        # Universal newlines: the official lists end lines in CR LF.
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"UCF101 list {path} cannot be read ({error}); unpack ucfTrainTestlist again."
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield line.strip(), f"{path}, line {number}"
-
-
 def _read_list(path: str) -> Iterator[_Entry]:
     empty = True
-    for line, where in _read_lines(path):
+    for line, where in read_lines(path, _REMEDY):
         empty = False
-        match = _LINE.fullmatch(line)
+        match = _LINE.fullmatch(line.replace("\\", "/"))
         if match is None or match["folder"] in (".", ".."):
             raise DataError(
                 f"{where}: {line[:80]!r} is not a video within the dataset's folder; expected "
@@ -152,8 +145,9 @@ def _read_list(path: str) -> Iterator[_Entry]:
 def _read_classes(path: str) -> dict[int, str]:
     """1-based class number → name, of `classInd.txt`."""
     classes = {}
-    for line, where in _read_lines(path):
-        number, _, name = line.partition(" ")
+    for line, where in read_lines(path, _REMEDY):
+        number, _, name = line.replace("\t", " ").partition(" ")
+        name = name.strip()
         if not number.isdecimal() or not name:
             raise DataError(
                 f"{where}: {line[:80]!r} is malformed; expected 'number Class'; unpack "

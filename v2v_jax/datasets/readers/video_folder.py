@@ -7,23 +7,25 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar
 
-from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset, check_split
+from absl import logging
+
+from v2v_jax.datasets.base.listing import (
+    MIN_FRAMES,
+    VideoFileDataset,
+    check_split,
+    some_of,
+)
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
-from v2v_jax.system.natural_order import natural_key
-
-VIDEO_EXTENSIONS = (
-    *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"),
-)
+from v2v_jax.media.folders import VIDEO_EXTENSIONS, find_videos, list_folders
 
 
 class VideoFolder(VideoFileDataset):
     """The video files in a folder and its subfolders, in natural order.
 
-    Subfolders `train` and `test`, where both are there, are the splits. Otherwise a hash of each
-    file's name decides: a video stays in its split when others come or go, or when folders are
-    renamed.
+    Subfolders `train` and `test` (in any letter case), where both are there, are the splits.
+    Otherwise a hash of each file's name decides: a video stays in its split when others come or go,
+    or when folders are renamed.
     """
 
     name: ClassVar[str] = "folder"
@@ -53,9 +55,11 @@ class VideoFolder(VideoFileDataset):
         root = os.fspath(root)
         if not os.path.isdir(root):
             raise DataError(f"Video folder {root} does not exist; give a folder of video files.")
-        if all(os.path.isdir(os.path.join(root, part)) for part in ("train", "test")):
-            folder = os.path.join(root, split)
+        parts = _split_folders(root)
+        if len(parts) == 2:
+            folder = os.path.join(root, parts[split])
             names = find_videos(folder)
+            _report_outside(root, parts)
         else:
             folder = root
             names = _hash_split(find_videos(folder), test_share)[split]
@@ -69,14 +73,29 @@ class VideoFolder(VideoFileDataset):
         super().__init__(names, paths, frame_size, min_frames)
 
 
-def find_videos(folder: str) -> list[str]:
-    """Paths relative to `folder` of the videos in it and its subfolders, in natural order."""
-    names = []
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            if file.lower().endswith(VIDEO_EXTENSIONS) and not file.startswith("."):
-                names.append(os.path.relpath(os.path.join(parent, file), folder))
-    return sorted(names, key=natural_key)
+def _split_folders(root: str) -> dict[str, str]:
+    """Split → its folder's name, of those that are there; DataError if there are two for one."""
+    parts: dict[str, str] = {}
+    for name in list_folders(root):
+        if (part := name.casefold()) not in ("train", "test"):
+            continue
+        if part in parts:
+            raise DataError(
+                f"Video folder {root} has two folders for one split, {parts[part]} and {name}; "
+                "rename one."
+            )
+        parts[part] = name
+    return parts
+
+
+def _report_outside(root: str, parts: dict[str, str]) -> None:
+    """Warns of videos that are in neither split's folder."""
+    outside = [name for name in find_videos(root) if name.split(os.sep)[0] not in parts.values()]
+    if outside:
+        logging.warning(
+            "Dataset folder: %d videos in %s are outside %s and left out (%s).",
+            *(len(outside), root, " and ".join(parts.values()), some_of(outside)),
+        )
 
 
 def _hash_split(names: Sequence[str], test_share: float) -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ import numpy as np
 import PIL
 from absl import logging
 
+from v2v_jax.datasets.base.class_masks import OBJECT_NAMES, object_mask
 from v2v_jax.datasets.base.listing import (
     MIN_FRAMES,
     check_split,
@@ -26,8 +27,9 @@ from v2v_jax.datasets.base.listing import (
     list_videos,
 )
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
-from v2v_jax.datasets.readers.davis import LABEL_NAMES, decode_frame, decode_mask, open_picture
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.pictures import Picture
+from v2v_jax.system.whole_files import write_text
 
 
 class TfdsVideos(VideoDataset):
@@ -124,14 +126,12 @@ class TfdsVideos(VideoDataset):
         arrays: dict[str, list[np.ndarray]] = {field: [] for field in fields}
         for number in range(start, stop):
             where = f"{number} of {self._label} {info.name}"
-            frame = open_picture(pictures[number], f"frame {where}")
+            frame = Picture(pictures[number], f"frame {where}")
             if "video" in fields:
-                arrays["video"].append(decode_frame(frame, self.frame_size, f"frame {where}"))
+                arrays["video"].append(frame.frame(self.frame_size))
             if "labels" in fields:
-                mask = open_picture(masks[number], f"mask {where}")
-                labels = decode_mask(
-                    mask, frame.size, self.frame_size, f"mask {where}", indexed=True
-                )
+                mask = Picture(masks[number], f"mask {where}")
+                labels = object_mask(mask, frame.size, self.frame_size, indexed=True)
                 arrays["labels"].append(labels)
         return {field: np.stack(array) for field, array in arrays.items()}
 
@@ -216,7 +216,7 @@ class TfdsDavis(TfdsVideos):
 
     name: ClassVar[str] = "tfds_davis"
     fields: ClassVar[tuple[str, ...]] = ("video", "labels")
-    label_names: tuple[str, ...] = LABEL_NAMES
+    label_names: tuple[str, ...] = OBJECT_NAMES
     _catalogue_name: ClassVar[str] = "davis"
     _configs: ClassVar[tuple[str, ...]] = ("480p", "full_resolution")
     _splits: ClassVar[dict[str, str]] = {"train": "train", "test": "validation"}
@@ -247,7 +247,7 @@ def _open_records(
     if "array_record" not in formats:
         raise DataError(
             f"{label} in {data_dir} is prepared as {', '.join(sorted(formats))}, which has no "
-            "random access; convert it: python -m v2v_jax.datasets.tfds.convert_tfds "
+            "random access; convert it: python -m v2v_jax.cli.convert_tfds "
             f"{builder.data_path}"
         )
     try:
@@ -279,9 +279,7 @@ def _read_counts(path: Any, fingerprint: list[int]) -> dict[int, tuple[str, int]
 
 
 def _write_counts(path: Any, fingerprint: list[int], videos: dict[int, tuple[str, int]]) -> None:
-    temporary = path.parent / f"{path.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint, "videos": videos}))
-        temporary.replace(path)
+        write_text(path, json.dumps({"fingerprint": fingerprint, "videos": videos}), durable=False)
     except OSError as error:
         logging.info("Frame counts are not kept (%s); they are counted anew each time.", error)

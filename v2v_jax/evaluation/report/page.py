@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from v2v_jax.drawing.colors import label_colors
 from v2v_jax.evaluation.report.curves import Curve, distribution, learning_curves
 from v2v_jax.evaluation.report.embedded_media import WEBP, png_uri, poster_uri, video_uri
 from v2v_jax.evaluation.report.style import STYLE
@@ -50,6 +49,7 @@ class Report:
       values: metric → value over the whole split, as `Task.summarize` gives them: `baseline_…` the
         trivial answer's, `metric/group` those of a class or another part.
       label_names: K class names, index = label; empty where there are none.
+      label_colors: (K,3) uint8 RGB, their colours in the clips; None where they have none.
       confusion: (K,K) counts by true (row) and predicted class, or None.
       curves: as `learning_curves.read_curves` gives them.
       scores: the headline metric of every clip; NaN where there was nothing to judge.
@@ -69,6 +69,7 @@ class Report:
     units: str
     values: Mapping[str, float]
     label_names: Sequence[str]
+    label_colors: np.ndarray | None
     confusion: np.ndarray | None
     curves: Mapping[str, Curve]
     scores: Sequence[float]
@@ -186,8 +187,7 @@ def _groups(report: Report) -> str:
     classes = {n: cells.pop(n) for n in report.label_names if n in cells}
     tables = []
     if classes:
-        # Classes of whole clips have no colour.
-        chips = _chips(report.label_names) if report.task == "segmentation" else {}
+        chips = {} if report.label_colors is None else _chips(report)
         tables.append(_parts_table("By class", "class", classes, chips))
     else:
         tables.append("<p>This task has no metrics by class.</p>")
@@ -207,12 +207,11 @@ def _parts_table(
     return _table(caption, (kind, *map(_text, metrics)), rows)
 
 
-def _chips(label_names: Sequence[str]) -> dict[str, str]:
+def _chips(report: Report) -> dict[str, str]:
     """Class → a patch of the colour that it has in the clips."""
-    colors = label_colors(len(label_names))
     return {
         name: f'<span class="chip" style="background:rgb({r},{g},{b})"></span>'
-        for name, (r, g, b) in zip(label_names, colors, strict=True)
+        for name, (r, g, b) in zip(report.label_names, report.label_colors, strict=True)
     }
 
 

@@ -14,7 +14,7 @@ where the kernel's taps go:
 * ``winograd``: far fewer multiplications, see winograd.py. On CPUs for large frames in float32.
 * ``native``: XLA's own 5-D convolution, which is what TPUs are quick at.
 
-All compute the same function; layers.py chooses. Arrays are (B,T,H,W,C), kernels (T,H,W,in,out).
+All compute the same function; choice.py chooses. Arrays are (B,T,H,W,C), kernels (T,H,W,in,out).
 Convolution means cross-correlation, as in Caffe.
 """
 
@@ -42,7 +42,7 @@ Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def convolve(padding: Padding, form: Form, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(B,T,H,W,Cin) * (kt,kh,kw,Cin,Cout) → (B,T',H',W',Cout), see `layers.conv3d`."""
+    """(B,T,H,W,Cin) * (kt,kh,kw,Cin,Cout) → (B,T',H',W',Cout); see convolution.conv3d."""
     kt, kh, kw, cin, cout = kernel.shape
     (before, after), *pad2d = padding
     t_out = x.shape[1] + before + after - kt + 1
@@ -265,7 +265,7 @@ def space_to_depth(x: jax.Array, strides: Sequence[int]) -> jax.Array:
 def transpose_native(
     strides: tuple[int, ...], padding: tuple[int, ...], x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    """`layers.conv3d_transpose` as the gradient of a strided convolution: no depth-to-space."""
+    """`transposed.conv3d_transpose` as the gradient of a strided convolution: no depth-to-space."""
     return _transpose_native(strides, padding, x, kernel)
 
 
@@ -300,6 +300,6 @@ def _strided(strides, padding, y, kernel):
 
 
 def max_pool_native(window: Sequence[int], x: jax.Array) -> jax.Array:
-    """`layers.max_pool3d`, ties included, by reduce-window and select-and-scatter."""
+    """`pooling.max_pool3d`, ties included, by reduce-window and select-and-scatter."""
     window = (1, *window, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")

@@ -33,7 +33,7 @@ FEW_VOXELS = 8192  # a chunk of frames has about as many
 
 
 def conv3d(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """As `v2v_jax.models.layers.conv3d`: (B,T,H,W,I) and (kt,kh,kw,I,O) → (B,T',H',W',O)."""
+    """As `convolution.conv3d`: (B,T,H,W,I) and (kt,kh,kw,I,O) → (B,T',H',W',O)."""
     size = [n + lo + hi - k + 1 for n, k, (lo, hi) in zip(x.shape[1:4], kernel.shape, padding)]
     plan = _Plan(x.shape[0], size, kernel.shape[:3])
     x, points = plan.pad_input(x, padding), plan.kernel_to_points(kernel)

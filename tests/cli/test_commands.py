@@ -1,0 +1,265 @@
+"""`v2v`: every command is listed, helps, spells its options alike and starts without JAX."""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import v2v_jax
+from tests.tiny import ROOT
+from v2v_jax.cli import command_line, commands, config_options, predict
+from v2v_jax.errors import ConfigError
+
+EACH = pytest.mark.parametrize("name", commands.COMMANDS)
+
+
+def parser_of(name: str) -> command_line.Parser:
+    module = importlib.import_module(f"v2v_jax.cli.{name.replace('-', '_')}")
+    parser = command_line.Parser(f"v2v {name}", module.__doc__)
+    module.add_options(parser)
+    return parser
+
+
+def options_of(name: str) -> list[str]:
+    return [o for o in parser_of(name)._option_string_actions if o not in ("-h", "--help")]
+
+
+# ------------------------------------------------------------------------------------------------
+# v2v
+
+
+def test_help_has_a_line_for_each_command(capsys):
+    assert commands.execute(["--help"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for name, text in commands.COMMANDS.items():
+        assert f"  {name:<12} {text}" in printed
+    assert commands.execute([]) == 2
+    assert capsys.readouterr().err.splitlines() == printed
+
+
+def test_every_module_of_a_command_is_listed():
+    folder = pathlib.Path(commands.__file__).parent
+    others = {"__init__", "command_line", "commands", "config_options", "processes"}
+    modules = {file.stem for file in folder.glob("*.py")} - others
+    assert modules == {name.replace("-", "_") for name in commands.COMMANDS}
+
+
+def test_version(capsys):
+    assert commands.execute(["--version"]) == 0
+    assert capsys.readouterr().out == f"v2v_jax {v2v_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "name, meant", [("check_data", "check-data"), ("trian", "train"), ("Eval", "eval")]
+)
+def test_an_unknown_command_suggests_the_nearest(capsys, name, meant):
+    assert commands.execute([name, "--video=x"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"Error: Unknown command {name}; did you mean {meant}?")
+    assert message.count("\n") == 1 and "Traceback" not in message
+
+
+def test_python_m_is_the_same_and_help_imports_neither_jax_nor_tensorflow():
+    code = (
+        "import sys\n"
+        "from v2v_jax.cli import commands\n"
+        "statuses = [commands.execute([name, '--help']) for name in commands.COMMANDS]\n"
+        "print(statuses, {'jax', 'tensorflow', 'torch'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env=environment)  # fmt: skip
+    assert done.stderr == f"{[0] * len(commands.COMMANDS)} set()\n"
+    done = subprocess.run([sys.executable, "-m", "v2v_jax", "models", "--nope"],
+                          capture_output=True, text=True, env=environment)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("Error: Unknown option --nope")
+
+
+# ------------------------------------------------------------------------------------------------
+# Options
+
+
+@EACH
+def test_help_of_a_command(capsys, name):
+    assert commands.execute([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: v2v {name} ")
+    assert all(option in printed for option in options_of(name))
+    assert f"v2v {name}" in printed.partition("\n\n")[2], "the description has no example"
+
+
+@EACH
+def test_options_have_one_spelling(capsys, name):
+    """Underscores; dashes instead of them are an error that says so, and so are beginnings."""
+    for option in options_of(name):
+        assert "-" not in option[2:] and option == option.lower()
+        wrong = [f"--{option[2:].replace('_', '-')}"] * ("_" in option)
+        wrong += [option[:-1]]
+        for spelled in wrong:
+            with pytest.raises(ConfigError) as caught:
+                raise parser_of(name).unexpected(f"{spelled}=1")
+            assert f"did you mean {option}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["predict", "--checkpoint=x", "--video=x", "--output=x", "--batch-size=4"],
+            ["Unknown option --batch-size", "did you mean --batch_size?", "v2v predict --help"],
+        ),
+        (["predict", "--video=x"], ["--checkpoint", "--output", "v2v predict --help"]),
+        (["predict", "--checkpoint=x", "--video=", "--output=x"], ["--video", "expected a path"]),
+        (["label", "--videos=x", "--output=y", "--batch-size=4"], ["did you mean --batch_size?"]),
+        (["export", "--checkpoint=x", "--out=y"], ["--output"]),
+        (["models", "stray"], ["'stray'"]),
+        (["convert"], ["FILE"]),
+        (["train", "--config=seg", "--workdir=w", "--num-processes=2"], ["--num_processes?"]),
+        (["eval", "--config=seg", "--workdir=w", "--config.batch-size=2"], ["mean batch_size?"]),
+    ],
+)
+def test_mistakes_end_in_one_sentence(capsys, arguments, words):
+    assert commands.execute(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("Error: ") and message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_choices_are_those_of_the_code_behind():
+    from v2v_jax.inference.output_files import VIEWS
+
+    assert predict._VIEWS == VIEWS
+
+
+def test_a_home_folder_in_every_path_option(monkeypatch):
+    """Shells expand `--workdir ~/x` and leave `--workdir=~/x` as it is."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    options = parser_of("predict").parse(
+        ["--checkpoint=~/runs/seg", "--video=~/in.mp4", "--output=~/out/{name}.mp4"]
+    )
+    assert options.checkpoint == "/home/somebody/runs/seg"
+    assert options.video == "/home/somebody/in.mp4"
+    assert options.output == "/home/somebody/out/{name}.mp4"
+    options = parser_of("train").parse(
+        ["--config=seg", "--workdir=~/run", "--config.data.cache=~/cache", "--config.init_from=~"]
+    )
+    assert options.workdir == "/home/somebody/run"
+    assert options.config.data.cache == "/home/somebody/cache"
+    assert options.config.init_from == "/home/somebody"
+    paths = {"workdir", "checkpoint", "video", "videos", "output", "root", "file", "mean"}
+    for name in commands.COMMANDS:
+        for action in parser_of(name)._actions:
+            if action.dest in paths | {"saved_model", "folder", "data_dir", "source"}:
+                assert action.type is command_line.path, (name, action.dest)
+
+
+# ------------------------------------------------------------------------------------------------
+# Recipes
+
+
+@pytest.mark.parametrize("name", ["c3d", "color", "color_hints", "depth", "flow", "seg"])
+def test_recipes_go_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_options.read(f"{name}:demo")
+    assert config.to_dict() == config_options.read(f"{ROOT}/configs/{name}.py:demo").to_dict()
+    assert name in config_options.known_recipes()
+
+
+def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "from ml_collections import ConfigDict\n"
+    text += "def get_config(arg=''):\n    return ConfigDict({'mine': arg or 'none', 'n': 1})\n"
+    (tmp_path / "own_recipe.py").write_text(text)
+    assert config_options.read("own_recipe.py:x", ["--config.n=2"]).to_dict() == {
+        "mine": "x",
+        "n": 2,
+    }
+    # A process that is sent what the recipe defines finds its module.
+    assert sys.modules["own_recipe"].__file__ == str(tmp_path / "own_recipe.py")
+    assert str(tmp_path) in sys.path
+    monkeypatch.delitem(sys.modules, "own_recipe")
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("x = 1", "has no function get_config"),
+        ("import no_such_module_at_all", "cannot be read .*no_such_module_at_all"),
+        ("def get_config(arg): return (", "cannot be read"),
+        ("def get_config(arg): return {}", "returns no ConfigDict"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, text, message, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    name = f"no_recipe_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        config_options.read(str(tmp_path / f"{name}.py"))
+    sys.modules.pop(name, None)
+
+
+def test_an_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="Recipe sge does not exist; did you mean seg?.*color"):
+        config_options.read("sge:demo")
+    with pytest.raises(ConfigError, match="configs/segm.py does not exist; did you mean seg?"):
+        config_options.read("configs/segm.py")
+
+
+# ------------------------------------------------------------------------------------------------
+# How commands end
+
+
+class Command:
+    """A command that does what a test says."""
+
+    __doc__ = "…"
+
+    def __init__(self, work):
+        self._work = work
+
+    def add_options(self, parser):
+        parser.add_argument("--size", type=int)
+
+    def run(self, options):
+        return self._work(options)
+
+
+def end(work, *arguments):
+    return command_line.execute(Command(work), arguments, "v2v test")
+
+
+def raising(error):
+    def work(options):
+        raise error
+
+    return work
+
+
+def test_statuses(capsys):
+    assert end(lambda options: None) == 0
+    assert end(lambda options: options.size, "--size=7") == 7
+    assert end(raising(ConfigError("No."))) == 1
+    assert capsys.readouterr().err == "Error: No.\n"
+    assert end(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+    assert end(raising(command_line.Stopped("Saved."))) == 0
+    assert capsys.readouterr() == ("Saved.\n", "")
+    assert end(lambda options: 0, "--size=x") == 2
+    assert "--size" in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback_and_files_that_cannot_be_used_have_none(capsys, tmp_path):
+    for bug in (ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), OSError("x")):
+        with pytest.raises(type(bug)):
+            end(raising(bug))
+    long = tmp_path / ("y" * 300)
+    assert end(lambda options: long.write_text("")) == 1
+    message = capsys.readouterr().err
+    assert message == f"Error: {long} cannot be used (File name too long).\n"
+    assert end(raising(OSError(28, "No space left on device", "x"))) == 1
+    assert "Make room" in capsys.readouterr().err

@@ -1,0 +1,175 @@
+"""--config=RECIPE[:key=value,…] and --config.KEY=VALUE: a recipe and what is changed in it.
+
+A recipe is a Python file with `get_config(arg)`, which returns a ConfigDict. The package's own, in
+configs/, are installed with it and go by name: --config=seg is configs/seg.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import v2v_jax
+from v2v_jax.cli.command_line import Parser, path
+from v2v_jax.errors import ConfigError
+from v2v_jax.system import own_modules
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+_OVERRIDE = re.compile(r"--(no)?config\.(?P<key>[^=]+)")
+
+
+def add_options(parser: Parser, *, needs_workdir: bool = True) -> None:
+    """Adds --config, --config.KEY and --workdir; `options.config` will be the locked ConfigDict.
+
+    Args:
+      needs_workdir: False: --workdir may be left out, and is then None.
+    """
+    group = parser.add_argument_group(
+        "configuration", "--config.KEY=VALUE sets a field of the recipe; an unknown KEY lists all."
+    )
+    group.add_argument(
+        "--config",
+        metavar="RECIPE[:key=value,…]",
+        help=f"one of {', '.join(known_recipes())}, or a file of your own; e.g. seg or seg:demo",
+    )
+    group.add_argument(
+        "--workdir", type=path, metavar="FOLDER", help="the run: what it writes, and what it reads"
+    )
+    parser.take_rest = functools.partial(_take_overrides, needs_workdir=needs_workdir)
+
+
+def _take_overrides(
+    options: argparse.Namespace, rest: list[str], parser: Parser, *, needs_workdir: bool
+) -> None:
+    missing = ["--config=RECIPE"] * (not options.config)
+    missing += ["--workdir=FOLDER"] * (needs_workdir and not options.workdir)
+    for argument in rest:
+        if argument.startswith("-") and not _OVERRIDE.match(argument):
+            raise parser.unexpected(argument)
+    if missing:
+        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} needed")
+    options.config = read(options.config, rest)
+
+
+def read(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The locked configuration of a recipe.
+
+    Args:
+      recipe: name or file, and perhaps an argument: seg, seg:demo, configs/seg.py:size=small.
+      overrides: --config.KEY=VALUE, --config.KEY VALUE, --config.FLAG and --noconfig.FLAG.
+
+    Raises:
+      ConfigError: a recipe, key or value that cannot be used.
+    """
+    from absl import flags
+    from ml_collections import ConfigDict, config_flags
+
+    file, arg = find_recipe(recipe)
+    config = _load(file, arg)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{file} is no recipe: its get_config returns no ConfigDict.")
+    for argument in overrides:
+        _check_key(argument, config)
+    argv = ["v2v", *overrides]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(str(error).strip().splitlines()[-1]) from error
+    if rest:
+        raise ConfigError(f"Unexpected argument {rest[0]!r}; options start with --.")
+    _expand_users(config)
+    return config
+
+
+# ------------------------------------------------------------------------------------------------
+# Recipes
+
+
+def recipes_folder() -> pathlib.Path:
+    """configs/: within the package where that is installed, beside it in a checkout."""
+    package = pathlib.Path(v2v_jax.__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def known_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    names = (file.stem for file in recipes_folder().glob("*.py"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def find_recipe(recipe: str) -> tuple[pathlib.Path, str]:
+    """(file, argument) of NAME, NAME:ARG, FILE or FILE:ARG.
+
+    Raises:
+      ConfigError: there is no such recipe.
+    """
+    name, _, arg = recipe.partition(":")
+    file = pathlib.Path(os.path.expanduser(name))
+    if file.is_file():
+        return file, arg
+    known = known_recipes()
+    if name in known:
+        return recipes_folder() / f"{name}.py", arg
+    close = difflib.get_close_matches(file.stem, known, 1)
+    hint = f"did you mean {close[0]}? Known" if close else "known"
+    raise ConfigError(
+        f"Recipe {name} does not exist; {hint}: {', '.join(known)}, or the path of a file of your "
+        "own."
+    )
+
+
+def _load(file: pathlib.Path, arg: str) -> object:
+    """What the file's get_config returns."""
+    try:
+        module = own_modules.import_file(file)
+    except (ImportError, SyntaxError, OSError) as error:
+        raise ConfigError(f"Recipe {file} cannot be read ({error}).") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError(f"{file} is no recipe: it has no function get_config.")
+    return module.get_config(arg)
+
+
+# ------------------------------------------------------------------------------------------------
+# Fields
+
+
+def _check_key(argument: str, config: ConfigDict) -> None:
+    """Raises ConfigError if an argument is an override of a field that does not exist."""
+    override = _OVERRIDE.match(argument)
+    if override is None:
+        return  # a value, or stray: absl's parser knows
+    key, known = override["key"], [name for name, _ in _fields(config)]
+    if key not in known:
+        close = difflib.get_close_matches(key.replace("-", "_"), known, 1)
+        hint = f"did you mean {close[0]}? Known: " if close else "known: "
+        raise ConfigError(f"Unknown configuration key {key}; {hint}{', '.join(known)}.")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all fields."""
+    for key, value in config.items():
+        if isinstance(value, type(config)):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _expand_users(config: ConfigDict) -> None:
+    """~ at the beginning of a value: a path in somebody's home, as in --workdir."""
+    changed = {
+        key: os.path.expanduser(value)
+        for key, value in _fields(config)
+        if isinstance(value, str) and value.startswith("~")
+    }
+    config.update_from_flattened_dict(changed)

@@ -1,0 +1,89 @@
+"""A folder of videos to predict: which files are its videos, and where the output of each goes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.media.folders import find_videos, list_pictures
+from v2v_jax.system.jobs import Job
+
+NAME = "{name}"  # in an output: the video's path in the folder, without extension
+
+
+def holds_videos(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds videos, perhaps in its subfolders, and not the frames of one.
+
+    Raises:
+      DataError: it holds neither.
+    """
+    if find_videos(os.fspath(folder)):
+        return True
+    if list_pictures(folder):
+        return False
+    raise DataError(f"Folder {folder} holds neither videos nor the frames of one.")
+
+
+def plan_jobs(folder: str, output: str, *, overwrite: bool) -> list[Job]:
+    """A job for every video of a folder.
+
+    What earlier runs with this output wrote into the folder is not taken for videos of it: all
+    that lies in a folder inside which the outputs go, and every file that is another's output.
+
+    Args:
+      folder: the videos, in natural order of their paths.
+      output: with {name} in it: `out/{name}.mp4`, or of frames' files `out/{name}/%05d.png`, where
+        a job's output is the folder.
+      overwrite: whether outputs that exist are to be replaced.
+
+    Raises:
+      ConfigError: there is no {name}, or not in the folder of frames' files; an output would
+        replace a video of the folder.
+    """
+    _check_template(folder, output)
+    videos = find_videos(folder)
+    outputs = os.path.dirname(output.partition(NAME)[0])
+    if _is_in(outputs, folder) and os.path.realpath(outputs) != os.path.realpath(folder):
+        videos = [video for video in videos if not _is_in(os.path.join(folder, video), outputs)]
+    jobs = [_job(folder, video, output) for video in videos]
+    sources = {os.path.realpath(job.source) for job in jobs}
+    replaced = {os.path.realpath(job.output): job for job in jobs}
+    taken = sources & replaced.keys()
+    for path in sorted(taken):
+        job = replaced[path]
+        if overwrite or os.path.realpath(job.source) == path:
+            raise ConfigError(
+                f"--output={output} would replace {job.output}, which is among the videos of "
+                f"{folder}; choose a folder of its own, as {os.path.join(folder, 'out', NAME)}.mp4."
+            )
+    return [job for job in jobs if os.path.realpath(job.source) not in taken]
+
+
+def _check_template(folder: str, output: str) -> None:
+    if NAME not in output:
+        raise ConfigError(
+            f"--video={folder} is a folder of videos; --output needs {NAME} in it, as in "
+            f"out/{NAME}.mp4."
+        )
+    directory, file = os.path.split(output)
+    if not is_movie(output) and NAME not in directory:
+        raise ConfigError(
+            f"--output={output}: for a file a frame, {NAME} belongs into the folder's name, as in "
+            f"out/{NAME}/{file.replace(NAME, '')}."
+        )
+
+
+def is_movie(output: str) -> bool:
+    """Whether an output is one file, and not a folder with a file a frame."""
+    return output.lower().endswith(".mp4")
+
+
+def _job(folder: str, video: str, output: str) -> Job:
+    name = os.path.splitext(video)[0]
+    target = output if is_movie(output) else os.path.dirname(output)
+    return Job(name, os.path.join(folder, video), target.replace(NAME, name))
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

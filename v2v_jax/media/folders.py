@@ -1,0 +1,192 @@
+"""What folders hold: the videos in a folder and its subfolders, the pictures of one folder.
+
+Every list of files in the package is made here, so that all of them agree on what is a video or a
+picture and leave the same things out: hidden files, which are half written or companions of macOS
+(`._name`), and links that lead nowhere. What is left out is counted and named once.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from absl import logging
+
+from v2v_jax.system.natural_order import natural_key
+
+# In lower case; letter case does not count. All are containers or streams that `video` opens.
+VIDEO_EXTENSIONS = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m1v"),
+    *(".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg"),
+    *(".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm"),
+    *(".wmv", ".y4m"),
+)
+PICTURE_EXTENSIONS = (
+    *(".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_SHOWN = 5  # names in a message
+_said: set[str] = set()  # both splits of a dataset list the same folder
+_lock = threading.Lock()  # datasets list many folders at once
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is never data: `.x.part.mp4`, macOS's `._x.mp4`."""
+    return name.startswith(".")
+
+
+@dataclasses.dataclass
+class LeftOut:
+    """What some lists of files left out.
+
+    Attributes:
+      hidden: hidden files that look like data by their extension.
+      broken: links that lead nowhere, and what is neither file nor folder.
+      others: number of files of each other extension.
+    """
+
+    hidden: list[str] = dataclasses.field(default_factory=list)
+    broken: list[str] = dataclasses.field(default_factory=list)
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def report(self, where: str) -> None:
+        """Warns once of what was left out of a folder or dataset; says nothing if nothing was."""
+        parts = [
+            f"{len(names)} {what} ({_some(sorted(names))})"
+            for what, names in (
+                ("hidden files", self.hidden),
+                ("links or entries that are no files", self.broken),
+            )
+            if names
+        ]
+        if self.others:
+            kinds = [f"{ext or 'no extension'}: {n}" for ext, n in self.others.most_common()]
+            parts.append(f"{self.others.total()} files of other kinds ({_some(kinds)})")
+        sentence = f"{where}: left out {'; '.join(parts)}."
+        with _lock:
+            new = bool(parts) and sentence not in _said
+            _said.add(sentence)
+        if new:
+            logging.warning("%s", sentence)
+
+
+def find_videos(folder: str | os.PathLike[str]) -> list[str]:
+    """The videos in a folder and its subfolders, also those that are links, in natural order.
+
+    Folders are searched once, however many links lead to them, so links may form circles. Warns of
+    what is left out (`LeftOut`) where there are videos.
+
+    Returns:
+      Paths relative to `folder`; none if there are no videos.
+    """
+    folder = os.fspath(folder)
+    left_out, names = LeftOut(), []
+    searched = {os.path.realpath(folder)}
+    # Folders first and links after them: a video keeps its name when a link to it is added.
+    waiting = [folder]
+    while waiting:
+        links: list[str] = []
+        for start in waiting:
+            names += _search(folder, start, searched, links, left_out)
+        waiting = [link for link in links if _is_new(link, searched)]
+    if names:
+        left_out.report(f"Folder {folder}")
+    return sorted(names, key=natural_key)
+
+
+def _search(
+    root: str, start: str, searched: set[str], links: list[str], left_out: LeftOut
+) -> list[str]:
+    """The videos below `start`, relative to `root`; linked folders are put into `links`."""
+    names = []
+    for parent, folders, files in os.walk(start):
+        visible = sorted(name for name in folders if not is_hidden(name))
+        linked = [name for name in visible if os.path.islink(os.path.join(parent, name))]
+        links += [os.path.join(parent, name) for name in linked]
+        folders[:] = [
+            name
+            for name in visible
+            if name not in linked and _is_new(os.path.join(parent, name), searched)
+        ]
+        is_file = functools.partial(_is_file, parent)
+        chosen = _choose(parent, files, is_file, VIDEO_EXTENSIONS, left_out)
+        names += [os.path.relpath(os.path.join(parent, name), root) for name in chosen]
+    return names
+
+
+def _is_new(folder: str, searched: set[str]) -> bool:
+    """Whether a folder was not searched yet; from now on it counts as such."""
+    real = os.path.realpath(folder)
+    new = real not in searched
+    searched.add(real)
+    return new
+
+
+def list_pictures(folder: str | os.PathLike[str], left_out: LeftOut | None = None) -> list[str]:
+    """The names of the pictures in a folder, in natural order (2 before 10); perhaps none.
+
+    Args:
+      folder: only itself is searched, not its subfolders.
+      left_out: gets what is left out, for the caller to report; None: it is reported here.
+    """
+    return list_files(folder, PICTURE_EXTENSIONS, left_out)
+
+
+def list_files(
+    folder: str | os.PathLike[str], extensions: Sequence[str], left_out: LeftOut | None = None
+) -> list[str]:
+    """As `list_pictures`, for other extensions (in lower case)."""
+    folder = os.fspath(folder)
+    found = LeftOut() if left_out is None else left_out
+    with os.scandir(folder) as entries:  # which knows what is a file without asking for each
+        files = {entry.name: entry.is_file() for entry in entries if not entry.is_dir()}
+    names = _choose(folder, files, files.__getitem__, extensions, found)
+    if left_out is None and names:
+        found.report(f"Folder {folder}")
+    return sorted(names, key=natural_key)
+
+
+def list_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """The names of the subfolders that are not hidden, links to folders too, in natural order."""
+    folder = os.fspath(folder)
+    names = (name for name in os.listdir(folder) if not is_hidden(name))
+    return sorted(
+        (name for name in names if os.path.isdir(os.path.join(folder, name))), key=natural_key
+    )
+
+
+def _choose(
+    folder: str,
+    files: Iterable[str],
+    is_file: Callable[[str], bool],
+    extensions: Sequence[str],
+    left_out: LeftOut,
+) -> list[str]:
+    """Those of a folder's files that have one of the extensions and can be opened."""
+    chosen = []
+    for name in sorted(files):
+        extension = os.path.splitext(name)[1].lower()
+        path = os.path.join(folder, name)
+        if extension not in extensions:
+            if not is_hidden(name):
+                with _lock:
+                    left_out.others[extension] += 1
+        elif is_hidden(name):
+            left_out.hidden.append(path)
+        elif not is_file(name):
+            left_out.broken.append(path)
+        else:
+            chosen.append(name)
+    return chosen
+
+
+def _is_file(folder: str, name: str) -> bool:
+    return os.path.isfile(os.path.join(folder, name))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
