@@ -68,6 +68,14 @@ def test_training_videos_are_held_back_by_film(named) -> None:
     assert names(named("test", validation_share=0.1)) == ["v_Test_g99_c01"]
 
 
+def test_what_is_held_back_need_not_be_opened_again(named) -> None:
+    train = named("train", validation_share=0.1)
+    data = {"name": "named", "cache": "", "validation_share": 0.1}
+    beside = datasets.load(data, "validation", SIZE, training=train)
+    assert beside.source is train.source
+    assert names(beside) == names(named("validation", validation_share=0.1))
+
+
 def test_what_is_held_back_reads_as_its_own_video(named) -> None:
     for split in ("train", "validation"):
         dataset = named(split, validation="v_Dive_g03_c01,v_Dive_g07_c00")

@@ -26,6 +26,11 @@ class Subset(WrappedDataset):
         self.videos = [source.videos[index] for index in indices]
         self._indices = list(indices)
 
+    def others(self) -> Subset:
+        """The rest of the source's videos."""
+        mine = set(self._indices)
+        return Subset(self.source, [i for i in range(len(self.source.videos)) if i not in mine])
+
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
     ) -> dict[str, np.ndarray]:
