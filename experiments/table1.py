@@ -264,7 +264,8 @@ def prepare_cache(settings: Settings, workdir: pathlib.Path) -> None:
     """Renders or decodes the rows' data once, before several processes want it."""
     config = row_config(settings, TABLES[settings.task].rows[0], workdir)
     for split in ("train", "test"):
-        dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+        size, clip = config.preprocessing.frame_size, config.preprocessing.clip_length
+        dataset = datasets.load(config.data, split, tuple(size), min_frames=clip)
         dataset.prepare_fields(task_class(config.task).fields, progress)
 
 

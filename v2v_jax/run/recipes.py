@@ -112,6 +112,7 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
     config.batch_size = 32
     config.num_steps = num_steps
     config.model.initialization = "he"
+    config.model.standardized = True  # kernels, see models/standardization.py
     config.optimizer = dict(
         name="adamw",
         learning_rate=learning_rate,
@@ -144,6 +145,7 @@ def _paper(config: ConfigDict, kind: type[Task]) -> None:
     config.batch_size = 1
     config.num_steps = paper.num_steps
     config.model.initialization = "release"
+    config.model.standardized = False
     config.preprocessing.update(_C3D_INPUT)
     config.optimizer = dict(
         name="caffe_sgd",
@@ -253,7 +255,7 @@ _TUPLES: dict[str, tuple[int, Rule]] = {
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     kind = task_class(config.task)
-    checked_options(kind, config.task_options)
+    checked_options(kind, config.get("task_options", {}))  # configurations before it lack it
     known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
     _choice("model.initialization", config.model.initialization, ("he", "release"))

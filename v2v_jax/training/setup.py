@@ -71,8 +71,10 @@ class Setup:
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Evaluates on `split`."""
-        config, mesh = self.experiment.config, self.experiment.mesh
-        return Evaluator(make_experiment(config, self.split, mesh))
+        training = self.experiment
+        return Evaluator(
+            make_experiment(training.config, self.split, training.mesh, training.dataset)
+        )
 
 
 def make_sampler(experiment: Experiment) -> ClipSampler:
