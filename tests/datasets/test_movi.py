@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from v2v_jax import datasets
+from v2v_jax.cli import convert_tfds
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.datasets.readers import movi
 from v2v_jax.datasets.readers.movi import Movi
-from v2v_jax.datasets.tfds import convert_tfds
+from v2v_jax.datasets.tfds.convert_tfds import convert
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.tasks import make_task
 
@@ -198,7 +199,7 @@ def test_kubrics_own_format_is_converted(tmp_path, capsys):
     video = Movi(tmp_path, "test", frame_size=(H, W)).read(0, 0, T)["video"]
     np.testing.assert_array_equal(video, example(3)["video"])
     assert len(Movi(tmp_path, "train").videos) == 2
-    assert convert_tfds.convert(folder) == 0  # nothing is left to do
+    assert convert(folder) == 0  # nothing is left to do
 
 
 def test_what_cannot_be_converted(tmp_path, capsys):
@@ -209,7 +210,7 @@ def test_what_cannot_be_converted(tmp_path, capsys):
     [shard] = folder.glob("*-train.tfrecord-*")
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DataError, match="train.tfrecord-00000-of-00001 is damaged"):
-        convert_tfds.convert(folder)
+        convert(folder)
     assert not list(folder.glob("*-train.array_record-*"))
     with pytest.raises(DataError, match="which has no random access"):
         Movi(tmp_path, "test")

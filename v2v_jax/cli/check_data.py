@@ -130,7 +130,8 @@ def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
 
     fields = task_class(config.task).fields
     try:
-        dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+        size, clip = config.preprocessing.frame_size, config.preprocessing.clip_length
+        dataset = datasets.load(config.data, split, tuple(size), min_frames=clip)
         dataset.prepare_fields(fields, progress)
     except DataError as error:  # nothing can be opened at all
         return {"videos": 0, "problems": [(f"{config.data.name}, {split} split", str(error))]}

@@ -63,6 +63,14 @@ class Experiment:
         """The state at step 0 on every device of the mesh; seed: default `config.seed`."""
         return self._init_state(jnp.uint32((self.config.seed if seed is None else seed) % 2**32))
 
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without computing it."""
+        sharded = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
+            jax.eval_shape(self.init_state),
+        )
+
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
         """Compiled once for all seeds."""
@@ -137,6 +145,8 @@ def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     options = {} if variant == "paper" else {"variant": variant}
     if "dropout" in config.model:
         options["dropout"] = config.model.dropout
+    if config.model.get("standardized", False):  # likewise
+        options["standardized"] = True
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,

@@ -46,7 +46,7 @@ def load(
     if not os.path.lexists(path):
         known = [entry.name for entry in index.read_index()]
         if os.fspath(path) not in known:
-            names = f"known names: {', '.join(known)}" if known else "no weights ship with this one"
+            names = f"known names: {', '.join(known)}" if known else "none ship with this version"
             raise CheckpointError(
                 f"No checkpoint in {path}: expected a run's folder (the --workdir of v2v train), "
                 "its checkpoints folder, a file that v2v export wrote, or a name that v2v models "

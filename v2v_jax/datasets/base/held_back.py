@@ -7,56 +7,42 @@ back the same, and a video that is added or missing changes the choice by one at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.errors import ConfigError
 
 
-class Subset(VideoDataset):
+class Subset(WrappedDataset):
     """Some videos of another dataset, in its order; everything else is the dataset's own."""
 
     def __init__(self, source: VideoDataset, indices: Sequence[int]) -> None:
         """indices: which videos of `source`."""
-        self.name = source.name
-        self.fields = source.fields
-        self.python_bound = source.python_bound
-        self.label_names = source.label_names
-        self.video_label_names = source.video_label_names
-        self.frame_size = source.frame_size
-        self.native_size = source.native_size
+        super().__init__(source)
         self.videos = [source.videos[index] for index in indices]
-        self._source = source
         self._indices = list(indices)
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
     ) -> dict[str, np.ndarray]:
         """See `VideoDataset.read`."""
-        return self._source.read(self._indices[video], start, stop, fields)
+        return self.source.read(self._indices[video], start, stop, fields)
 
     def original_size(self, video: int) -> tuple[int, int] | None:
         """See `VideoDataset.original_size`."""
-        return self._source.original_size(self._indices[video])
+        return self.source.original_size(self._indices[video])
 
     def video_label(self, video: int) -> int:
         """See `VideoDataset.video_label`."""
-        return self._source.video_label(self._indices[video])
+        return self.source.video_label(self._indices[video])
 
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
-        return {"source": self._source.identity(), "videos": [info.name for info in self.videos]}
-
-    def prepare_fields(
-        self,
-        fields: Sequence[str],
-        progress: Callable[[Iterable, int, str], Iterable] | None = None,
-    ) -> None:
-        """See `VideoDataset.prepare_fields`: a cache below is built of all its videos."""
-        self._source.prepare_fields(fields, progress)
+        return {"source": self.source.identity(), "videos": [info.name for info in self.videos]}
 
 
 def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
