@@ -261,7 +261,7 @@ def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
-    """Prints V2V's metrics beside the trivial baseline's, and those of each class."""
+    """Prints V2V's metrics beside the trivial baseline's, and those of each class or other part."""
     task = experiment.task
     shown = lambda name: _number(values.get(name))
     names = [n for n in values if "/" not in n and not n.startswith("baseline_")]
@@ -270,15 +270,12 @@ def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]
         ("metric", experiment.config.model.name, task.baseline),
         [(name, shown(name), shown(f"baseline_{name}")) for name in names],
     )
-    if task.label_names:
-        print_table(
-            "by class",
-            ("class", "share", "accuracy", "IoU"),
-            [
-                (n, shown(f"share/{n}"), shown(f"accuracy/{n}"), shown(f"iou/{n}"))
-                for n in task.label_names
-            ],
-        )
+    parted = [name.partition("/")[::2] for name in values if "/" in name]
+    if parted:
+        columns = list(dict.fromkeys(metric for metric, _ in parted))
+        parts = dict.fromkeys(part for _, part in parted)
+        rows = [(part, *(shown(f"{metric}/{part}") for metric in columns)) for part in parts]
+        print_table("by class", ("class", *columns), rows)
 
 
 def _number(value: float | None) -> str:
