@@ -94,10 +94,10 @@ def installed(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_empty_folder_is_enough(installed, tmp_path, cache_folder):
+def test_an_empty_folder_is_enough(installed, tmp_path, compilation_cache):
     """The recipes come from the wheel; all that needs no training works without the extras."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment["JAX_COMPILATION_CACHE_DIR"] = cache_folder
+    environment["JAX_COMPILATION_CACHE_DIR"] = compilation_cache
 
     def run(*command, status: int = 0, **more) -> str:
         done = subprocess.run(

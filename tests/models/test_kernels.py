@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from v2v_jax.models.kernels import conv_of_blocks as blocks_kernels
@@ -18,7 +18,9 @@ from v2v_jax.models.lowering.convolution import conv3d
 from v2v_jax.models.lowering.pooling import max_pool3d
 from v2v_jax.system import triton
 
-few = settings(max_examples=3, deadline=None)
+few = settings(  # a program is compiled for each
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 pytestmark = pytest.mark.skipif(not triton.installed(), reason="JAX without Pallas' Triton")
 
 
@@ -43,37 +45,44 @@ def same(kt):
     return ((kt // 2, kt // 2), (1, 1), (1, 1))
 
 
-def interpreted(function, *args, **options):
-    return jax.jit(functools.partial(function, **options, interpret=True))(*args)
+def interpreted(function, **options):
+    return functools.partial(function, **options, interpret=True)
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "clip by clip"])
+def in_parts(request, monkeypatch):
+    """Whether a batch is taken for one too large to address, so that it is worked off in parts."""
+    if request.param:
+        monkeypatch.setattr(triton, "MAX_ELEMENTS", 1)
+
+
+@pytest.mark.parametrize("kt", [1, 3])
 @few
-@given(
-    st.sampled_from([1, 3]),
-    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
-    st.integers(1, 4),
-    st.integers(0, 2**31),
-)
-def test_conv_relu_pool_equals_the_forms(kt, size, cin, seed):
+@given(size=st.tuples(*[st.integers(1, 5)] * 3), cin=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_conv_relu_pool_equals_the_forms(in_parts, kt, size, cin, seed):
     rng = np.random.default_rng(seed)
-    b, t, h, w = size
-    x, kernel = random(rng, b, t, 2 * h, 2 * w, cin), random(rng, kt, 3, 3, cin, 16)
-    bias = random(rng, 16)
+    t, h, w = size
+    x, kernel = random(rng, 2, t, 2 * h, 2 * w, cin), random(rng, kt, 3, 3, cin, 16)
+    bias, dy = random(rng, 16), random(rng, 2, t, h, w, 16)
     assert pool_kernels.can_pool(x.shape, kernel.shape, (1, 2, 2), same(kt), jnp.bfloat16)
 
     def by_forms(kernel):
         y = conv3d(x, kernel, same(kt), "taps_in_input") + bias
         return max_pool3d(jax.nn.relu(y), (1, 2, 2))
 
-    expected, backward = jax.vjp(by_forms, kernel)
-    y, winner = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias)
+    @jax.jit
+    def both(kernel):
+        expected, backward = jax.vjp(by_forms, kernel)
+        y, winner = interpreted(pool_kernels.conv_relu_pool)(x, kernel, bias)
+        (alone,) = interpreted(pool_kernels.conv_relu_pool, with_winner=False)(x, kernel, bias)
+        gradient = interpreted(pool_kernels.conv_relu_pool_weight_gradient, kt=kt)
+        return y, winner, alone, gradient(x, dy, winner), expected, *backward(dy)
+
+    y, winner, alone, gradient, expected, expected_gradient = both(kernel)
     assert relative(y, expected) < 1e-5
     np.testing.assert_array_equal(winner == pool_kernels.NO_WINNER, y == 0)
-    (alone,) = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias, with_winner=False)
     np.testing.assert_array_equal(alone, y)
-    dy = random(rng, *y.shape)
-    gradient = pool_kernels.conv_relu_pool_weight_gradient
-    assert relative(interpreted(gradient, x, dy, winner, kt=kt), backward(dy)[0]) < 1e-5
+    assert relative(gradient, expected_gradient) < 1e-5
 
 
 def block_layout(kt, blocks):
@@ -84,37 +93,41 @@ def block_layout(kt, blocks):
     return blocks_kernels.BlockLayout(blocks, strides, crop, size, 16)
 
 
+@pytest.mark.parametrize("kt", [1, 3])
 @few
 @given(
-    st.sampled_from([1, 3]),
-    st.tuples(st.integers(2, 3), st.integers(2, 4), st.integers(2, 4)),
-    st.integers(1, 8),
-    st.integers(0, 2**31),
+    blocks=st.tuples(st.integers(2, 3), st.integers(2, 4), st.integers(2, 4)),
+    outputs=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
 )
-def test_conv_of_blocks_equals_the_forms(kt, blocks, outputs, seed):
+def test_conv_of_blocks_equals_the_forms(in_parts, kt, blocks, outputs, seed):
     rng = np.random.default_rng(seed)
     layout = block_layout(kt, blocks)
     z = random(rng, 2, *blocks, math.prod(layout.strides) * layout.channels)
     kernel = random(rng, kt, 3, 3, layout.channels, outputs)
+    dy = random(rng, 2, *layout.size, outputs)
     assert blocks_kernels.can_read_blocks(layout, kernel.shape, same(kt), jnp.bfloat16)
 
     def by_forms(z, kernel):
         voxels = transposed._voxels(jax.nn.relu(z), layout)
         return conv3d(voxels, kernel, same(kt), "taps_in_input")
 
-    expected, backward = jax.vjp(by_forms, z, kernel)
-    y = jax.nn.relu(z)
-    result = interpreted(blocks_kernels.conv_of_blocks, y, kernel, layout=layout)
+    @jax.jit
+    def both(z, kernel, dy):
+        expected, backward = jax.vjp(by_forms, z, kernel)
+        y = jax.nn.relu(z)
+        result = interpreted(blocks_kernels.conv_of_blocks, layout=layout)(y, kernel)
+        to_input = interpreted(blocks_kernels.conv_of_blocks_input_gradient, layout=layout)
+        to_kernel = interpreted(blocks_kernels.conv_of_blocks_weight_gradient, kt=kt, layout=layout)
+        gradients = (*to_input(dy, y, kernel), to_kernel(dy, y))
+        return (result, *gradients), (expected, *backward(dy))
+
+    (result, gradient, total, dkernel), (expected, dz, expected_dkernel) = both(z, kernel, dy)
     assert result.dtype == jnp.float32
     assert relative(result, expected) < 1e-5
-    dy = random(rng, *expected.shape)
-    dz, dkernel = backward(dy)
-    to_input = blocks_kernels.conv_of_blocks_input_gradient
-    gradient, total = interpreted(to_input, dy, y, kernel, layout=layout)
     assert relative(gradient, dz) < 1e-5
     assert relative(total, dz.reshape(-1, layout.channels).sum(0)) < 1e-4
-    to_kernel = blocks_kernels.conv_of_blocks_weight_gradient
-    assert relative(interpreted(to_kernel, dy, y, kt=kt, layout=layout), dkernel) < 1e-5
+    assert relative(dkernel, expected_dkernel) < 1e-5
 
 
 @few
@@ -123,48 +136,13 @@ def test_conv_of_blocks_equals_the_forms(kt, blocks, outputs, seed):
     st.tuples(*[st.integers(1, 2)] * 3),
     st.tuples(*[st.tuples(st.integers(0, 1), st.integers(0, 2))] * 3),
 )
-def test_gather_taps_equals_the_form(size, kernel_size, padding):
+def test_gather_taps_equals_the_form(in_parts, size, kernel_size, padding):
     if any(n + sum(p) < k for n, p, k in zip(size, padding, kernel_size)):
         return
     x = random(np.random.default_rng(0), 2, *size, 16)
     expected = forms.gather_taps(x, kernel_size, padding)
-    options = dict(kernel_size=kernel_size, padding=padding)
-    np.testing.assert_array_equal(interpreted(gather_taps, x, **options), expected)
-
-
-def test_large_batches_are_worked_off_in_parts(monkeypatch):
-    rng = np.random.default_rng(0)
-    layout = block_layout(3, (2, 2, 2))
-    x, kernel, bias = random(rng, 5, 1, 4, 4, 3), random(rng, 3, 3, 3, 3, 16), random(rng, 16)
-    blocks, last = random(rng, 5, 2, 2, 2, 512), random(rng, 3, 3, 3, 16, 2)
-    dy = random(rng, 5, *layout.size, 2)
-
-    def everything():
-        y, winner = interpreted(pool_kernels.conv_relu_pool, x, kernel, bias)
-        return [
-            y,
-            winner,
-            interpreted(pool_kernels.conv_relu_pool_weight_gradient, x, y, winner, kt=3),
-            interpreted(blocks_kernels.conv_of_blocks, blocks, last, layout=layout),
-            *interpreted(
-                blocks_kernels.conv_of_blocks_input_gradient, dy, blocks, last, layout=layout
-            ),
-            interpreted(
-                blocks_kernels.conv_of_blocks_weight_gradient, dy, blocks, kt=3, layout=layout
-            ),
-            interpreted(
-                gather_taps,
-                x[..., :1].repeat(16, -1),
-                kernel_size=(1, 2, 2),
-                padding=((0, 0),) * 3,
-            ),
-        ]
-
-    whole = everything()
-    monkeypatch.setattr(triton, "MAX_ELEMENTS", 2 * 4096)
-    assert triton.in_parts(len, 4096, blocks) == [2, 2, 1]
-    for a, b in zip(everything(), whole):
-        assert relative(a, b) < 1e-5
+    gather = interpreted(gather_taps, kernel_size=kernel_size, padding=padding)
+    np.testing.assert_array_equal(jax.jit(gather)(x), expected)
 
 
 @pytest.mark.parametrize("temporal", [True, False])

@@ -16,7 +16,7 @@ import numpy as np
 
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, UserError
 from v2v_jax.labelling.teachers import Teacher, make_teacher
-from v2v_jax.media.flow_labels import (
+from v2v_jax.media.flow_label_files import (
     FORMAT,
     STEPS,
     SUFFIX,

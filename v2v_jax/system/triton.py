@@ -140,8 +140,8 @@ def per_device(
 def in_parts(function: Callable, elements: int, *batched: jax.Array):
     """`function` on so few clips at a time that `elements` a clip can be addressed; as a list."""
     b = batched[0].shape[0]
-    parts = -(-b * elements // MAX_ELEMENTS)
-    step = -(-b // parts)
+    most = max(1, MAX_ELEMENTS // elements)
+    step = -(-b // -(-b // most))  # as few parts as possible, of about the same size
     return [function(*(a[i : i + step] for a in batched)) for i in range(0, b, step)]
 
 

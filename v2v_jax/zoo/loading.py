@@ -28,12 +28,18 @@ def load(
     Args:
       path: what `v2v train --workdir` or `v2v export --output` names; or, where no such file or
         folder exists, a name that `v2v models` lists.
-      full_frame, scale, overlap, batch_size: see `v2v_jax.inference.predictor.load`.
+      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
+        programs are then compiled anew for every size of frame.
+      scale: "training" scales frames so that their shorter side is that of the training frames;
+        "native" leaves the video's own size.
+      overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
+      batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
 
     Raises:
       CheckpointError: there is nothing of that kind, it is damaged, another version wrote it, or it
         is for a task that is not registered, or that does not answer at every voxel.
-      ValueError: an option's value that is not known, or full_frame for an export.
+      ValueError: an option's value that is not known, or full_frame for an export, whose network
+        has one size.
     """
     from v2v_jax.inference import predictor
 
