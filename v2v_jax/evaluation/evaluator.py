@@ -32,7 +32,7 @@ from v2v_jax.tasks import metrics
 
 @dataclasses.dataclass(frozen=True)
 class WindowResult:
-    """One window of the test split and the task's metrics on it alone.
+    """One window of the split and the task's metrics on it alone.
 
     Attributes:
       name: its video and first frame, for people.
@@ -47,10 +47,10 @@ class WindowResult:
 
 
 class Evaluator:
-    """Evaluates parameters on every window of the test split; compiled once, used often."""
+    """Evaluates parameters on every window of a split; compiled once, used often."""
 
     def __init__(self, experiment: Experiment, feed: Feed | None = None):
-        """experiment: of the test split; feed: what to read through, default as configured."""
+        """experiment: of that split; feed: what to read through, default as configured."""
         self._experiment = experiment
         config, mesh = experiment.config, experiment.mesh
         self._feed = feed or make_feed(
