@@ -9,7 +9,7 @@ on unseen scenes was 0.45 px, that of zero flow 1.23 px (docs/results.md).
 
 On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
 
-    python -m v2v_jax.cli.label --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
+    v2v label --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
     python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
         --config.data.flow_labels=data/ucf101_flow --workdir=runs/flow_ucf101
 

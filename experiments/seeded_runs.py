@@ -146,7 +146,7 @@ def save(
     task = experiment.task
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(
-        workdir, experiment.about, headline=task.headline, better=task.better
+        workdir, experiment.about, headline=task.headline, better=task.better, writable=True
     ) as checkpoints:
         checkpoints.save(state, int(state.step), values)
     text = experiment.config.to_json_best_effort(indent=2)

@@ -29,7 +29,7 @@ import numpy as np
 import v2v_jax
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
-from v2v_jax.media.flow_labels import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
+from v2v_jax.media.flow_label_files import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
 from v2v_jax.media.folders import find_videos
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system import compilation_cache

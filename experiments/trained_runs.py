@@ -1,19 +1,19 @@
-"""Opens the runs that training left behind, by their config.json, to draw what they predict."""
+"""Opens the runs that training left behind, to draw what they predict."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from v2v_jax.errors import CheckpointError
-from v2v_jax.evaluation.evaluator import Evaluator, best_params
+from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run import recipes
 from v2v_jax.run.experiment import Experiment, make_experiment
+from v2v_jax.run.which_checkpoint import find_checkpoint
+from v2v_jax.tasks import stored_options
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
 
@@ -36,16 +36,15 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     """Opens a run's folder.
 
     Args:
-      folder: the --workdir of its training.
+      folder: the --workdir of its training; or another path that `find_checkpoint` takes.
       scenes: rendered test videos to look at, where the run's data are `scenes`.
 
     Raises:
       CheckpointError: there is no such run, or no finished checkpoint.
     """
-    path = pathlib.Path(folder) / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"No run in {folder}: it has no config.json.")
-    stored = json.loads(path.read_text())
+    found = find_checkpoint(folder)
+    stored = found.about["config"]
+    stored["task_options"] = stored_options(stored)
     # Fields that runs of an older version lack have their defaults.
     names = dict(dataset=stored["data"]["name"], model=stored["model"]["name"])
     options = recipes.parse_arg("", **names)
@@ -60,6 +59,5 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
         config.data.num_test_videos = min(config.data.num_test_videos, scenes)
     config.feed = "device"
     experiment = make_experiment(config, "test")
-    with jax.set_mesh(experiment.mesh):
-        step, params = best_params(experiment, folder)
-    return TrainedRun(experiment, params, step)
+    found.check_fits(experiment.about)
+    return TrainedRun(experiment, found.params(experiment.abstract_state().params), found.step)

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go downwards only."""
+"""The rooms of the package: imports go downwards only, files are short, tests stand alone."""
 
 from __future__ import annotations
 
@@ -56,3 +56,19 @@ def test_packages_import_no_scripts():
     for path in modules(PACKAGE):
         for name in imported(path):
             assert name.partition(".")[0] not in ("experiments", "benchmarks", "tests"), path
+
+
+def test_no_test_module_imports_another():
+    for path in modules(ROOT / "tests"):
+        for name in imported(path):
+            parts = name.split(".")
+            assert not (parts[0] == "tests" and any(p.startswith("test_") for p in parts)), (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
+
+
+def test_files_do_one_thing():
+    """No file over 450 lines, no name that says nothing."""
+    for path in modules(PACKAGE):
+        assert len(path.read_text().splitlines()) <= 450, path
+        assert path.stem not in ("utils", "helpers", "common", "misc"), path

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.datasets.test_gatech import make_pictures, save_mask, truth
+from tests.gatech_files import make_pictures, save_mask, truth
 from tests.tiny import ROOT, tiny_config
 from v2v_jax.cli import check_data
 from v2v_jax.datasets.scenes import Scenes

@@ -1,5 +1,6 @@
 """The cache of decoded frames: the same bytes as without it, whatever happens to its files."""
 
+import errno
 import os
 import queue
 import resource
@@ -25,8 +26,9 @@ from tests.input.test_feeds import (
 )
 from tests.tiny import ROOT, tiny_config
 from v2v_jax import datasets
+from v2v_jax.cli import commands
 from v2v_jax.datasets.base.video_dataset import FIELDS
-from v2v_jax.datasets.cache import packed
+from v2v_jax.datasets.cache import cache_builder, cache_files
 from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.readers.davis import Davis
 from v2v_jax.datasets.readers.video_folder import VideoFolder
@@ -136,7 +138,7 @@ def test_a_sound_cache_is_opened_without_reading_the_videos_or_the_sums_again(
     first = Source()
     open_cache(tmp_path, first)
     assert first.reads == len(LENGTHS)
-    monkeypatch.setattr(packed, "_sum", None)
+    monkeypatch.setattr(cache_files, "sum_of", None)
     again = Source()
     assert_equal_to(again, open_cache(tmp_path, again))
     assert again.reads == 0
@@ -145,8 +147,8 @@ def test_a_sound_cache_is_opened_without_reading_the_videos_or_the_sums_again(
 def test_a_cache_that_was_copied_is_verified_once(tmp_path, monkeypatch):
     open_cache(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
-    summed, compute = [], packed._sum
-    monkeypatch.setattr(packed, "_sum", lambda array: summed.append(1) or compute(array))
+    summed, compute = [], cache_files.sum_of
+    monkeypatch.setattr(cache_files, "sum_of", lambda array: summed.append(1) or compute(array))
     for count in (len(LENGTHS) * len(FIELDS), 0):
         source = Source()
         assert_equal_to(source, open_cache(tmp_path / "b", source))
@@ -271,12 +273,12 @@ def test_a_damaged_cache_is_built_anew_with_one_warning(damage, message, tmp_pat
 def test_a_check_finds_what_neither_size_nor_time_shows(tmp_path, capsys):
     open_cache(tmp_path)
     path = the_cache(tmp_path)
-    assert packed.main([str(tmp_path)]) == 0
+    assert commands.execute(["pack", f"--verify={tmp_path}"]) == 0
     assert capsys.readouterr().out.startswith(f"{path} is sound: depth, flow, ")
     status = (path / "flow.npy").stat()
     flip(path / "flow.npy", -5)
     os.utime(path / "flow.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert packed.main([str(tmp_path)]) == 1
+    assert commands.execute(["pack", f"--verify={tmp_path}"]) == 1
     assert "the sum of clip4.avi in flow.npy is wrong" in capsys.readouterr().out
 
 
@@ -379,8 +381,8 @@ def test_a_sound_cache_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch)
     def refuse(path):
         raise AssertionError(f"{path} was to be written")
 
-    monkeypatch.setattr(packed, "_locked", refuse)
-    monkeypatch.setattr(packed.pathlib.Path, "write_bytes", lambda *_: os.open("/proc/x", 65))
+    monkeypatch.setattr(cache_builder, "_locked", refuse)
+    monkeypatch.setattr(cache_files.pathlib.Path, "write_bytes", lambda *_: os.open("/proc/x", 65))
     assert_equal_to(Source(), open_cache(tmp_path))
 
 
@@ -460,9 +462,9 @@ def test_several_builders_at_once(locks, tmp_path, monkeypatch):
     if not locks:
 
         def refuse(*_):
-            raise OSError("no locks here")
+            raise OSError(errno.ENOLCK, "no locks here")
 
-        monkeypatch.setattr(packed.fcntl, "flock", refuse)
+        monkeypatch.setattr("fcntl.flock", refuse)
     barrier, results = threading.Barrier(count), queue.Queue()
     threads = [
         threading.Thread(target=build_together, args=(tmp_path, barrier, results))

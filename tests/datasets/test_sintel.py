@@ -1,12 +1,11 @@
 """MPI-Sintel: the archive's format on tiny trees, splits, what is missing, the real files."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.sintel_files import H, W, make_sequence, save
 from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.datasets.readers.sintel import Sintel
@@ -14,37 +13,13 @@ from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.flow_files import write_flow
 
 REAL = os.path.join(os.environ.get("V2V_REAL_DATA", ""), "sintel")
-H, W = 24, 40
 HALF = (12, 10)  # vectors are then halved in v and quartered in u
 LABELS = ("flow", "flow_valid", "flow_occluded")
 ALL = ("video", *LABELS)
 
 
-def save(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
 
 
-def make_sequence(
-    root: Path, name: str, numbers=range(1, 18), flows=None, passes=("clean", "final")
-) -> None:
-    """Frame k is grey 5k (final: 5k + 2); its flow (k, -k) is invalid in the upper quarter and
-    occluded in the left half."""
-    training = root / "training"
-    for render_pass in passes:
-        for k in numbers:
-            value = 5 * k + 2 * (render_pass == "final")
-            path = training / render_pass / name / f"frame_{k:04d}.png"
-            save(path, np.full((H, W, 3), value, np.uint8))
-    for k in list(numbers)[:-1] if flows is None else flows:
-        flow = np.stack([np.full((H, W), k), np.full((H, W), -k)], -1).astype(np.float32)
-        flow[:6] = 500.0  # what an averaging of invalid pixels would bring in
-        (training / "flow" / name).mkdir(parents=True, exist_ok=True)
-        write_flow(training / "flow" / name / f"frame_{k:04d}.flo", flow)
-        invalid, occluded = np.zeros((2, H, W), np.uint8)
-        invalid[:6], occluded[:, :20] = 255, 255
-        save(training / "invalid" / name / f"frame_{k:04d}.png", invalid)
-        save(training / "occlusions" / name / f"frame_{k:04d}.png", occluded)
 
 
 def open_test(root, **options) -> Sintel:

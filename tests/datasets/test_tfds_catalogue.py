@@ -172,7 +172,7 @@ def test_not_prepared(tmp_path):
 
 def test_prepared_in_another_format(tmp_path):
     prepare(tmp_path, "davis/480p", DAVIS, davis_examples, file_format="tfrecord")
-    with pytest.raises(DataError, match="tfrecord, .*convert_tfds .*davis/480p/2.1.0$"):
+    with pytest.raises(DataError, match="tfrecord, .*convert-tfds .*davis/480p/2.1.0$"):
         TfdsDavis(tmp_path, "train")
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments import distillation, flow_methods, flow_pictures, table3
 from tests import reference
-from tests.datasets.test_sintel import make_sequence
+from tests.sintel_files import make_sequence
 from v2v_jax.media.flow_files import write_flow
 from v2v_jax.tasks import flow_metrics
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import table2
-from tests.labelling.test_label_maker import MINE, moving_squares
+from tests.teachers import MINE, moving_squares
 from v2v_jax.labelling.label_maker import LabelWork
-from v2v_jax.media.flow_labels import FlowLabels, label_path
+from v2v_jax.media.flow_label_files import FlowLabels, label_path
 from v2v_jax.media.video import write_video
 
 

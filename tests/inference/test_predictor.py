@@ -249,6 +249,43 @@ def test_a_checkpoint_of_another_version_is_one_clear_sentence(trained, monkeypa
         v2v_jax.load(trained("seg").workdir)
 
 
+def test_a_checkpoint_whose_options_stand_beside_the_others_still_loads(trained, monkeypatch):
+    """As all did before config.task_options."""
+    from v2v_jax.run.checkpoint import Checkpoints, compare_about
+
+    run, read = trained("color"), Checkpoints.read_about
+
+    def older(self, step):
+        about = read(self, step)
+        options = about.pop("task_options")
+        del about["task_module"], about["task_stored"]
+        about["config"] |= options
+        del about["config"]["task_options"]
+        return about | {"residual": options["residual"]}  # hints stood there only where there were
+
+    expected = v2v_jax.load(run.workdir)(noise(8, 24, 32, 3))
+    monkeypatch.setattr(Checkpoints, "read_about", older)
+    predictor = v2v_jax.load(run.workdir)
+    task = predictor.network.task
+    assert task.residual and task.hints == 0 and "task_options" not in predictor.network.about
+    np.testing.assert_array_equal(predictor(noise(8, 24, 32, 3)), expected)
+    now = {**predictor.network.about, "task_options": {"residual": True, "hints": 0}}
+    compare_about(predictor.network.about, now, run.workdir)
+    for changed in ({"residual": False, "hints": 0}, {"residual": True, "hints": 3}):
+        with pytest.raises(CheckpointError, match="task_options is"):
+            compare_about(predictor.network.about, now | {"task_options": changed}, run.workdir)
+
+
+def test_a_task_that_is_not_registered_is_one_clear_sentence():
+    about = {"task": "squares", "task_module": "my_squares"}
+    with pytest.raises(
+        CheckpointError,
+        match=r"Checkpoint x is for the task 'squares', which is not registered here \(known: seg.*"
+        r"import my_squares first, or add --import=my_squares",
+    ):
+        from_about(about, "Checkpoint x")
+
+
 def test_a_classifier_has_no_answer_for_every_voxel():
     with pytest.raises(CheckpointError, match="'classification'; prediction needs a network"):
         from_about({"task": "classification"}, "The checkpoint x")

@@ -5,24 +5,27 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
+from tests.teachers import (
+    MINE,
+    SIZE,
+    content_flow,
+    moving_squares,
+)
 from v2v_jax.cli import commands
 from v2v_jax.errors import ConfigError
 from v2v_jax.labelling import teachers
 from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos
-from v2v_jax.media.flow_labels import FlowLabels, encode_flow, label_path
+from v2v_jax.media.flow_label_files import FlowLabels, encode_flow, label_path
 from v2v_jax.media.video import VideoFile, read_video, write_video
 from v2v_jax.system.jobs import Backend
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = ["a.mp4", os.path.join("deep", "b.mp4"), "c.mp4"]
 FRAMES = {"a.mp4": 7, "deep/b.mp4": 12, "c.mp4": 5}
-SIZE = (16, 24)
-MINE = "tests.labelling.test_label_maker:content_flow"
 
 
 def label(*arguments: str) -> int:
@@ -30,34 +33,14 @@ def label(*arguments: str) -> int:
     return commands.execute(["label", *arguments])
 
 
-def content_flow(first, second):
-    """A flow that tells which two frames it is of, in steps that labels hold exactly."""
-    first, second = first.astype(np.float32), second.astype(np.float32)
-    return np.stack([first[..., 0] / 4 - second[..., 1] / 8, second[..., 2] / 16], axis=-1)
 
 
-def slow_flow(first, second):
-    time.sleep(0.02)
-    return content_flow(first, second)
 
 
-def deadly_flow(first, second):
-    """Kills its process, once, at the second video's seventh pair."""
-    state = pathlib.Path(os.environ["DEADLY_FLOW"])
-    calls = len(state.read_bytes()) if state.exists() else 0
-    state.write_bytes(bytes(calls + 1))
-    if calls == 12:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return content_flow(first, second)
 
 
-def huge_flow(first, second):
-    """Longer than what the finer step holds, where the picture is bright."""
-    return np.where(first.mean() > 128, 1500.0, 700.3) * np.ones((*SIZE, 2), np.float32)
 
 
-def wrong_flow(first, second):
-    return np.zeros((2, *SIZE), np.float32)
 
 
 @pytest.fixture
@@ -136,7 +119,7 @@ def test_computing_at_another_size(videos):
 def test_large_flow_takes_the_coarser_step_and_too_large_flow_is_an_error(videos):
     for name, gray in (("a.mp4", 20), ("c.mp4", 220)):
         write_video(videos / name, np.full((5, *SIZE, 3), gray, np.uint8))
-    labels = label_set(videos, "tests.labelling.test_label_maker:huge_flow", ["a.mp4", "c.mp4"])
+    labels = label_set(videos, "tests.teachers:huge_flow", ["a.mp4", "c.mp4"])
     report = label_videos(labels, Backend())
     assert report.done == ["a.mp4"] and report.frames == 5
     ((name, reason),) = report.failed
@@ -169,7 +152,7 @@ def run_program(videos, teacher, *options, **environment):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_killed_and_started_again(videos, threads):
     """Nothing is lost or done twice: the result is that of a run that nobody killed."""
-    teacher = "tests.labelling.test_label_maker:deadly_flow"
+    teacher = "tests.teachers:deadly_flow"
     options = ["--batch_size=4", f"--threads={threads}"]
     state = videos.parent / "calls"
     run = lambda: run_program(videos, teacher, *options, DEADLY_FLOW=str(state))
@@ -240,7 +223,7 @@ def test_another_teacher_needs_another_folder(videos):
     labels = label_set(videos)
     label_videos(labels, Backend())
     with pytest.raises(ConfigError, match="holds labels of tests.*content_flow.*another --output"):
-        label_videos(label_set(videos, "tests.labelling.test_label_maker:slow_flow"), Backend())
+        label_videos(label_set(videos, "tests.teachers:slow_flow"), Backend())
     with pytest.raises(ConfigError, match="at size None, not of .* at size"):
         label_videos(label_set(videos, size=(8, 8)), Backend())
 
@@ -254,9 +237,9 @@ def test_teachers_that_cannot_be_used(videos, capsys):
 
     assert "Unknown teacher 'none'; known: brox" in fails().err
     assert "cannot be imported (No module" in fails(teacher="no_module:flow").err
-    assert "cannot be imported" in fails(teacher="tests.labelling.test_label_maker:none").err
+    assert "cannot be imported" in fails(teacher="tests.teachers:none").err
     assert "batch_size is 0" in fails("--batch_size=0", teacher=MINE).err
-    wrong = fails(teacher="tests.labelling.test_label_maker:wrong_flow").out
+    wrong = fails(teacher="tests.teachers:wrong_flow").out
     assert "returned float32 (2, 16, 24)" in wrong
 
 
@@ -273,13 +256,6 @@ def test_bad_arguments(tmp_path, capsys):
     assert "is no folder of flow labels" in capsys.readouterr().err
 
 
-def moving_squares(count=6, size=(32, 48)):
-    """A textured picture that moves 2 px right and 1 px down a frame."""
-    rng = np.random.default_rng(0)
-    picture = np.kron(rng.integers(40, 215, (20, 24, 3)), np.ones((4, 4, 1)))
-    h, w = size
-    cut = lambda t: picture[20 - t : 20 - t + h, 24 - 2 * t : 24 - 2 * t + w]
-    return np.stack([cut(t) for t in range(count)]).astype(np.uint8)
 
 
 def test_dis(tmp_path):

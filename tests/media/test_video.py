@@ -134,9 +134,43 @@ def test_rotated_videos_are_shown_upright(tmp_path):
     frames, _ = read_video(tmp_path / "upright.mp4")
     assert frames.shape == (3, 64, 48, 3)
     assert frames[0, 10, 38].min() > 230 and frames[0, 10, 10].max() < 25  # now top right
+    assert VideoFile(tmp_path / "upright.mp4").size == (64, 48)
+    assert VideoFile(tmp_path / "lying.mp4").size == (48, 64)
     resized, _ = read_video(tmp_path / "upright.mp4", size=(32, 20))
     assert resized.shape == (3, 32, 20, 3)
     assert resized[0, 5, 16].min() > 230 and resized[0, 5, 4].max() < 25
+
+
+# What players do with a display matrix (a, b, c, d): (column, row) → (ax + cy, bx + dy).
+DISPLAYED = {
+    (1, 0, 0, 1): lambda f: f,
+    (-1, 0, 0, 1): lambda f: f[:, ::-1],  # front cameras
+    (1, 0, 0, -1): lambda f: f[::-1],
+    (-1, 0, 0, -1): lambda f: f[::-1, ::-1],
+    (0, 1, -1, 0): lambda f: np.rot90(f, -1),
+    (0, -1, 1, 0): lambda f: np.rot90(f),
+    (0, 1, 1, 0): lambda f: f.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda f: np.rot90(f, 2).swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("matrix", DISPLAYED)
+def test_mirrored_and_turned_videos(tmp_path, matrix):
+    """A quarter of the picture is of one colour each, so that all eight look different."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:24, :32], frame[:24, 32:], frame[24:, :32] = (220, 30, 30), (30, 220, 30), (30, 30, 220)
+    write_video(tmp_path / "plain.mp4", [frame] * 2)
+    data = bytearray((tmp_path / "plain.mp4").read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "shown.mp4").write_bytes(data)
+    plain, _ = read_video(tmp_path / "plain.mp4")
+    shown, _ = read_video(tmp_path / "shown.mp4")
+    expected = DISPLAYED[matrix](plain[0])
+    np.testing.assert_array_equal(shown[0], expected)
+    assert VideoFile(tmp_path / "shown.mp4").size == expected.shape[:2]
+    np.testing.assert_array_equal(next(iter(VideoStream(tmp_path / "shown.mp4"))), expected)
 
 
 def test_many_threads_may_read_one_file(tmp_path):

@@ -1,16 +1,19 @@
 """Checkpoints: which are kept, what is refused."""
 
+import logging
 import os
 import pathlib
+import shutil
 import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests.tiny import tiny_config
-from v2v_jax.errors import CheckpointError
+from v2v_jax.errors import CheckpointError, ConfigError
 from v2v_jax.evaluation import evaluator as evaluation
 from v2v_jax.run import manifest
 from v2v_jax.run.checkpoint import Checkpoints
@@ -30,6 +33,14 @@ def make_state(value: float):
         "step": jnp.int32(value),
         "params": {"kernel": jnp.linspace(0, value, 600).reshape(20, 30), "bias": jnp.ones(3)},
     }
+
+
+def with_optimizer(name: str):
+    """A record and a state, its optimiser's as adamw's or as caffe_sgd's."""
+    arrays = lambda: {"kernel": jnp.full((20, 30), 2.0), "bias": jnp.zeros(3)}
+    slots = {"adamw": ("mu", "nu"), "caffe_sgd": ("trace",)}[name]
+    about = ABOUT | {"config": {"optimizer": {"name": name, "learning_rate": 0.1}}}
+    return about, make_state(1) | {"opt_state": {slot: arrays() for slot in slots}}
 
 
 def opened(folder, about=ABOUT, better="max", writable=True) -> Checkpoints:
@@ -144,7 +155,7 @@ DAMAGE = {
     "bare folder": lambda root: (root / "checkpoints" / "7").mkdir(),
     "a file": lambda root: (root / "checkpoints" / "7").write_text("x"),
     "renamed": lambda root: (root / "checkpoints" / "3").rename(root / "checkpoints" / "8"),
-    "fifo added": lambda root: os.mkfifo(root / "checkpoints" / "3" / "state" / "x"),
+    "fifo added": lambda root: os.mkfifo(root / "checkpoints" / "3" / "params" / "x"),
 }
 
 
@@ -242,6 +253,193 @@ def test_last_checkpoint_that_cannot_be_written_ends_in_an_error(tmp_path, monke
             checkpoints.save(make_state(2), 2)
             checkpoints.close()
     assert names(tmp_path) == {"1"}
+
+
+# ------------------------------------------------------------------------------------------------
+# Parameters apart from the optimiser
+
+
+def write_together(folder, step: int, state, about=ABOUT) -> None:
+    """A checkpoint as older versions wrote it: the whole state as one item."""
+    path = folder / "checkpoints" / str(step)
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about | {"progress": {}})
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=items)
+    (path / "metrics.json").write_text('{"score": 0.5}')
+    manifest.write(path, f"v2v_jax checkpoint of step {step}")
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_parameters_are_read_without_the_optimisers_state(tmp_path):
+    """Whatever a layer holds beside kernel and bias; the rest need not even be there."""
+    about, state = with_optimizer("adamw")
+    state["params"] = {"conv": {**state["params"], "gain": jnp.arange(4.0)}}
+    with opened(tmp_path, about) as checkpoints:
+        checkpoints.save(state, 1)
+    folder = tmp_path / "checkpoints" / "1"
+    shutil.rmtree(folder / "training")
+    manifest.write(folder, "v2v_jax checkpoint of step 1")
+    reader = opened(tmp_path, {}, writable=False)
+    stored = reader.restore_params(1)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(stored))
+    assert_equal(stored, state["params"])
+    placed = reader.restore_params(1, state["params"])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(placed))
+    assert_equal(placed, state["params"])
+    with pytest.raises(CheckpointError, match=r"another network .*kernel is \(20,30\) there"):
+        reader.restore_params(1, {"conv": {"kernel": jnp.ones((2, 3))}})
+
+
+def test_older_checkpoints_are_read(tmp_path):
+    about, state = with_optimizer("adamw")
+    write_together(tmp_path, 1, state, about)
+    with opened(tmp_path, about) as checkpoints:
+        assert checkpoints.best_step() == 1
+        assert_equal(checkpoints.restore_params(1), state["params"])
+        assert_equal(checkpoints.restore_params(1, state["params"]), state["params"])
+        restored, step = checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state))
+        assert step == 1
+        assert_equal(restored, state)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_another_optimiser_is_no_damage(tmp_path, caplog, older):
+    about, state = with_optimizer("adamw")
+    if older:
+        write_together(tmp_path, 1, state, about)
+    else:
+        with opened(tmp_path, about) as checkpoints:
+            checkpoints.save(state, 1)
+    about, like = with_optimizer("caffe_sgd")
+    with opened(tmp_path, about) as checkpoints:
+        for restore in (checkpoints.restore_latest, lambda like: checkpoints.restore(1, like)):
+            with pytest.raises(ConfigError) as error:
+                restore(like)
+            assert "optimizer.name is 'adamw' there and 'caffe_sgd' here" in str(error.value)
+            assert f"--config.init_from={tmp_path}." in str(error.value)
+            assert "damaged" not in str(error.value) and "learning" not in str(error.value)
+    assert names(tmp_path) == {"1"} and not caplog.records
+
+
+# ------------------------------------------------------------------------------------------------
+# Who may write, and what is published
+
+
+def test_a_reader_does_not_save(tmp_path):
+    reader = opened(tmp_path, writable=False)
+    with pytest.raises(CheckpointError, match="open for reading only"):
+        reader.save(make_state(1), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_training_is_refused(tmp_path):
+    """It touches nothing of what the first is writing; readers are let in."""
+    with opened(tmp_path) as first:
+        first.save(make_state(1), 1)
+        with pytest.raises(CheckpointError, match="Another training is writing to .*--workdir"):
+            opened(tmp_path)
+        first.save(make_state(2), 2)
+        first.wait()
+        assert opened(tmp_path, writable=False).latest_step() == 2
+    with opened(tmp_path) as second:
+        assert second.latest_step() == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(30, os.strerror(30))
+
+    monkeypatch.setattr("v2v_jax.run.checkpoint.locked", fail)
+    with pytest.raises(CheckpointError, match="Read-only file system.*--workdir"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["d", "params/manifest.ocdbt", "training/_METADATA"])
+def test_a_step_that_lacks_a_part_is_not_published(tmp_path, caplog, lost):
+    """As if another program had deleted it while it was written."""
+    save(tmp_path, [0.1])
+    with opened(tmp_path) as checkpoints:
+        wait = checkpoints._checkpointer.wait_until_finished
+
+        def wait_and_lose():
+            wait()
+            folder = tmp_path / "checkpoints" / "saving-2"
+            if not folder.exists():  # orbax waits before it begins, too
+                return
+            data = max((folder / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+            (data if lost == "d" else folder / lost).unlink()
+
+        checkpoints._checkpointer.wait_until_finished = wait_and_lose
+        checkpoints.save(make_state(2), 2)
+        checkpoints.wait()
+        assert "step 2 cannot be written" in caplog.text and checkpoints.latest_step() == 1
+        checkpoints.save(make_state(3), 3)
+    assert names(tmp_path) == {"1", "3"}
+
+
+def make_unreadable(folder, step: int) -> None:
+    """What no manifest tells: the files are what was published, and make no checkpoint."""
+    path = folder / "checkpoints" / str(step)
+    (path / "training" / "manifest.ocdbt").write_bytes(b"\0" * 100)
+    manifest.write(path, f"v2v_jax checkpoint of step {step}")
+
+
+def test_restoring_falls_back_to_what_can_be_read(tmp_path, caplog):
+    save(tmp_path, [0.1, 0.2])
+    make_unreadable(tmp_path, 2)
+    with opened(tmp_path) as checkpoints:
+        restored, step = checkpoints.restore_latest(make_state(0))
+    assert step == 1
+    assert_equal(restored, make_state(1))
+    (aside,) = [name for name in names(tmp_path) if name.startswith("damaged-2-")]
+    assert aside in caplog.text and "Step 1 is used instead" in caplog.text
+    make_unreadable(tmp_path, 1)  # and now there is none: nothing is set aside, nothing started
+    with opened(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match="checkpoints/1 is damaged"):
+            checkpoints.restore_latest(make_state(0))
+    assert names(tmp_path) == {"1", aside}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '"x"', "3", "[" * 20_000, '{"score": "x"}', '{"score": []}', "folder"]
+)
+def test_metrics_of_another_type_do_not_stop_saving(tmp_path, text, caplog):
+    save(tmp_path, [0.1, 0.2])
+    path = tmp_path / "checkpoints" / "1" / "metrics.json"
+    path.unlink()
+    if text == "folder":
+        path.mkdir()
+    else:
+        path.write_text(text)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3), 3, {"score": 0.3})
+        checkpoints.wait()
+        assert checkpoints.best_step() == 3
+    assert "cannot be written" not in caplog.text
+
+
+def test_old_checkpoint_that_cannot_be_deleted_does_not_make_new_ones_fail(
+    tmp_path, monkeypatch, caplog
+):
+    def refuse(self, folder):
+        raise PermissionError(13, os.strerror(13))
+
+    save(tmp_path, [0.3, 0.1])
+    with opened(tmp_path) as checkpoints, monkeypatch.context() as patch:
+        checkpoints.save(make_state(3), 3, {"score": 0.9})
+        checkpoints.wait()
+        patch.setattr(Checkpoints, "_delete", refuse)
+        checkpoints.save(make_state(4), 4, {"score": 0.1})
+        checkpoints.wait()
+        assert checkpoints.latest_step() == 4
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "Old checkpoints stay in" in record.getMessage()
 
 
 @pytest.mark.parametrize("left", [None, "checkpoints", "checkpoints/saving-3.orbax-checkpoint-tmp"])

@@ -15,6 +15,7 @@ import pytest
 
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.system.jobs import Backend, Job, run_jobs
+from v2v_jax.system.whole_files import is_temporary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -158,7 +159,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
 KILLED = """
     import functools, sys
     from tests.system.test_jobs import make_copying
-    from v2v_jax.video_jobs import Backend, Job, run_jobs
+    from v2v_jax.system.jobs import Backend, Job, run_jobs
     folder, threads = sys.argv[1], int(sys.argv[2])
     jobs = [Job(f"v{i}", f"{folder}/in/v{i}", f"{folder}/out/v{i}.out") for i in range(6)]
     work = make_copying(folder + "/log", kill="v3", seconds=0.05)
@@ -173,7 +174,7 @@ def test_a_killed_run_is_taken_up_again(tmp_path, threads):
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), threads], cwd=ROOT
     ).returncode
     assert run() == -signal.SIGKILL
-    left = {path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")}
+    left = [path.name for path in (tmp_path / "out").iterdir() if is_temporary(path.name)]
     assert left, "the killed run left no half output: the test would prove nothing"
     done = counts(tmp_path / "log", "end")
     assert run() == 0

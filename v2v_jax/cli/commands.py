@@ -19,6 +19,9 @@ COMMANDS = {
     "models": "lists the weights that ship with this version",
     "check-data": "reads a whole dataset once and says what is in it",
     "label": "labels videos with optical flow, by Brox's method or your own",
+    "pack": "decodes a dataset once into a cache of its frames, or verifies caches",
+    "prepare-tfds": "prepares scenes or GATECH for tensorflow-datasets",
+    "convert-tfds": "gives TFRecord files of tensorflow-datasets random access",
     "convert": "converts C3D's pretrained weights into a folder of this package",
     "export": "writes a trained network as one file that needs no model code",
 }

@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
-import importlib.util
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import v2v_jax
 from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError
+from v2v_jax.system import own_modules
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -132,35 +130,14 @@ def find_recipe(recipe: str) -> tuple[pathlib.Path, str]:
 
 
 def _load(file: pathlib.Path, arg: str) -> object:
-    """What the file's get_config returns; the file is imported, once, as a module of its name."""
-    file = file.absolute()
-    module = sys.modules.get(file.stem)
-    if getattr(module, "__file__", None) != str(file):
-        module = _import(file)
+    """What the file's get_config returns."""
+    try:
+        module = own_modules.import_file(file)
+    except (ImportError, SyntaxError, OSError) as error:
+        raise ConfigError(f"Recipe {file} cannot be read ({error}).") from error
     if not callable(getattr(module, "get_config", None)):
         raise ConfigError(f"{file} is no recipe: it has no function get_config.")
     return module.get_config(arg)
-
-
-def _import(file: pathlib.Path) -> ModuleType:
-    # Processes that read videos are sent what the file defines by its module's name: it must be
-    # found there, too. The folder comes last, so that no other module is hidden.
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{file} is no recipe: expected a Python file with get_config.")
-    module = importlib.util.module_from_spec(spec)
-    mine = sys.modules.setdefault(file.stem, module) is module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        if mine:
-            del sys.modules[file.stem]
-        if isinstance(error, (SyntaxError, ImportError)):
-            raise ConfigError(f"Recipe {file} cannot be read ({error}).") from error
-        raise
-    return module
 
 
 # ------------------------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from v2v_jax.datasets.base.held_back import held_back, split_off
-from v2v_jax.datasets.base.listing import VideoFileDataset
+from absl import logging
+
+from v2v_jax.datasets.base.held_back import Subset, held_back, split_off
+from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
+from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.gatech import Gatech
 from v2v_jax.datasets.readers.davis import Davis
 from v2v_jax.datasets.readers.frame_folder import FrameFolder
@@ -36,6 +39,7 @@ __all__ = [
     "dataset_entry",
     "has_validation",
     "load",
+    "split_names",
     "register_dataset",
 ]
 
@@ -47,7 +51,8 @@ class DatasetEntry:
     """How to open a dataset.
 
     Attributes:
-      open: (options, split, frame_size) → dataset.
+      open: (options, split, frame_size) → dataset; the options also have `min_frames`, the length
+        of the shortest video that is of use.
       options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
         for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
@@ -65,7 +70,12 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
-        return ScenesTfds(split, data_dir=options["root"], frame_size=frame_size)
+        return ScenesTfds(
+            split,
+            data_dir=options["root"],
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     return Scenes(
         split,
@@ -74,6 +84,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         num_frames=(split == "train" and options.get("num_train_frames")) or options["num_frames"],
         frame_size=frame_size,
         noise=options["noise"],
+        domain=options.get("domain", "plain"),
+        compression=options.get("compression", "mixed"),
     )
 
 
@@ -82,7 +94,13 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         if options["flow_labels"]:
             raise ConfigError("data.flow_labels are of video files; leave data.source=tfds out.")
         config = f"ucf101_{options['list_number']}"
-        return TfdsUcf101(options["root"], split, config=config, frame_size=frame_size)
+        return TfdsUcf101(
+            options["root"],
+            split,
+            config=config,
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     dataset = Ucf101(
         options["root"],
@@ -90,6 +108,7 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         list_number=options["list_number"],
         allow_missing=options["allow_missing"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
     return _with_flow(dataset, os.path.join(options["root"], UCF101_VIDEOS), options)
 
@@ -97,7 +116,13 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     if options["source"] == "tfds":
         config = options["resolution"] or None
-        return TfdsDavis(options["root"], split, config=config, frame_size=frame_size)
+        return TfdsDavis(
+            options["root"],
+            split,
+            config=config,
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
     held_out = tuple(filter(None, options["held_out"].split(",")))
     return Davis(
@@ -106,6 +131,7 @@ def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> Vid
         resolution=options["resolution"] or None,
         held_out=held_out or None,
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -113,9 +139,14 @@ def _open_gatech(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.gatech.tfds_reader import GatechTfds
 
-        return GatechTfds(split, data_dir=options["root"], frame_size=frame_size)
+        return GatechTfds(
+            split,
+            data_dir=options["root"],
+            frame_size=frame_size,
+            min_frames=options["min_frames"],
+        )
     _check_source(options)
-    return Gatech(options["root"], split, frame_size=frame_size)
+    return Gatech(options["root"], split, frame_size=frame_size, min_frames=options["min_frames"])
 
 
 def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -126,12 +157,17 @@ def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         held_out=held_out or None,
         allow_missing=options["allow_missing"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
 def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     dataset = VideoFolder(
-        options["root"], split, test_share=options["test_share"], frame_size=frame_size
+        options["root"],
+        split,
+        test_share=options["test_share"],
+        frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
     return _with_flow(dataset, options["root"], options)
 
@@ -140,9 +176,9 @@ def _with_flow(dataset: VideoFileDataset, root: str, options: Mapping[str, Any])
     """The dataset with its flow labels, where `flow_labels` names their folder."""
     if not options["flow_labels"]:
         return dataset
-    from v2v_jax.datasets.cache.labelled_flow import LabelledFlow  # here: it loads TensorStore
+    from v2v_jax.datasets.cache.teacher_flow import TeacherFlow  # here: it loads TensorStore
 
-    return LabelledFlow(dataset, root, options["flow_labels"])
+    return TeacherFlow(dataset, root, options["flow_labels"])
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -153,6 +189,7 @@ def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         held_out=tuple(filter(None, options["held_out"].split(","))),
         partial=options["partial"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -163,6 +200,7 @@ def _open_movi(options: Mapping[str, Any], split: str, frame_size: Size) -> Vide
         variant=options["variant"],
         resolution=options["resolution"],
         frame_size=frame_size,
+        min_frames=options["min_frames"],
     )
 
 
@@ -187,13 +225,15 @@ DATASETS: dict[str, DatasetEntry] = {
             num_frames=48,
             num_train_frames=0,  # of a training video; 0: num_frames
             noise=SENSOR_NOISE,
+            domain="plain",  # or wide, for networks that are to work on real video
+            compression="mixed",  # of domain=wide: h264, mpeg4, jpeg, none, or any of them
             cache="",
         ),
         feed="device",
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # flow_labels: what python -m v2v_jax.cli.label made, for flow; empty: none.
+        # flow_labels: what v2v label made, for flow; empty: none.
         dict(
             source="files",
             root="data/ucf101",
@@ -254,6 +294,7 @@ def register_dataset(
     *,
     options: Mapping[str, Any] | None = None,
     feed: Literal["tf_data", "device"] = "tf_data",
+    group: Callable[[str], str] = str,
 ) -> None:
     """Makes a dataset known by its name, to configurations and all commands.
 
@@ -264,19 +305,26 @@ def register_dataset(
       name: as in `dataset=NAME` after a configuration's colon.
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
+        All have `cache`, and `validation` and `validation_share`, by which a tenth of the training
+        videos is held back to choose on.
+        `open` also gets `min_frames`: shorter videos have no clip and may be left out.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
+      group: name of a video → name of the recording that it is a part of; training and validation
+        share none.
 
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**(options or {}), "cache": ""}
+    options = {**_HELD_BACK, **(options or {}), "cache": ""}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
-    if not callable(open) or "name" in options or feed not in ("tf_data", "device"):
+    taken = {"name", "min_frames"} & options.keys()
+    if not callable(open) or taken or feed not in ("tf_data", "device"):
         raise ConfigError(
             f"The dataset {name!r} cannot be registered: `open` must be a function, `options` have "
-            f"no \"name\", and `feed` be tf_data or device; got {open!r}, {options!r}, {feed!r}."
+            f'no "name" and no "min_frames", and `feed` be tf_data or device; got {open!r}, '
+            f"{options!r}, {feed!r}."
         )
     known = DATASETS.get(name)
     if known is not None and _origin(known.open) != _origin(open):
@@ -284,7 +332,7 @@ def register_dataset(
             f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
             "has one of that name; choose another name."
         )
-    DATASETS[name] = DatasetEntry(open, options, feed)
+    DATASETS[name] = DatasetEntry(open, options, feed, group)
 
 
 def _origin(function: Callable[..., Any]) -> str:
@@ -305,7 +353,18 @@ def has_validation(data: Mapping[str, Any]) -> bool:
     return bool(data.get("validation") or data.get("validation_share", 0.0))
 
 
-def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
+def split_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that a configuration has."""
+    return ("train", "validation", "test") if has_validation(data) else ("train", "test")
+
+
+def load(
+    data: Mapping[str, Any],
+    split: str,
+    frame_size: Size,
+    min_frames: int = MIN_FRAMES,
+    training: VideoDataset | None = None,
+) -> VideoDataset:
     """Opens the dataset that `config.data` describes.
 
     Args:
@@ -315,6 +374,9 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
         or, without names, a share of them chosen by their names (`held_back`), which their training
         split then lacks. The test split is the dataset's own.
       frame_size: (H, W) to resize to.
+      min_frames: shorter videos are left out with a warning: the length of a clip.
+      training: the same configuration's training split, if it is open: what it holds back is then
+        not opened a second time.
 
     Raises:
       ConfigError, DataError: an option that is not known, or data that is missing or wrong; the
@@ -325,13 +387,22 @@ def load(data: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
             f"This configuration of {data['name']} sets no validation split apart; set "
             f"data.{_validation_option(data)}."
         )
-    entry = dataset_entry(data["name"])
+    if split == "validation" and isinstance(training, Subset):
+        return training.others()
+    entry, options = dataset_entry(data["name"]), {**data, "min_frames": min_frames}
     if data["name"] == "scenes" or split == "test" or not has_validation(data):
-        return _cached(entry.open(data, split, frame_size), data, split)
-    dataset = _cached(entry.open(data, "train", frame_size), data, "train")
+        return _cached(entry.open(options, split, frame_size), data, split)
+    dataset = _cached(entry.open(options, "train", frame_size), data, "train")
     names = [info.name for info in dataset.videos]
     validating = set(filter(None, data.get("validation", "").split(",")))
     validating = validating or held_back(names, data["validation_share"], entry.group)
+    if not validating:
+        logging.warning(
+            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
+            "to choose checkpoints on another.",
+            *(dataset.name, names[0]),
+        )
+        return dataset
     return split_off(dataset, validating, split)
 
 
@@ -343,8 +414,4 @@ def _cached(dataset: VideoDataset, data: Mapping[str, Any], split: str) -> Video
     """The dataset, read through a cache if `cache` names a folder."""
     if not data["cache"]:
         return dataset
-    from v2v_jax.datasets.cache.packed import (
-        PackedVideos,  # here, as it is also a program: python -m
-    )
-
     return PackedVideos(dataset, data["cache"], split)

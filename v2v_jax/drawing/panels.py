@@ -22,6 +22,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from v2v_jax.system.whole_files import write_bytes
+
 INK = 24  # grey level of text, on white
 GAP = 6  # px between cells
 TEXT_SIZE, _HEADING = 16, 21  # font sizes, px
@@ -203,10 +205,4 @@ def _check_picture(image: np.ndarray, name: str = "image") -> np.ndarray:
 
 
 def _replace(path: str | os.PathLike[str], data: bytes) -> None:
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(path, data, durable=False)

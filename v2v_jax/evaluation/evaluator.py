@@ -21,8 +21,8 @@ from v2v_jax.evaluation.report.curves import read_curves
 from v2v_jax.evaluation.report.page import Report, ReportedClip, page, ranks
 from v2v_jax.input.clips import Clips, evaluation_windows
 from v2v_jax.input.feeds import Feed, make_feed
-from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, make_experiment
+from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import sharding
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.whole_files import write_text
@@ -241,7 +241,7 @@ def make_report(
 def _trained_config(workdir: pathlib.Path) -> str:
     """The configuration that the run was trained with, "" if it is not there (copied weights)."""
     path = workdir / "config.json"
-    return path.read_text().strip() if path.is_file() else ""
+    return path.read_text(errors="replace").strip() if path.is_file() else ""
 
 
 def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[int, Any]:
@@ -250,18 +250,9 @@ def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[in
     Raises:
       CheckpointError: there is no finished checkpoint, or it does not fit the configuration.
     """
-    task = experiment.task
-    with Checkpoints(
-        workdir, experiment.about, headline=task.headline, better=task.better
-    ) as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
-            step = checkpoints.latest_step()
-        if step is None:
-            raise CheckpointError(
-                f"No finished checkpoint in {checkpoints.directory}: train first."
-            )
-        return step, checkpoints.restore(step, experiment.init_state()).params
+    found = find_checkpoint(workdir)
+    found.check_fits(experiment.about)
+    return found.step, found.params(experiment.abstract_state().params)
 
 
 def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:

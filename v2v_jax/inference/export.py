@@ -17,13 +17,11 @@ nothing but JAX and NumPy.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import pathlib
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,6 +36,7 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
+from v2v_jax.system.whole_files import whole_file
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -87,18 +86,13 @@ def write_export(
         data = io.BytesIO()
         np.save(data, np.asarray(array), allow_pickle=False)
         members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, data in members.items():
                 archive.writestr(zipfile.ZipInfo(name, _EARLIEST), data)
             archive.comment = _digest(members).encode()
-        os.replace(temporary, path)
     except OSError as error:
         raise cannot_write(str(path), error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:

@@ -82,50 +82,22 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     Raises:
       CheckpointError: there is none, it is damaged, or another version wrote it.
     """
-    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.run.which_checkpoint import find_checkpoint
 
-    workdir, step = _find_run(pathlib.Path(path))
-    with Checkpoints(workdir, {}, headline="", better="max") as checkpoints:
-        if step is None:
-            step = checkpoints.latest_step()
-        if step is None:
-            raise CheckpointError(
-                f"No finished checkpoint in {checkpoints.directory}: train first."
-            )
-        about = checkpoints.read_about(step)
-    where = f"The checkpoint {workdir / 'checkpoints' / str(step)}"
-    fields = from_about(about, where)
-    task = fields["task"]
+    found = find_checkpoint(path, also="a file that v2v export wrote")
+    where = f"The checkpoint {found.folder}"
+    fields = from_about(found.about, where)
     try:
-        like, apply = _rebuilt(about, task)
+        like, apply = _rebuilt(found.about, fields["task"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _other_version(about, where, error) from error
-    with Checkpoints(workdir, about, headline=task.headline, better=task.better) as checkpoints:
-        if _find_run(pathlib.Path(path))[1] is None:
-            best = checkpoints.best_step()
-            step = step if best is None else best
-        params = _for_use(checkpoints.restore(step, like).params)
-    return TrainedNetwork(apply=apply, params=params, step=step, **fields)
+        raise _other_version(found.about, where, error) from error
+    params = _for_use(found.params(like))
+    return TrainedNetwork(apply=apply, params=params, step=found.step, **fields)
 
 
 def _for_use(params: Any) -> Any:
     """Parameters as training keeps them → as prediction and exports take them; now the same."""
     return params
-
-
-def _find_run(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
-    """(workdir, step or None) of a workdir, its `checkpoints`, or a step in there."""
-    path = path.absolute()
-    if (path / "checkpoints").is_dir():
-        return path, None
-    if path.name == "checkpoints" and path.is_dir():
-        return path.parent, None
-    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
-        return path.parent.parent, int(path.name)
-    raise CheckpointError(
-        f"No checkpoint in {path}; expected a run's folder (the --workdir of train.py), its "
-        "checkpoints folder, or a file that python -m v2v_jax.inference.export wrote."
-    )
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
@@ -144,24 +116,21 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
 def _rebuilt(
     about: Mapping[str, Any], task: Task
 ) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """Abstract training state and `apply` of a stored configuration."""
-    from v2v_jax.run.experiment import TrainState, make_model
-    from v2v_jax.run.optimizers import make_optimizer
+    """Abstract parameters and `apply` of a stored configuration."""
+    from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
     model = make_model(config, task.num_outputs)
-    optimizer = make_optimizer(config, config.num_steps)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
-    def state() -> TrainState:
+    def params() -> Any:
         size = (1, preprocessing.clip_length, *preprocessing.crop_size)
         clip = jnp.zeros((*size, task.input_channels))
-        params = model.init(jax.random.key(0), clip)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        return model.init(jax.random.key(0), clip)["params"]
 
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(state)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(params)
     )
 
     def apply(params: Any, video: jax.Array) -> jax.Array:

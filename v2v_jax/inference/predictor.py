@@ -59,23 +59,7 @@ def load(
 ) -> Predictor:
     """A predictor from a run's folder, its checkpoints folder, or an exported file.
 
-    It needs neither the dataset nor the configuration: both are stored with the weights. Of a task
-    of one's own, the module that registers it has to be imported before.
-
-    Args:
-      path: what `train.py --workdir` or `python -m v2v_jax.inference.export --output` names.
-      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
-        programs are then compiled anew for every size of frame.
-      scale: "training" scales frames so that their shorter side is that of the training frames;
-        "native" leaves the video's own size.
-      overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
-      batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
-
-    Raises:
-      CheckpointError: there is nothing of that kind, it is damaged, another version wrote it, or it
-        is for a task that is not registered, or that does not answer at every voxel.
-      ValueError: an option's value that is not known, or full_frame for an export, whose network
-        has one size.
+    Arguments and errors are those of `v2v_jax.load`, which takes the names of shipped weights, too.
     """
     path = pathlib.Path(path)
     if path.is_file():
@@ -116,7 +100,7 @@ class Predictor:
 
         Args:
           network: see `load`.
-          full_frame, scale, overlap, batch_size: see `load`.
+          full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
 
         Raises:
           ValueError: an option's value that is not known, or full_frame for a network with a fixed

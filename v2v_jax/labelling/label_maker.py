@@ -16,7 +16,7 @@ import numpy as np
 
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, UserError
 from v2v_jax.labelling.teachers import Teacher, make_teacher
-from v2v_jax.media.flow_labels import (
+from v2v_jax.media.flow_label_files import (
     FORMAT,
     STEPS,
     SUFFIX,
@@ -276,7 +276,7 @@ def _read_set(folder: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{folder} is no folder of flow labels: {_SET} cannot be read; make labels with "
-            "python -m v2v_jax.cli.label."
+            "v2v label."
         ) from error
 
 

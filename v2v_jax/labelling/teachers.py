@@ -3,7 +3,7 @@
 A teacher is any function of two frames (H,W,3) uint8 RGB that returns the flow from the first to
 the second, (H,W,2) float, (u right, v down) in pixels, NaN where it does not know. Your own:
 
-    python -m v2v_jax.cli.label --teacher=my_module:my_function …
+    v2v label --teacher=my_module:my_function …
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Teacher:
       name: as in `--teacher`.
       parameters: what its flow depends on, JSON-ready; stored with the labels.
       encoded: (frames, step) → (codes, too_large): of (B+1,H,W,3) uint8 consecutive frames the flow
-        of the B pairs as `flow_labels.encode_flow` returns it, perhaps still being computed.
+        of the B pairs as `flow_label_files.encode_flow` returns it, perhaps still being computed.
       compiled: whether a new shape of frames is compiled anew, so that batches are to be padded.
       min_size: pixels a side that frames need.
     """
@@ -64,7 +64,7 @@ def of_function(
     name: str, function: TwoFrames, parameters: Mapping[str, Any] | None = None
 ) -> Teacher:
     """A teacher that calls a function of two frames for one pair after the other."""
-    from v2v_jax.media.flow_labels import encode_flow
+    from v2v_jax.media.flow_label_files import encode_flow
 
     def encoded(frames: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
         size = frames.shape[1:3]
@@ -102,7 +102,7 @@ def _brox(name: str, parameters: Mapping[str, Any]) -> Teacher:
     import jax.numpy as jnp
 
     from v2v_jax.brox import brox_flow, kernels
-    from v2v_jax.media.flow_labels import encode_flow
+    from v2v_jax.media.flow_label_files import encode_flow
 
     def encoded(frames: np.ndarray, step: float) -> tuple[jax.Array, jax.Array]:
         gray = brox_flow.grey_of_rgb(frames)

@@ -10,12 +10,10 @@ FlyingThings3D has it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import struct
-import threading
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -25,6 +23,7 @@ import av
 import numpy as np
 
 from v2v_jax.errors import DataError
+from v2v_jax.system.whole_files import write_bytes
 
 _MAX_SIDE = 100_000
 _FLO_MAGIC = b"PIEH"  # 202021.25 as a little-endian float32
@@ -112,22 +111,13 @@ def write_flow(
         raise ValueError(f"write_flow cannot write {path}; it must end in .flo, .png or .pfm.")
     flow, valid = _checked(np.asarray(flow), valid)
     data = _ENCODERS[extension](flow, valid)
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{os.getpid()}-{threading.get_ident()}-{name}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave the name without the content
-        os.replace(temporary, path)
+        write_bytes(path, data)
     except OSError as error:
         raise DataError(
             f"Cannot write flow file {path} ({error.strerror or error}); choose an existing, "
             "writable folder with enough space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 class _Damaged(Exception):

@@ -7,6 +7,7 @@ decoder with a single thread: many threads read many files at once and none wait
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -55,7 +57,6 @@ class VideoFile:
       path: the file.
       num_frames: how many frames `read` can deliver.
       fps: frames per second, averaged over the file.
-      size: (H, W) of its frames.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -72,7 +73,6 @@ class VideoFile:
             raise DataError(f"Video {self.path} {reason}; check the path.")
         with _opened(self.path) as (container, stream):
             self.fps = float(stream.average_rate or stream.guessed_rate or 25)
-            self.size = (stream.codec_context.height, stream.codec_context.width)
             packets = _scan_packets(self.path, container, stream)
             _check_complete(self.path, stream, packets)
             # Ascending presentation times, and the numbers of the frames that are keyframes; None
@@ -87,6 +87,17 @@ class VideoFile:
                 self.num_frames = sum(1 for _ in _decode(self.path, container, stream, False))
         if not self.num_frames:
             raise _corrupt(self.path, "it holds no frames")
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of its frames as `read` gives them, upright; decodes the first one.
+
+        The header tells the stored size alone, which is another where the video lies on its side.
+
+        Raises:
+          CorruptVideoError: the first frame cannot be decoded.
+        """
+        return self.read(0, 1).shape[1:3]
 
     def read(self, start: int, stop: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """Reads frames start..stop-1, 0 <= start < stop <= num_frames.
@@ -257,17 +268,35 @@ class _FrameConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        # Telephones store upright videos lying, with a rotation (degrees, counterclockwise).
-        turns = round(frame.rotation / 90) % 4
+        on_its_side, flip_rows, flip_columns = _display(frame)
         h, w = self._size or (frame.height, frame.width)
-        if self._size and turns % 2:
+        if self._size and on_its_side:
             h, w = w, h
         rgb = self._reformatter.reformat(
             frame, w, h, self._format, interpolation=INTERPOLATION, threads=1
         )
-        array = np.rot90(rgb.to_ndarray(), turns)
+        array = rgb.to_ndarray()
+        if on_its_side:
+            array = array.swapaxes(0, 1)
+        array = array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
         self._size = array.shape[:2]  # a later change of resolution is scaled to this
         return array
+
+
+def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown: whether to swap its axes, then to reverse rows and columns.
+
+    Telephones store upright videos lying, and front cameras mirrored ones, with a matrix that takes
+    (column, row) of the stored frame to those of the shown one: 9 numbers in steps of 1/65536,
+    (a, b, u, c, d, v, x, y, w). Other angles than quarter turns count as the nearest of them.
+    """
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
 
 
 class _FrameWriter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -13,6 +12,7 @@ import av
 import numpy as np
 
 from v2v_jax.errors import DataError
+from v2v_jax.system.whole_files import discard, publish, temporary_path
 
 # Sound that MP4 files hold and players know.
 _COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "alac"})
@@ -56,8 +56,7 @@ class VideoWriter:
             raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
         if not 0 < fps < 1000:
             raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
-        folder, name = os.path.split(self.path)
-        self._temporary = os.path.join(folder, f".{os.getpid()}-{threading.get_ident()}-{name}")
+        self._temporary = os.fspath(temporary_path(self.path))
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] | None = None
@@ -115,7 +114,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.copy_until(self.num_frames / self._rate)
             self._opened.close()
-            os.replace(self._temporary, self.path if path is None else path)
+            publish(self._temporary, self.path if path is None else path)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -131,8 +130,7 @@ class VideoWriter:
         # Closing writes what a player would need to open it: that fails on a full disk, too.
         with contextlib.suppress(OSError, av.error.FFmpegError):
             self._opened.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
+        discard(self._temporary)
 
 
 class _Sound:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from v2v_jax.models.layers import Conv3D, fan_in_normal, normal
 from v2v_jax.models.lowering.pooling import max_pool3d
+from v2v_jax.models.standardization import kernel_of
 
 # (layer, filters) in stages; a stage ends where a pooling layer follows (SPEC: paper figure 3).
 TRUNK = (
@@ -92,6 +93,8 @@ class C3D(nn.Module):
       initialization: "he", with fc8 at zero so that every class is as likely at first; or "release"
         (see `initializers`; fc6 and fc7 Gaussian with standard deviation 0.005, fc8 0.01, fc8's
         biases zero).
+      standardized: whether new parameters have standardised kernels, in all layers but fc8 (see
+        `standardization`).
     """
 
     num_classes: int
@@ -99,6 +102,7 @@ class C3D(nn.Module):
     dropout: float = 0.5
     dtype: Any = jnp.float32
     initialization: Literal["he", "release"] = "he"
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -122,21 +126,42 @@ class C3D(nn.Module):
             relu=True,
             pool=pool,
             dtype=self.dtype,
+            standardized=self.standardized,
             name=name,
             **initializers(self.initialization, name, fan_in_normal(2.0)),
         )
 
-    def _dense(self, features: int, name: str, gain: float, std: float) -> nn.Dense:
+    def _dense(self, features: int, name: str, gain: float, std: float) -> Dense:
         kernel_init = nn.initializers.zeros_init()
         if gain:
             kernel_init = nn.initializers.variance_scaling(gain, "fan_in", "normal")
         bias = 0.0
         if self.initialization == "release":
             kernel_init, bias = normal(std), float(name != "fc8")
-        return nn.Dense(
+        return Dense(
             features,
             dtype=self.dtype,
+            standardized=self.standardized and gain > 0,
             name=name,
             kernel_init=kernel_init,
             bias_init=nn.initializers.constant(bias),
         )
+
+
+class Dense(nn.Module):
+    """A fully connected layer: (B,in) → (B,features); attributes as of `layers.Conv3D`."""
+
+    features: int
+    kernel_init: Any
+    bias_init: Any
+    dtype: Any = jnp.float32
+    standardized: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = kernel_of(self, kernel, self.standardized)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return y + bias.astype(self.dtype)

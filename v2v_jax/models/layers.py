@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from v2v_jax.models.lowering.convolution import conv3d
 from v2v_jax.models.lowering.pooling import conv_relu_pool
 from v2v_jax.models.lowering.transposed import ReluOfTranspose, conv3d_transpose, conv_of_relu
+from v2v_jax.models.standardization import kernel_of
 
 Initializer = Callable[..., jax.Array]
 
@@ -32,6 +33,7 @@ class Conv3D(nn.Module):
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
+      standardized: whether a new layer's kernel is, see `standardization`.
     """
 
     features: int
@@ -41,6 +43,7 @@ class Conv3D(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array | ReluOfTranspose) -> jax.Array:
@@ -53,7 +56,7 @@ class Conv3D(nn.Module):
         shape = (*self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or fan_in_normal(), shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        kernel = kernel.astype(self.dtype)
+        kernel = kernel_of(self, kernel, self.standardized, relu=self.relu).astype(self.dtype)
         padding = tuple((k // 2, k // 2) for k in self.kernel_size)
         if isinstance(x, ReluOfTranspose):
             y = conv_of_relu(x, kernel, padding) + bias
@@ -76,6 +79,7 @@ class ConvTranspose3D(nn.Module):
       kernel_init, bias_init: parameters are float32, kernel (T,H,W,in,out), bias (out,); by default
         He et al. 2015 and zeros.
       dtype: of the computation and the output.
+      standardized: whether a new layer's kernel is, see `standardization`.
     """
 
     features: int
@@ -87,6 +91,7 @@ class ConvTranspose3D(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array | ReluOfTranspose:
@@ -97,6 +102,9 @@ class ConvTranspose3D(nn.Module):
         init = self.kernel_init or fan_in_normal(strides=self.strides)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = kernel_of(
+            self, kernel, self.standardized, relu=self.relu, strides=self.strides
+        )
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.for_conv:
             return ReluOfTranspose(x, kernel, bias, tuple(self.strides), tuple(self.padding))

@@ -27,6 +27,7 @@ class ConvUp(nn.Module):
       dtype: of the convolutions; parameters are float32, upsampling is too.
       initialization: "he" (He et al. 2015, zero biases, conv_pre all zero) or "release", see
         `c3d.initializers`.
+      standardized: as of V2V.
     """
 
     stage: Literal["conv3b", "conv4b", "conv5b"]
@@ -35,6 +36,7 @@ class ConvUp(nn.Module):
     temporal: bool = True
     dtype: Any = jnp.float32
     initialization: Literal["he", "release"] = "he"
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -64,7 +66,14 @@ class ConvUp(nn.Module):
             )
 
     def _conv(self, filters: int, name: str, pool: tuple[int, int, int] | None = None) -> Conv3D:
-        return self._conv3d(scaled(filters, self.width), name, 2.0, relu=True, pool=pool)
+        return self._conv3d(
+            scaled(filters, self.width),
+            name,
+            2.0,
+            relu=True,
+            pool=pool,
+            standardized=self.standardized,
+        )
 
     def _conv3d(self, features: int, name: str, gain: float, **then: Any) -> Conv3D:
         return Conv3D(

@@ -25,6 +25,8 @@ class V2V(nn.Module):
         with standard deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
       variant: "paper", or "release": the segmentation net of the authors' Caffe files, where
         deconv5 reads conv5a and there is no conv5b (SPEC section 1).
+      standardized: whether new parameters have standardised kernels, in all layers but conv_pre
+        (see `standardization`).
     """
 
     num_outputs: int
@@ -33,6 +35,7 @@ class V2V(nn.Module):
     dtype: Any = jnp.float32
     initialization: Literal["he", "release"] = "he"
     variant: Literal["paper", "release"] = "paper"
+    standardized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,12 +73,19 @@ class V2V(nn.Module):
         pool: tuple[int, int, int] | None = None,
     ) -> Conv3D:
         gain = 2.0 if relu else 1.0
-        return self._conv3d(scaled(filters, self.width), name, gain, relu=relu, pool=pool)
+        return self._conv3d(
+            scaled(filters, self.width),
+            name,
+            gain,
+            relu=relu,
+            pool=pool,
+            standardized=self.standardized,
+        )
 
     def _predict(self, x: ReluOfTranspose) -> jax.Array:
         # He's recipe starts this layer at zero: with random outputs the first thing that training
         # learns is to silence them, and for flow it then silences the features for good.
-        return self._conv3d(self.num_outputs, "conv_pre", gain=0.0)(x)
+        return self._conv3d(self.num_outputs, "conv_pre", gain=0.0, standardized=False)(x)
 
     def _conv3d(self, features: int, name: str, gain: float, **then: Any) -> Conv3D:
         return Conv3D(
@@ -100,6 +110,7 @@ class V2V(nn.Module):
             relu=True,
             for_conv=for_conv,
             dtype=self.dtype,
+            standardized=self.standardized,
             name=name,
             **initializers(self.initialization, name, None),
         )

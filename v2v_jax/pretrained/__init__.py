@@ -1,7 +1,7 @@
 """C3D's pretrained weights, out of any file that they circulate in.
 
     params = load_c3d("conv3d_deepnetA_sport1m_iter_1900000")    # layer → kernel, bias
-    python -m v2v_jax.pretrained FILE --output DIR                # converts once, see __main__
+    v2v convert FILE --output=DIR                               # converts once
 
 The format is recognised by content, not by name (`reading`). Nothing in a file is ever executed,
 and no file makes the reader allocate more than it really holds. docs/pretrained.md has the rest.

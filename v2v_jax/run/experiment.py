@@ -24,7 +24,7 @@ from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
 from v2v_jax.run.optimizers import frozen_layers, make_optimizer
 from v2v_jax.system import sharding
-from v2v_jax.tasks import Task, make_task, record
+from v2v_jax.tasks import Task, make_task, record, stored_options
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -52,7 +52,7 @@ class Experiment:
         """What is stored with the weights; JSON-ready."""
         about = {
             "version": v2v_jax.__version__,
-            **record(self.task, self.config.task_options),
+            **record(self.task, stored_options(self.config)),
             "model": self.config.model.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.config.to_dict(),
@@ -62,6 +62,14 @@ class Experiment:
     def init_state(self, seed: int | None = None) -> TrainState:
         """The state at step 0 on every device of the mesh; seed: default `config.seed`."""
         return self._init_state(jnp.uint32((self.config.seed if seed is None else seed) % 2**32))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, without computing it."""
+        sharded = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
+            jax.eval_shape(self.init_state),
+        )
 
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
@@ -107,19 +115,26 @@ class Experiment:
         }
 
 
-def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) -> Experiment:
+def make_experiment(
+    config: ConfigDict,
+    split: str,
+    mesh: Mesh | None = None,
+    training: VideoDataset | None = None,
+) -> Experiment:
     """Builds what `config` describes.
 
     Args:
-      split: "train" or "test".
+      split: "train", "validation" or "test".
       mesh: default: all devices.
+      training: see `datasets.load`.
 
     Raises:
       UserError: a value that is not known, or a dataset that is missing or does not fit the task.
     """
     recipes.validate(config)
-    dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
-    task = make_task(config.task, dataset, config.task_options)
+    frame_size = tuple(config.preprocessing.frame_size)
+    dataset = datasets.load(config.data, split, frame_size, training=training)
+    task = make_task(config.task, dataset, stored_options(config))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
@@ -137,6 +152,8 @@ def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
     options = {} if variant == "paper" else {"variant": variant}
     if "dropout" in config.model:
         options["dropout"] = config.model.dropout
+    if config.model.get("standardized", False):  # likewise
+        options["standardized"] = True
     return (MODELS | CLASSIFIERS)[config.model.name](
         num_outputs=num_outputs,
         width=config.model.width,

@@ -11,6 +11,8 @@ import os
 import pathlib
 import stat
 
+from v2v_jax.system.whole_files import sync_folder
+
 NAME = "SHA256SUMS"
 _LAST = b"# The sum of the lines above is "
 _MAX_BYTES = 1 << 26  # a manifest of some 500,000 files
@@ -59,15 +61,6 @@ def verify(folder: pathlib.Path, title: str) -> None:
             raise Damaged(f"{name} is not in its {NAME}")
         if _sum(folder / name) != sums[name]:
             raise Damaged(f"{name} is not what was written")
-
-
-def sync_folder(path: str | os.PathLike[str]) -> None:
-    """Puts a folder's entries on the disk, so that a new or renamed file survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(folder: pathlib.Path, title: str) -> dict[str, str]:

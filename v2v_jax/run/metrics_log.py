@@ -15,6 +15,8 @@ from absl import logging
 
 from v2v_jax.system.whole_files import write_text
 
+EVALUATION = "eval"  # prefix of an evaluation's values
+
 
 class MetricsLog:
     """Appends to workdir/metrics.jsonl and workdir/tensorboard; only the first process writes.
@@ -24,15 +26,23 @@ class MetricsLog:
     Args:
       workdir: the run's folder.
       first_step: lines of later steps, which a killed run left behind, are dropped.
+      evaluated: whether that step's evaluation is done; else lines of it are dropped, too.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int, active: bool = True):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        first_step: int,
+        active: bool = True,
+        *,
+        evaluated: bool = True,
+    ):
         self._active = active
         if not active:
             return
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / "metrics.jsonl"
-        _drop_later_lines(self._path, first_step)
+        _drop_later_lines(self._path, first_step, evaluated)
         self._file = self._path.open("ab", buffering=0)
         self._waiting = b""
         self._full = False
@@ -127,14 +137,16 @@ class _Events:
             self._writer.close()
 
 
-def _drop_later_lines(path: pathlib.Path, first_step: int) -> None:
+def _drop_later_lines(path: pathlib.Path, first_step: int, evaluated: bool) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(errors="replace").splitlines():
+    for text in path.read_text(errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= first_step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # the half line of a killed run
+            line = json.loads(text)
+            again = line["step"] == first_step and not evaluated and f"{EVALUATION}/" in text
+            if line["step"] <= first_step and not again:
+                kept.append(text + "\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # the half line of a killed run, or what somebody else has written
     write_text(path, "".join(kept))

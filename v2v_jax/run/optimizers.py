@@ -30,7 +30,9 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
             raise ConfigError(
                 f"optimizer.decay_every is {options.decay_every}; schedule=step needs at least 1."
             )
-        return lambda step: options.learning_rate * 0.1 ** (step // options.decay_every)
+        return optax.exponential_decay(
+            options.learning_rate, options.decay_every, decay_rate=0.1, staircase=True
+        )
     raise ConfigError(f"optimizer.schedule is {options.schedule!r}; known: cosine, step.")
 
 

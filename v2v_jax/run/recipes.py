@@ -108,6 +108,7 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
     config.batch_size = 32
     config.num_steps = num_steps
     config.model.initialization = "he"
+    config.model.standardized = True  # kernels, see models/standardization.py
     config.optimizer = dict(
         name="adamw",
         learning_rate=learning_rate,
@@ -139,6 +140,7 @@ def _paper(config: ConfigDict, kind: type[Task]) -> None:
     config.batch_size = 1
     config.num_steps = paper.num_steps
     config.model.initialization = "release"
+    config.model.standardized = False
     config.preprocessing.update(_C3D_INPUT)
     config.optimizer = dict(
         name="caffe_sgd",
@@ -179,7 +181,7 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     kind = task_class(config.task)
-    checked_options(kind, config.task_options)
+    checked_options(kind, config.get("task_options", {}))  # configurations before it lack it
     dropout = config.model.get("dropout", 0.0)
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")

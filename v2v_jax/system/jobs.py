@@ -18,28 +18,24 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
-import glob
 import importlib.util
 import os
-import pathlib
-import re
 import shutil
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import logging
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.system.console import JobsBar, console
+from v2v_jax.system.locks import InUseError, locked
+from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
 
 ATTEMPTS = 3  # times that a job is begun whose worker dies, through Ray
 _SHOWN = 20  # failures printed
-_PART = ".part"
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{32}\.part(\.[^.]*)?")  # see _do
+_LOCK = ".lock"
 
 Tick = Callable[[int], None]
 
@@ -153,11 +149,6 @@ class Report:
             console.print(f"failed: … {len(self.failed) - _SHOWN} more")
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file or folder of that name is the unfinished output of a job."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
 def output_is_there(job: Job) -> bool:
     """Whether the job's output exists, which it does only when it is complete."""
     return os.path.exists(job.output)
@@ -200,7 +191,8 @@ def run_jobs(
         twice = next(path for path in outputs if outputs.count(path) > 1)
         raise ConfigError(f"Two videos have the same output {twice}; give them different names.")
     report = Report()
-    with _locked(lock) as alone, JobsBar(description, len(jobs)) as bar:
+    with contextlib.ExitStack() as held, JobsBar(description, len(jobs)) as bar:
+        alone = _lock(lock, held)
         folders = {os.path.dirname(path) for path in outputs} if alone else set()
         _remove_temporaries(folders)
         waiting = []
@@ -244,19 +236,17 @@ def _do(
     """
     if done(job):  # its worker was killed after it had finished, before it could say so
         return None
-    folder, name = os.path.split(job.output)
-    stem, extension = os.path.splitext(name)
-    prefix = os.path.join(folder, f".{stem}.")
-    temporary = f"{prefix}{uuid.uuid4().hex}{_PART}{extension}"
+    temporary = os.fspath(temporary_path(job.output))
     try:
-        os.makedirs(folder or ".", exist_ok=True)
-        if clean:
-            for left in glob.glob(f"{glob.escape(prefix)}*{_PART}{glob.escape(extension)}"):
-                _remove(left)
+        os.makedirs(os.path.dirname(job.output) or ".", exist_ok=True)
+        for left in leftovers(job.output) if clean else ():
+            discard(left)
         work(job, temporary, tick)
+        if not os.path.exists(temporary):
+            raise RuntimeError(f"the work wrote nothing to {temporary}")
         if replace and os.path.isdir(job.output):
             shutil.rmtree(job.output)
-        _flush(temporary)
+        sync(temporary)
         publish(temporary, job.output)
     except UserError as error:
         return str(error)
@@ -266,29 +256,8 @@ def _do(
         logging.error("%s failed:\n%s", job.name, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
     finally:
-        _remove(temporary)
+        discard(temporary)
     return None
-
-
-def _flush(temporary: str) -> None:
-    """Waits until a complete file or folder has reached the disk."""
-    if not os.path.exists(temporary):
-        raise RuntimeError(f"the work wrote nothing to {temporary}")
-    if os.path.isdir(temporary):
-        files = [path for path in pathlib.Path(temporary).rglob("*") if path.is_file()]
-    else:
-        files = [pathlib.Path(temporary)]
-    for file in files:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
 
 
 def _remove_temporaries(folders: Iterable[str]) -> None:
@@ -296,36 +265,25 @@ def _remove_temporaries(folders: Iterable[str]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             for name in filter(is_temporary, os.listdir(folder)):
-                _remove(os.path.join(folder, name))
+                discard(os.path.join(folder, name))
 
 
-@contextlib.contextmanager
-def _locked(folder: str | os.PathLike[str] | None) -> Iterator[bool]:
-    """Keeps other runs off a folder; whether that worked: not every file system has locks."""
+def _lock(folder: str | os.PathLike[str] | None, held: contextlib.ExitStack) -> bool:
+    """Keeps other runs off a folder until `held` ends; whether that worked: see `locked`."""
     if folder is None:
-        yield False
-        return
+        return False
     try:
         os.makedirs(folder, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        return held.enter_context(locked(os.path.join(folder, _LOCK)))
+    except InUseError as error:
+        raise DataError(
+            f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another "
+            "output."
+        ) from error
     except OSError as error:
         raise DataError(
             f"Output folder {os.fspath(folder)} cannot be used ({error.strerror}); choose another."
         ) from error
-    try:
-        locked = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another "
-                "output."
-            ) from error
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------

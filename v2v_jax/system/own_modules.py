@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import importlib.util
+import pathlib
 import sys
 from collections.abc import Iterable
+from types import ModuleType
 
 from v2v_jax.errors import ConfigError
 
@@ -30,23 +32,46 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 def import_all(modules: Iterable[str]) -> None:
     """Imports modules by name (my_task) or file (tasks/my_task.py), in order.
 
-    A file's folder is added to where modules are looked for, at the end: processes that are started
-    later find it under the same name, and nothing there hides another module.
-
     Raises:
       ConfigError: there is no such module, or it cannot be imported.
     """
     for module in modules:
-        name = module
-        if module.endswith(".py"):
-            folder, file = os.path.split(os.path.abspath(module))
-            name = file.removesuffix(".py")
-            if folder not in sys.path:
-                sys.path.append(folder)
         try:
-            importlib.import_module(name)
-        except (ImportError, SyntaxError, ValueError) as error:
+            if module.endswith(".py"):
+                import_file(pathlib.Path(module).expanduser())
+            else:
+                importlib.import_module(module)
+        except (ImportError, SyntaxError, ValueError, OSError) as error:
             raise ConfigError(
                 f"--import={module} cannot be imported ({error}); it is the name of a module that "
                 "Python finds, or a file ending in .py."
             ) from error
+
+
+def import_file(file: pathlib.Path) -> ModuleType:
+    """Imports a Python file, once, as a module of its name.
+
+    Its folder is added to where modules are looked for, at the end: processes that are started
+    later find it under the same name, and nothing there hides another module.
+
+    Raises:
+      ImportError, SyntaxError, OSError: it cannot be imported.
+    """
+    file = file.absolute()
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    module = sys.modules.get(file.stem)
+    if getattr(module, "__file__", None) == str(file):
+        return module
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    mine = importlib.util.module_from_spec(spec)
+    known = sys.modules.setdefault(file.stem, mine)
+    try:
+        spec.loader.exec_module(mine)
+    except BaseException:
+        if known is mine:
+            del sys.modules[file.stem]
+        raise
+    return mine

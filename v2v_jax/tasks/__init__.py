@@ -18,7 +18,7 @@ from v2v_jax.tasks.registry import (
     task_class,
 )
 from v2v_jax.tasks.segmentation import Segmentation
-from v2v_jax.tasks.task import Arrays, Batch, PaperRecipe, Picture, Task
+from v2v_jax.tasks.task import Arrays, Batch, PaperRecipe, Picture, Task, clip_valid
 
 __all__ = [
     "TASKS",
@@ -33,6 +33,7 @@ __all__ = [
     "Segmentation",
     "Task",
     "checked_options",
+    "clip_valid",
     "make_task",
     "record",
     "register_task",

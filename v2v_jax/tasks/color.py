@@ -14,7 +14,9 @@ from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Color(Task):
-    """Video colouring (paper section 6): grey in, RGB out, L2 loss, average distance error.
+    """Video colouring (paper section 6): grey in, RGB out, average distance error.
+
+    The loss is that error itself ("distance") or the paper's L2 ("half_squared").
 
     With `residual` the network predicts how the colour differs from the grey input. The network
     alone (the paper's) must redraw the frame through features of a quarter of its size, so that its
@@ -27,13 +29,13 @@ class Color(Task):
 
     name = "color"
     fields = ("video",)
-    options = {"residual": True, "hints": 0}
+    options = {"residual": True, "hints": 0, "loss": "distance"}
     paper = PaperRecipe(
         6e-3,
         weight_decay=0.0,
         decay_every=200_000,
         num_steps=600_000,
-        options={"residual": False},
+        options={"residual": False, "loss": "half_squared"},
     )
     input_channels = 1  # more with hints
     headline, better = "ade", "min"
@@ -50,14 +52,17 @@ class Color(Task):
         hints: int = 0,
         fewest_hints: int = 0,
         draw_hints: bool = True,
+        loss: str = "distance",
     ):
         """residual: whether the network's outputs are added to the grey input.
 
         hints, fewest_hints: the most and the fewest hints a clip; with hints=0 there are none.
+        loss: of `losses.REGRESSION`.
         draw_hints: False: a batch without `hint_mask` has no hints, as a user's video.
         """
         self.residual, self.draw_hints = residual, draw_hints
         self.hints, self.fewest_hints = hints, fewest_hints
+        self._loss = loss
         self.input_channels = 1 + (CHANNELS if hints else 0)
 
     @classmethod
@@ -67,6 +72,7 @@ class Color(Task):
 
     @classmethod
     def check_options(cls, options):
+        losses.check(options["loss"])
         if options["hints"] < 0:
             raise ConfigError(
                 f"task_options.hints is {options['hints']}; it is the most colour hints a clip, 0 "
@@ -97,7 +103,7 @@ class Color(Task):
         )
 
     def loss(self, outputs, batch):
-        return losses.half_squared(outputs, *self._target(batch))
+        return losses.REGRESSION[self._loss](outputs, *self._target(batch))
 
     def sums(self, outputs, batch):
         target, valid = self._target(batch)

@@ -13,7 +13,7 @@ from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Depth(Task):
-    """Depth: Huber loss on log depth, from 0.1 to 200 m; other voxels (sky) are ignored.
+    """Depth: a loss on log depth, from 0.1 to 200 m; other voxels (sky) are ignored.
 
     The paper names depth estimation as an application (figure 1) without doing it; the loss on log
     depth and the metrics are those of Eigen et al. (NIPS 2014).
@@ -22,7 +22,14 @@ class Depth(Task):
     name = "depth"
     fields = ("video", "depth")
     # The paper has no schedule for depth: flow's, whose loss is of the same kind.
-    paper = PaperRecipe(4e-3, weight_decay=0.0, decay_every=200_000, num_steps=800_000)
+    options = {"loss": "distance"}
+    paper = PaperRecipe(
+        4e-3,
+        weight_decay=0.0,
+        decay_every=200_000,
+        num_steps=800_000,
+        options={"loss": "huber"},
+    )
     headline, better = "rmse_log", "min"
     baseline = "the best constant depth"
     units = (
@@ -38,6 +45,14 @@ class Depth(Task):
     max_depth = 200.0  # metres; the horizon is kilometres away, where log depth means little
     png_steps = 256  # a metre, in 16-bit PNGs, as KITTI's depth has them
 
+    def __init__(self, loss: str = "distance"):
+        """loss: of `losses.REGRESSION`, on log depth."""
+        self._loss = loss
+
+    @classmethod
+    def check_options(cls, options):
+        losses.check(options["loss"])
+
     def target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         depth = batch["depth"].astype(jnp.float32)
         valid = (depth >= self.min_depth) & (depth <= self.max_depth)
@@ -45,7 +60,7 @@ class Depth(Task):
         return log_depth[..., None], clip_valid(valid, batch)
 
     def loss(self, outputs, batch):
-        return losses.huber(outputs, *self.target(batch))
+        return losses.REGRESSION[self._loss](outputs, *self.target(batch))
 
     def sums(self, outputs, batch):
         target, valid = self.target(batch)

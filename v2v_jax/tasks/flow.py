@@ -13,7 +13,9 @@ from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
 
 class Flow(Task):
-    """Optical flow (paper section 5): Huber loss on flow / 15, end-point error in pixels.
+    """Optical flow (paper section 5): end-point error in pixels.
+
+    The loss is that error itself ("distance") or the paper's, Huber's on flow / 15.
 
     `epe` is in pixels of the resized frames, which the network sees (the paper's 1.24 px is such a
     figure); all other metrics, `epe_native` too, in the pixels of the dataset's own frames: see
@@ -22,7 +24,14 @@ class Flow(Task):
 
     name = "flow"
     fields = ("video", "flow", "flow_valid")
-    paper = PaperRecipe(4e-3, weight_decay=0.0, decay_every=200_000, num_steps=800_000)
+    options = {"loss": "distance"}
+    paper = PaperRecipe(
+        4e-3,
+        weight_decay=0.0,
+        decay_every=200_000,
+        num_steps=800_000,
+        options={"loss": "huber"},
+    )
     headline, better = "epe", "min"
     baseline = "zero flow"
     units = (
@@ -37,30 +46,43 @@ class Flow(Task):
     alpha = 15.0
 
     def __init__(
-        self, *, with_occlusion: bool = False, native_scale: tuple[float, float] = (1.0, 1.0)
+        self,
+        *,
+        loss: str = "distance",
+        with_occlusion: bool = False,
+        native_scale: tuple[float, float] = (1.0, 1.0),
     ):
-        """Which metrics there are.
+        """The loss, and which metrics there are.
 
         Args:
+          loss: of `losses.REGRESSION`.
           with_occlusion: whether the dataset has `flow_occluded`.
           native_scale: native pixels a pixel of the resized frame, (x, y).
         """
         self._scale = native_scale
         self._with_occlusion = with_occlusion
+        self._loss = loss
 
     @classmethod
-    def from_dataset(cls, dataset):
+    def from_dataset(cls, dataset, **options):
         (h, w), (native_h, native_w) = dataset.frame_size, dataset.native_size or dataset.frame_size
         with_occlusion = "flow_occluded" in dataset.fields
-        return cls(with_occlusion=with_occlusion, native_scale=(native_w / w, native_h / h))
+        scale = (native_w / w, native_h / h)
+        return cls(with_occlusion=with_occlusion, native_scale=scale, **options)
+
+    @classmethod
+    def check_options(cls, options):
+        losses.check(options["loss"])
 
     @property
     def evaluation_fields(self):
         return (*self.fields, *["flow_occluded"] * self._with_occlusion)
 
     def loss(self, outputs, batch):
-        target = batch["flow"].astype(jnp.float32) / self.alpha
-        return losses.huber(outputs, target, self._valid(batch))
+        target, valid = batch["flow"].astype(jnp.float32), self._valid(batch)
+        if self._loss == "distance":
+            return losses.distance(self.predict(outputs), target, valid)
+        return losses.REGRESSION[self._loss](outputs, target / self.alpha, valid)
 
     def _valid(self, batch: Batch) -> jax.Array:
         return clip_valid(batch["flow_valid"], batch)

@@ -23,7 +23,7 @@ from v2v_jax.input.clips import ClipSampler
 from v2v_jax.input.feeds import Feed, make_feed
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
-from v2v_jax.run.metrics_log import MetricsLog
+from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.system import sharding
 from v2v_jax.system.console import console, progress
 from v2v_jax.system.whole_files import write_text
@@ -76,9 +76,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             progress,
             grows=config.get("grow_steps", 0) > 0,
         )
-        evaluator = Evaluator(make_experiment(config, _choosing(config), experiment.mesh))
+        evaluator = Evaluator(
+            make_experiment(config, _choosing(config), experiment.mesh, experiment.dataset)
+        )
         log = stack.enter_context(
-            MetricsLog(workdir, first_step, active=jax.process_index() == 0)
+            MetricsLog(
+                workdir,
+                first_step,
+                active=jax.process_index() == 0,
+                evaluated=bool(checkpoints.metrics(first_step)),
+            )
         )
         if jax.process_index() == 0:
             text = config.to_json_best_effort(indent=2)
@@ -148,7 +155,7 @@ class _Run:
 
         with self.monitor.line.pause():
             values = self.evaluator(state.params, check)
-            self.log.write(step, "eval", values)
+            self.log.write(step, EVALUATION, values)
             report(self.experiment, step, values)
             self.save(state, step, values)
             heap.release()
@@ -172,13 +179,12 @@ class _Run:
 
 def _start(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """The state to go on from and its step: the latest checkpoint's, or a new one's."""
-    state = experiment.init_state()
-    first_step = checkpoints.latest_step() or 0
+    state, first_step = checkpoints.restore_latest(experiment.abstract_state())
     announce(experiment, first_step)
-    if first_step:
-        state = checkpoints.restore(first_step, state)
-    elif experiment.config.init_from:
-        state = fine_tuning.initialize(experiment, state)
+    if not first_step:
+        state = experiment.init_state()
+        if experiment.config.init_from:
+            state = fine_tuning.initialize(experiment, state)
     return state, first_step
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from v2v_jax.errors import CheckpointError
 from v2v_jax.zoo import index
@@ -12,29 +12,47 @@ if TYPE_CHECKING:
     from v2v_jax.inference.predictor import Predictor
 
 
-def load(path: str | os.PathLike[str], **options: Any) -> Predictor:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    full_frame: bool = False,
+    scale: Literal["training", "native"] = "training",
+    overlap: float = 0.25,
+    batch_size: int | None = None,
+) -> Predictor:
     """A predictor from a run's folder, its checkpoints, an exported file, or a name in the zoo.
 
-    It needs neither the dataset nor the configuration: both are stored with the weights.
+    It needs neither the dataset nor the configuration: both are stored with the weights. Of a task
+    of one's own, the module that registers it has to be imported before.
 
     Args:
       path: what `v2v train --workdir` or `v2v export --output` names; or, where no such file or
         folder exists, a name that `v2v models` lists.
-      options: see `v2v_jax.inference.predictor.Predictor`.
+      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
+        programs are then compiled anew for every size of frame.
+      scale: "training" scales frames so that their shorter side is that of the training frames;
+        "native" leaves the video's own size.
+      overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
+      batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
 
     Raises:
-      CheckpointError: there is nothing of that kind, it is damaged, or another version wrote it.
+      CheckpointError: there is nothing of that kind, it is damaged, another version wrote it, or it
+        is for a task that is not registered, or that does not answer at every voxel.
+      ValueError: an option's value that is not known, or full_frame for an export, whose network
+        has one size.
     """
     from v2v_jax.inference import predictor
 
     if not os.path.lexists(path):
         known = [entry.name for entry in index.read_index()]
         if os.fspath(path) not in known:
-            names = f"known names: {', '.join(known)}" if known else "no weights ship with this one"
+            names = f"known names: {', '.join(known)}" if known else "none ship with this version"
             raise CheckpointError(
                 f"No checkpoint in {path}: expected a run's folder (the --workdir of v2v train), "
                 "its checkpoints folder, a file that v2v export wrote, or a name that v2v models "
                 f"lists ({names})."
             )
         path = index.find(os.fspath(path))
-    return predictor.load(path, **options)
+    return predictor.load(
+        path, full_frame=full_frame, scale=scale, overlap=overlap, batch_size=batch_size
+    )

@@ -7,60 +7,53 @@ back the same, and a video that is added or missing changes the choice by one at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.errors import ConfigError
 
 
-class Subset(VideoDataset):
+class Subset(WrappedDataset):
     """Some videos of another dataset, in its order; everything else is the dataset's own."""
 
     def __init__(self, source: VideoDataset, indices: Sequence[int]) -> None:
         """indices: which videos of `source`."""
-        self.name = source.name
-        self.fields = source.fields
-        self.python_bound = source.python_bound
-        self.label_names = source.label_names
-        self.video_label_names = source.video_label_names
-        self.frame_size = source.frame_size
-        self.native_size = source.native_size
+        super().__init__(source)
         self.videos = [source.videos[index] for index in indices]
-        self._source = source
         self._indices = list(indices)
+
+    def others(self) -> Subset:
+        """The rest of the source's videos."""
+        mine = set(self._indices)
+        return Subset(self.source, [i for i in range(len(self.source.videos)) if i not in mine])
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
     ) -> dict[str, np.ndarray]:
         """See `VideoDataset.read`."""
-        return self._source.read(self._indices[video], start, stop, fields)
+        return self.source.read(self._indices[video], start, stop, fields)
 
     def original_size(self, video: int) -> tuple[int, int] | None:
         """See `VideoDataset.original_size`."""
-        return self._source.original_size(self._indices[video])
+        return self.source.original_size(self._indices[video])
 
     def video_label(self, video: int) -> int:
         """See `VideoDataset.video_label`."""
-        return self._source.video_label(self._indices[video])
+        return self.source.video_label(self._indices[video])
 
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
-        return {"source": self._source.identity(), "videos": [info.name for info in self.videos]}
-
-    def prepare_fields(
-        self,
-        fields: Sequence[str],
-        progress: Callable[[Iterable, int, str], Iterable] | None = None,
-    ) -> None:
-        """See `VideoDataset.prepare_fields`: a cache below is built of all its videos."""
-        self._source.prepare_fields(fields, progress)
+        return {"source": self.source.identity(), "videos": [info.name for info in self.videos]}
 
 
 def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
     """Which videos validate: about `share` of the groups, at least one, the smallest by SHA-256.
+
+    None if there is but one group.
 
     Args:
       names: of all training videos.
@@ -68,17 +61,13 @@ def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -
       group: video's name → name of what must not be torn apart, such as one recording's clips.
 
     Raises:
-      ConfigError: there are fewer than two groups, or share is out of range.
+      ConfigError: share is out of range.
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation_share is {share}; it must be at least 0 and below 1.")
     groups = sorted(
         {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
-    if len(groups) < 2:
-        raise ConfigError(
-            f"A single training video ({names[0]}) cannot be divided; set data.validation_share=0."
-        )
     chosen = set(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
     return {name for name in names if group(name) in chosen}
 

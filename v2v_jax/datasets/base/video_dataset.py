@@ -67,6 +67,7 @@ class VideoDataset(abc.ABC):
       native_size: (H, W) of the frames before they are resized, where all have the same and it is
         known; flow metrics are then given in those pixels.
       videos: one `VideoInfo` a video.
+      corrupt: (name, reason) of the videos that were left out because they cannot be read.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,7 @@ class VideoDataset(abc.ABC):
     frame_size: tuple[int, int] = FRAME_SIZE
     native_size: tuple[int, int] | None = None
     videos: Sequence[VideoInfo]
+    corrupt: Sequence[tuple[str, str]] = ()
 
     @abc.abstractmethod
     def read(

@@ -15,7 +15,6 @@ class GatechTfds(ChunkedTfds):
     name = Gatech.name
     fields = Gatech.fields
     label_names = CLASSES.names
-    preparing = "v2v_jax.datasets.gatech.prepare_tfds"
     preparing_options = " --source=FOLDER"
 
     def _building(self) -> Any:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
+import importlib.metadata
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
+from v2v_jax.datasets.scenes.compression import check_compression
 from v2v_jax.datasets.scenes.motion import VIDEO_LABEL_NAMES, video_label
 from v2v_jax.datasets.scenes.render import Layers, SceneRenderer
+from v2v_jax.datasets.scenes.wide import WideVideo
 from v2v_jax.datasets.scenes.world import Scene, random_scene
 from v2v_jax.errors import ConfigError, DataError
 
@@ -31,7 +34,8 @@ LABEL_NAMES = (
 SPLITS = ("train", "test", "validation")  # the order is part of what seeds a video
 SENSOR_NOISE = 4.0  # grey levels, standard deviation
 _STREAM = 0x5CE7E5  # sets these random streams apart from any other use of the same seed
-_SCENE, _NOISE = 0, 1
+_SCENE, _NOISE, _WIDE = 0, 1, 2
+DOMAINS = ("plain", "wide")
 _SCENES_KEPT = 32  # built scenes, about 5 MB each
 
 
@@ -85,6 +89,8 @@ class Scenes(VideoDataset):
         num_frames: int = 48,
         frame_size: tuple[int, int] = FRAME_SIZE,
         noise: float = SENSOR_NOISE,
+        domain: str = "plain",
+        compression: str = "mixed",
     ) -> None:
         """Describes the videos; nothing is rendered yet.
 
@@ -94,7 +100,10 @@ class Scenes(VideoDataset):
           num_videos: how many videos.
           num_frames: frames of each video.
           frame_size: (H, W) in pixels. The world and the picture's crop of it stay the same.
-          noise: standard deviation of the sensor's noise in grey levels, 0 for none.
+          noise: standard deviation of the sensor's noise in grey levels, 0 for none; plain domain.
+          domain: "plain", street scenes as a good camera sees them, or "wide", for networks that
+            are to work on real video (`wide`).
+          compression: of the wide domain: "h264", "mpeg4", "jpeg", "none", or "mixed", any of them.
 
         Raises:
           ConfigError: one of them is out of range.
@@ -109,6 +118,15 @@ class Scenes(VideoDataset):
         for key, value in {"seed": seed, "noise": noise}.items():
             if value < 0:
                 raise ConfigError(f"Dataset scenes needs a {key} of 0 or more, not {value}.")
+        if domain not in DOMAINS:
+            raise ConfigError(
+                f"Dataset scenes has no domain {domain!r}: choose {' or '.join(DOMAINS)}."
+            )
+        if domain == "wide":
+            check_compression(compression)
+            self.video_label_names = ()  # what moves is not drawn by class there
+        self.domain = domain
+        self.compression = compression
         self.split = split
         self.seed = seed
         self.num_frames = num_frames
@@ -118,7 +136,7 @@ class Scenes(VideoDataset):
             VideoInfo(f"scenes-{split}-{seed}-{index:05d}", num_frames)
             for index in range(num_videos)
         ]
-        self._kept: collections.OrderedDict[int, SceneRenderer] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
@@ -139,18 +157,26 @@ class Scenes(VideoDataset):
         )
 
     def renderer(self, video: int) -> SceneRenderer:
-        """The renderer of one video, built on first use and kept for a while."""
+        """The renderer of one video of the plain domain, built on first use, kept for a while."""
+        return self._built(video, lambda: SceneRenderer(self.scene(video), self.frame_size))
+
+    def wide_video(self, video: int) -> WideVideo:
+        """One video of the wide domain, built on first use and kept for a while."""
+        rng_of = functools.partial(self._rng, video, _WIDE)
+        return self._built(video, lambda: WideVideo(rng_of, self.frame_size, self.compression))
+
+    def _built(self, video: int, build: Callable[[], Any]) -> Any:
         with self._lock:
             if video in self._kept:
                 self._kept.move_to_end(video)
                 return self._kept[video]
         # Built outside the lock: two threads may build the same scene, which harms nobody.
-        renderer = SceneRenderer(self.scene(video), self.frame_size)
+        built = build()
         with self._lock:
-            self._kept[video] = renderer
+            self._kept[video] = built
             while len(self._kept) > _SCENES_KEPT:
                 self._kept.popitem(last=False)
-        return renderer
+        return built
 
     def video_label(self, video: int) -> int:
         """See `VideoDataset.video_label`; builds the scene, which takes a tenth of a second."""
@@ -175,6 +201,8 @@ class Scenes(VideoDataset):
         """
         self.check_fields(fields)
         check_window(self, video, start, stop)
+        if self.domain == "wide":
+            return self.wide_video(video).read(start, stop, fields)
         renderer = self.renderer(video)
         result = {
             field: np.empty(
@@ -201,8 +229,15 @@ class Scenes(VideoDataset):
             "seed": self.seed,
             "num_frames": self.num_frames,
             "noise": self.noise,
+            **self._wide_identity(),
             "program": program.hexdigest(),
         }
+
+    def _wide_identity(self) -> dict[str, Any]:
+        if self.domain == "plain":
+            return {}
+        versions = {name: importlib.metadata.version(name) for name in ("av", "pillow")}
+        return {"domain": self.domain, "compression": self.compression, **versions}
 
     def _frame(
         self,

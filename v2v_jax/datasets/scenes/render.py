@@ -18,6 +18,7 @@ import numpy as np
 from v2v_jax.datasets.scenes import backdrop as backdrops
 from v2v_jax.datasets.scenes.actors import GROUND, SKY
 from v2v_jax.datasets.scenes.camera import FOCAL, Pose
+from v2v_jax.datasets.scenes.sampling import planes_of, sample, sample_separable, split
 from v2v_jax.datasets.scenes.sprites import Cast, Placement
 from v2v_jax.datasets.scenes.world import Scene
 
@@ -49,73 +50,6 @@ class Layers:
         return np.moveaxis(self.planes, 0, -1)
 
 
-def _split(coordinate: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integer part and fraction of texel coordinates, clamped for bilinear look-up."""
-    clamped = np.minimum(np.maximum(coordinate, 0), limit - 1.001)
-    whole = clamped.astype(np.intp)
-    return whole, np.subtract(clamped, whole, dtype=np.float32, casting="same_kind")
-
-
-def _sample_separable(texture: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Bilinear (C, h, w) samples at columns p (w,) and rows q (h,) of a texture (C, H, W)."""
-    q0, fq = _split(q, texture.shape[1])
-    p0, fp = _split(p, texture.shape[2])
-    first, last = int(p0.min()), int(p0.max()) + 2
-    part = texture[:, :, first:last]
-    upper = part[:, q0]
-    rows = part[:, q0 + 1]
-    rows -= upper
-    rows *= fq[:, None]
-    rows += upper
-    p0 = p0 - first
-    left = rows.take(p0, axis=2)
-    right = rows.take(p0 + 1, axis=2)
-    right -= left
-    right *= fp
-    right += left
-    return right
-
-
-def _sample(texture: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Bilinear (C, h, w) samples at (h, w) texel coordinates of a texture (C, H, W)."""
-    channels, height, width = texture.shape
-    p0, fp = _split(p, width)
-    q0, fq = _split(q, height)
-    flat = texture.reshape(channels, -1)
-    index = q0 * width + p0
-    upper = _between(flat, index, fp)
-    index += width
-    lower = _between(flat, index, fp)
-    lower -= upper
-    lower *= fq
-    lower += upper
-    return lower
-
-
-def _between(flat: np.ndarray, index: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    """Linear interpolation (C, h, w) between the elements index and index + 1 of flat (C, N)."""
-    left = flat.take(index, axis=1)
-    right = flat.take(index + 1, axis=1)
-    right -= left
-    right *= fraction
-    right += left
-    return right
-
-
-def _planes(texture: np.ndarray, factor: int) -> np.ndarray:
-    """(H, W, C) → (C, H / factor, W / factor), means of factor x factor texels.
-
-    The factor is for frames much smaller than the reference, which would otherwise skip texels.
-    """
-    height, width, channels = texture.shape
-    if factor > 1:
-        pad = ((0, -height % factor), (0, -width % factor), (0, 0))
-        padded = np.pad(texture, pad, mode="edge")
-        rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
-        texture = padded.reshape(rows, factor, columns, factor, channels).mean(axis=(1, 3))
-    return np.ascontiguousarray(np.moveaxis(texture, -1, 0))
-
-
 class SceneRenderer:
     """Renders one scene at one frame size. Holds nothing that changes: threads may share it."""
 
@@ -126,9 +60,9 @@ class SceneRenderer:
         scale = scene.camera.pose(0, frame_size).f / scene.camera.pose(0, (128, 171)).f
         self._factor = 2 ** max(0, int(np.floor(np.log2(1 / scale) + 0.4)))
         self._cast = Cast(scene.sprites)
-        self._textures = [_planes(sprite.texture, self._factor) for sprite in scene.sprites]
-        self._ground = _planes(scene.backdrop.ground, self._factor)
-        self._sky = _planes(scene.backdrop.sky, self._factor)
+        self._textures = [planes_of(sprite.texture, self._factor) for sprite in scene.sprites]
+        self._ground = planes_of(scene.backdrop.ground, self._factor)
+        self._sky = planes_of(scene.backdrop.sky, self._factor)
         self._labels = np.array(
             [SKY, GROUND, *(sprite.label for sprite in scene.sprites)], np.uint8
         )
@@ -178,7 +112,7 @@ class SceneRenderer:
         p0 = np.floor(p)
         fp = (p - p0).astype(np.float32)
         p0 = p0.astype(np.int64) % columns
-        q0, fq = _split(q, self._sky.shape[1])
+        q0, fq = split(q, self._sky.shape[1])
         upper = self._sky[:, q0]
         strip = upper + fq[:, None] * (self._sky[:, q0 + 1] - upper)
         left = strip.take(p0, axis=2)
@@ -196,7 +130,7 @@ class SceneRenderer:
         shift = FOCAL * pose.tx / z - slope * pose.cx + (backdrops.GROUND_COLUMNS - 1) / 2
         p = slope[:, None] * self._x + shift[:, None]
         q = (FOCAL * pose.h / z - 1)[:, None]
-        return _sample(self._ground, self._shrink(p).astype(np.float32), self._shrink(q))
+        return sample(self._ground, self._shrink(p).astype(np.float32), self._shrink(q))
 
     def _paint_sprite(
         self,
@@ -222,11 +156,11 @@ class SceneRenderer:
         q = ((self._y[rows] - oy) / s).astype(np.float32)
         where = None
         if sprite.deformation is None:
-            rgba = _sample_separable(texture, self._shrink(p), self._shrink(q))
+            rgba = sample_separable(texture, self._shrink(p), self._shrink(q))
         else:
             q = q[:, None] - np.broadcast_to(sprite.deformation.dy(p, t), p.shape)
             p = p - sprite.deformation.dx(q, t)
-            rgba = _sample(texture, self._shrink(p), self._shrink(q))
+            rgba = sample(texture, self._shrink(p), self._shrink(q))
             where = p, q
         rgb, owner, pure = canvas
         alpha = rgba[3]
@@ -251,15 +185,21 @@ class SceneRenderer:
         np.copyto(depth[first:], ground, where=now.owner[first:] == GROUND_ID)
         return depth
 
-    def flow(self, now: Layers, t: float) -> np.ndarray:
-        """(H, W, 2) float32, where each pixel's point of its surface is seen at t + 1, minus here.
+    def flow(self, now: Layers, t: float, then: float | None = None) -> np.ndarray:
+        """(H, W, 2) float32, where each pixel's point of its surface is seen later, minus here.
 
         Defined for hidden and leaving points, too: `valid` says which can be found again.
+
+        Args:
+          now: frame t.
+          then: the later time; default: t + 1.
         """
+        then = t + 1 if then is None else then
         here = self.scene.camera.pose(t, self.frame_size)
-        there = self.scene.camera.pose(t + 1, self.frame_size)
-        before, after = self._cast.place(here, t), self._cast.place(there, t + 1)
-        table = self._rigid_motion(here, there, before, after).take(now.owner, axis=1)  # (4, H, W)
+        there = self.scene.camera.pose(then, self.frame_size)
+        before, after = self._cast.place(here, t), self._cast.place(there, then)
+        motion = self._rigid_motion(here, there, before, after, then - t)
+        table = motion.take(now.owner, axis=1)  # (4, H, W)
         x = self._x.astype(np.float32)
         y = self._y.astype(np.float32)[:, None]
         u = table[1] * x
@@ -273,8 +213,8 @@ class SceneRenderer:
                 continue
             sprite = self.scene.sprites[index]
             s, ox, oy = after.s[index], after.ox[index], after.oy[index]
-            moved_p = p + sprite.deformation.dx(q, t + 1)
-            moved_q = q + sprite.deformation.dy(moved_p, t + 1)
+            moved_p = p + sprite.deformation.dx(q, then)
+            moved_q = q + sprite.deformation.dy(moved_p, then)
             to_x = np.float32(ox) + np.float32(s) * moved_p
             to_y = np.float32(oy) + np.float32(s) * moved_q
             np.copyto(u[rows, cols], to_x - x[cols], where=mine)
@@ -282,11 +222,11 @@ class SceneRenderer:
         return np.stack([u, v], axis=-1)
 
     def _rigid_motion(
-        self, here: Pose, there: Pose, before: Placement, after: Placement
+        self, here: Pose, there: Pose, before: Placement, after: Placement, frames: float
     ) -> np.ndarray:
         """(4, ids) float32: u = m[0] + m[1] x, v = m[2] + m[3] y, for rigid surfaces."""
         zoom = there.f / here.f
-        drift = self.scene.backdrop.drift * there.f / FOCAL
+        drift = self.scene.backdrop.drift * frames * there.f / FOCAL
         sky = [there.cx - zoom * here.cx + drift, zoom - 1, there.cy - zoom * here.cy, zoom - 1]
         ground = [0.0] * 4  # filled in row by row
         k = after.s / before.s
@@ -309,21 +249,26 @@ class SceneRenderer:
         np.copyto(v[first:], down.astype(np.float32)[:, None], where=mine)
 
     def valid(self, now: Layers, following: Layers, flow: np.ndarray) -> np.ndarray:
-        """(H, W) bool: the flow's end point is in the next frame and seen there.
+        """(H, W) bool: the flow's end point is in the next frame and seen there."""
+        return seen_again(now, following, flow)
 
-        True where the pixel is pure, and the four pixels around the end point are in the frame,
-        pure, and show the same surface.
-        """
-        height, width = self.frame_size
-        key_now = np.where(now.pure, now.owner, -1)
-        key_next = np.where(following.pure, following.owner, -2)
-        x = self._x.astype(np.float32) + flow[..., 0]
-        y = self._y.astype(np.float32)[:, None] + flow[..., 1]
-        inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
-        index = np.where(inside, y, 0).astype(np.int32) * width
-        index += np.where(inside, x, 0).astype(np.int32)
-        flat = key_next.reshape(-1)
-        for step in (0, 1, width, width + 1):
-            # Where not inside, index is 0, and all four steps stay in the array.
-            inside &= flat.take(index + step) == key_now
-        return inside
+
+def seen_again(now: Layers, following: Layers, flow: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the end point of a pixel's flow (H, W, 2) is in the next frame and seen there.
+
+    True where the pixel is pure, and the four pixels around the end point are in the frame, pure,
+    and show the same surface.
+    """
+    height, width = now.owner.shape
+    key_now = np.where(now.pure, now.owner, -1)
+    key_next = np.where(following.pure, following.owner, -2)
+    x = np.arange(width, dtype=np.float32) + flow[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+    inside = (x >= 0) & (x < width - 1) & (y >= 0) & (y < height - 1)
+    index = np.where(inside, y, 0).astype(np.int32) * width
+    index += np.where(inside, x, 0).astype(np.int32)
+    flat = key_next.reshape(-1)
+    for step in (0, 1, width, width + 1):
+        # Where not inside, index is 0, and all four steps stay in the array.
+        inside &= flat.take(index + step) == key_now
+    return inside

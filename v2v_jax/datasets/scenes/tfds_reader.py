@@ -17,7 +17,6 @@ class ScenesTfds(ChunkedTfds):
     fields = Scenes.fields
     label_names = LABEL_NAMES
     video_label_names = VIDEO_LABEL_NAMES
-    preparing = "v2v_jax.datasets.scenes.prepare_tfds"
 
     def _building(self) -> Any:
         from v2v_jax.datasets.scenes import scenes_dataset_builder

@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.listing import (
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.pictures import Picture
+from v2v_jax.system.whole_files import write_text
 
 
 class TfdsVideos(VideoDataset):
@@ -246,7 +247,7 @@ def _open_records(
     if "array_record" not in formats:
         raise DataError(
             f"{label} in {data_dir} is prepared as {', '.join(sorted(formats))}, which has no "
-            "random access; convert it: python -m v2v_jax.datasets.tfds.convert_tfds "
+            "random access; convert it: v2v convert-tfds "
             f"{builder.data_path}"
         )
     try:
@@ -278,9 +279,7 @@ def _read_counts(path: Any, fingerprint: list[int]) -> dict[int, tuple[str, int]
 
 
 def _write_counts(path: Any, fingerprint: list[int], videos: dict[int, tuple[str, int]]) -> None:
-    temporary = path.parent / f"{path.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(json.dumps({"fingerprint": fingerprint, "videos": videos}))
-        temporary.replace(path)
+        write_text(path, json.dumps({"fingerprint": fingerprint, "videos": videos}), durable=False)
     except OSError as error:
         logging.info("Frame counts are not kept (%s); they are counted anew each time.", error)

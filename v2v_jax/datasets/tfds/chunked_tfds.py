@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from v2v_jax.datasets.base.listing import file_identities
+from v2v_jax.datasets.base.listing import file_identities, list_videos
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.datasets.scenes.dataset import check_window
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -28,8 +28,7 @@ class ChunkedTfds(VideoDataset):
       frame_size, videos: see `VideoDataset`.
     """
 
-    # Set by the subclasses: the program that prepares it, and its further options for messages.
-    preparing: ClassVar[str]
+    # Set by the subclasses: further options of the program that prepares it, for messages.
     preparing_options: ClassVar[str] = ""
 
     @abc.abstractmethod
@@ -47,6 +46,7 @@ class ChunkedTfds(VideoDataset):
         *,
         config: str = "",
         frame_size: tuple[int, int] = FRAME_SIZE,
+        min_frames: int = 1,
     ) -> None:
         """Opens a prepared dataset.
 
@@ -55,14 +55,16 @@ class ChunkedTfds(VideoDataset):
           data_dir: where tensorflow-datasets prepared it.
           config: a configuration of the builder; empty: the prepared one of this frame size.
           frame_size: (H, W); must be the configuration's.
+          min_frames: shorter videos are left out with a warning.
 
         Raises:
-          DataError: unknown split or configuration, another frame size, not prepared, or prepared
-            without random access.
+          DataError: unknown split or configuration, another frame size, not prepared, prepared
+            without random access, or no video that is long enough.
         """
         self.split = split
         self.frame_size = (int(frame_size[0]), int(frame_size[1]))
         self._data_dir = os.fspath(data_dir)
+        self._min_frames = min_frames
         self.config = config
         self._open()
 
@@ -88,15 +90,22 @@ class ChunkedTfds(VideoDataset):
             )
         self._builder = builder
         self._chunk = building.CHUNK
-        self.videos = self._list_videos(builder)
-        chunks = [-(-video.num_frames // self._chunk) for video in self.videos]
+        stored = self._list_videos(builder)
+        chunks = [-(-video.num_frames // self._chunk) for video in stored]
         self._first_record = np.concatenate([[0], np.cumsum(chunks)]).astype(int)
         records = builder.info.splits[self.split].num_examples
-        if not self.videos or self._first_record[-1] != records:
+        if not stored or self._first_record[-1] != records:
             raise DataError(
                 f"{self.name} in {builder.data_path} is of another version of this program; "
                 f"delete it and run: {self._remedy(self.config)}"
             )
+        listing = list_videos(
+            self.name,
+            [video.name for video in stored],
+            lambda index: (index, stored[index].num_frames),
+            self._min_frames,
+        )
+        self.videos, self._stored = listing.videos, listing.handles
         self._sources: dict[tuple[str, ...], Any] = {}
         self._lock = threading.Lock()
 
@@ -106,6 +115,7 @@ class ChunkedTfds(VideoDataset):
             "split": self.split,
             "frame_size": self.frame_size,
             "_data_dir": self._data_dir,
+            "_min_frames": self._min_frames,
             "config": self.config,
         }
 
@@ -147,7 +157,7 @@ class ChunkedTfds(VideoDataset):
 
     def _remedy(self, config: str) -> str:
         return (
-            f"python -m {self.preparing} --config={config} "
+            f"v2v prepare-tfds {self.name} --config={config} "
             f"--data_dir={self._data_dir}{self.preparing_options}"
         )
 
@@ -196,15 +206,15 @@ class ChunkedTfds(VideoDataset):
 
     def _record(self, video: int, chunk: int, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
         """One record, decoded and checked to be the one meant."""
-        info = self.videos[video]
+        info, stored = self.videos[video], self._stored[video]
         try:
-            record = self._source(fields)[int(self._first_record[video]) + chunk]
+            record = self._source(fields)[int(self._first_record[stored]) + chunk]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise CorruptVideoError(
                 f"Record {chunk} of {info.name} in {self._builder.data_path} cannot be read "
                 f"({error}); delete that folder and run: {self._remedy(self.config)}"
             ) from error
-        if (record["video_index"], record["first_frame"]) != (video, chunk * self._chunk):
+        if (record["video_index"], record["first_frame"]) != (stored, chunk * self._chunk):
             raise CorruptVideoError(
                 f"Record {chunk} of {info.name} in {self._builder.data_path} is another one "
                 f"(video {record['video_index']}, frame {record['first_frame']}); delete that "

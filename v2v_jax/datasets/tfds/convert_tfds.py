@@ -1,6 +1,6 @@
 """Gives a dataset of tensorflow-datasets array_record files beside its TFRecord files.
 
-    python -m v2v_jax.datasets.tfds.convert_tfds data/movi/movi_e/256x256/1.0.0
+    v2v convert-tfds data/movi/movi_e/256x256/1.0.0
 
 Random access needs them, and Kubric's MOVi is published as TFRecord. `tfds convert_format` does the
 same where Apache Beam is installed. Shards that are there already are not written again, so a run
@@ -9,15 +9,13 @@ that was interrupted goes on where it stopped; delete the TFRecord files afterwa
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pathlib
-import sys
 
-from v2v_jax.errors import DataError, UserError
+from v2v_jax.errors import DataError
 from v2v_jax.system.console import progress
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.whole_files import whole_file, write_text
 
 _INFO = "dataset_info.json"
 _FORMAT, _FORMATS = "array_record", "alternativeFileFormats"
@@ -68,36 +66,15 @@ def _convert_shard(shard: pathlib.Path, target: pathlib.Path) -> None:
     from array_record.python import array_record_module
 
     tf.config.set_visible_devices([], "GPU")
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
     try:
-        try:
-            for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
-                writer.write(record)
-        finally:
-            writer.close()
-        os.replace(unfinished, target)
+        with whole_file(target) as unfinished:
+            writer = array_record_module.ArrayRecordWriter(os.fspath(unfinished), "group_size:1")
+            try:
+                for record in tf.data.TFRecordDataset(os.fspath(shard)).as_numpy_iterator():
+                    writer.write(record)
+            finally:
+                writer.close()
     except tf.errors.OpError as error:
         raise DataError(
             f"TFRecord file {shard} is damaged ({error.message}); fetch it again."
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Reads the command line, converts, and returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="of a prepared version, as in movi_e/256x256/1.0.0")
-    args = parser.parse_args(argv)
-    try:
-        count = convert(args.folder)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    print(f"{count} files written in {args.folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -45,16 +45,20 @@ def read_curves(path: str | pathlib.Path) -> dict[str, Curve]:
     """
     path = pathlib.Path(path)
     points: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             values = json.loads(line)
             step = values.pop("step")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-        for name, value in values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+        for name, value in values.items() if _is_number(step) else ():
+            if _is_number(value):
                 points.setdefault(name, []).append((step, value))
     return {name: tuple(np.array(pairs, np.float64).T) for name, pairs in points.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Flow labels (`python -m v2v_jax.cli.label`) for any dataset of video files."""
+"""Flow labels (`v2v label`) for any dataset of video files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 
 from v2v_jax.datasets.base.listing import VideoFileDataset, file_identities
 from v2v_jax.datasets.base.resizing import resize_flow
-from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
+from v2v_jax.datasets.base.video_dataset import FIELDS
+from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.errors import DataError
-from v2v_jax.media.flow_labels import FlowLabels, label_path
+from v2v_jax.media.flow_label_files import FlowLabels, label_path
 
 _THREADS = 8  # opening labels waits for the disk
 _FLOW_FIELDS = ("flow", "flow_valid")
 
 
-class LabelledFlow(VideoDataset):
+class TeacherFlow(WrappedDataset):
     """A dataset of video files with the fields `flow` and `flow_valid` from labels on disk.
 
     The flow is resized with the frames, its vectors too. It is valid where the teacher gave one: a
@@ -27,7 +28,7 @@ class LabelledFlow(VideoDataset):
     video leads nowhere: nothing is valid there.
 
     Attributes:
-      name, label_names, frame_size, videos: the dataset's.
+      fields: the dataset's, `flow` and `flow_valid`.
       native_size: (H,W) of the videos, if it is the same for all.
       teacher: whose labels they are.
     """
@@ -38,17 +39,13 @@ class LabelledFlow(VideoDataset):
         Args:
           source: the dataset.
           root: the folder of its videos, which names of labels are relative to.
-          labels: the folder that `python -m v2v_jax.cli.label --output` names.
+          labels: the folder that `v2v label --output` names.
 
         Raises:
           DataError: labels are missing, damaged, of another video, or of different teachers.
         """
-        self.name = source.name
+        super().__init__(source)
         self.fields = (*source.fields, *_FLOW_FIELDS)
-        self.label_names = source.label_names
-        self.frame_size = source.frame_size
-        self.videos = source.videos
-        self._source = source
         paths = [os.path.relpath(path, root) for path in source.paths]
         if not os.path.isdir(labels):
             raise DataError(f"Folder of flow labels {labels} does not exist; {_make(root, labels)}")
@@ -69,8 +66,7 @@ class LabelledFlow(VideoDataset):
             self._labels = list(pool.map(open_one, range(len(paths))))
         self.teacher = _check_teacher(self._labels)
         sizes = {opened.info.video_size for opened in self._labels}
-        if len(sizes) == 1:
-            self.native_size = sizes.pop()
+        self.native_size = source.native_size or (sizes.pop() if len(sizes) == 1 else None)
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
@@ -81,8 +77,8 @@ class LabelledFlow(VideoDataset):
           CorruptVideoError: the video or its labels are damaged.
         """
         self.check_fields(fields)
-        others = [field for field in fields if field not in _FLOW_FIELDS]
-        found = self._source.read(video, start, stop, others) if others else {}
+        others = _without_flow(fields)
+        found = self.source.read(video, start, stop, others) if others else {}
         if len(others) < len(fields):
             found |= self._read_flow(video, start, stop)
         return {field: found[field] for field in fields}
@@ -98,7 +94,7 @@ class LabelledFlow(VideoDataset):
     def identity(self) -> dict[str, Any]:
         """See `VideoDataset.identity`."""
         files = (os.path.join(opened.path, "zarr.json") for opened in self._labels)
-        return {"video": self._source.identity(), "flow_labels": file_identities(files)}
+        return {"video": self.source.identity(), "flow_labels": file_identities(files)}
 
     def prepare_fields(
         self,
@@ -107,6 +103,11 @@ class LabelledFlow(VideoDataset):
     ) -> None:
         """See `VideoDataset.prepare_fields`."""
         self.check_fields(fields)
+        self.source.prepare_fields(_without_flow(fields), progress)
+
+
+def _without_flow(fields: Sequence[str]) -> list[str]:
+    return [field for field in fields if field not in _FLOW_FIELDS]
 
 
 def _check_video(labels: FlowLabels, path: str, num_frames: int) -> None:
@@ -138,4 +139,4 @@ def _check_teacher(labels: Sequence[FlowLabels]) -> str:
 
 
 def _make(root: str, labels: str) -> str:
-    return f"make them: python -m v2v_jax.cli.label --videos={root} --output={labels}"
+    return f"make them: v2v label --videos={root} --output={labels}"

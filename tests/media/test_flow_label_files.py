@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.media import flow_labels
-from v2v_jax.media.flow_labels import (
+from v2v_jax.media import flow_label_files
+from v2v_jax.media.flow_label_files import (
     STEPS,
     FlowLabels,
     LabelInfo,
@@ -79,7 +79,7 @@ def test_jax_encodes_as_numpy_does():
 
 @pytest.mark.parametrize("shard", [1, 3, 10, 64])
 def test_any_window_can_be_read(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(flow_labels, "_SHARD_FRAMES", shard)
+    monkeypatch.setattr(flow_label_files, "_SHARD_FRAMES", shard)
     flow = random_flow()
     path = tmp_path / "a.flow.zarr"
     write(path, encode_flow(flow, STEPS[0])[0])

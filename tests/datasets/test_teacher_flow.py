@@ -14,7 +14,7 @@ from v2v_jax.input.clips import Clips
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
-from v2v_jax.media.flow_labels import label_path
+from v2v_jax.media.flow_label_files import label_path
 from v2v_jax.media.video import write_video
 from v2v_jax.run import recipes
 from v2v_jax.system.jobs import Backend
@@ -58,7 +58,7 @@ def make_ucf101(root: pathlib.Path) -> None:
 
 def make_labels(root, output, teacher="left_right_flow"):
     names = [f"Apply/{name}" for name in COUNTS]
-    teacher = f"tests.datasets.test_labelled_flow:{teacher}"
+    teacher = f"tests.datasets.test_teacher_flow:{teacher}"
     labels = LabelSet(str(root / "UCF-101"), names, str(output), teacher, batch_size=8)
     assert label_videos(labels, Backend()).status == 0
 
@@ -142,7 +142,7 @@ def test_what_the_teacher_does_not_know_is_not_valid(made, tmp_path):
 def test_labels_that_are_missing_or_of_another_video(own):
     path = pathlib.Path(label_path(own / "labels", f"Apply/{list(COUNTS)[1]}"))
     path.rename(own / "elsewhere")
-    command = f"python -m v2v_jax.cli.label --videos={own}/UCF-101 --output={own}/labels"
+    command = f"v2v label --videos={own}/UCF-101 --output={own}/labels"
     with pytest.raises(DataError) as raised:
         open_test(own)
     assert f"Video Apply/{list(COUNTS)[1]} of ucf101 has no flow labels" in str(raised.value)

@@ -32,7 +32,7 @@ _UNKNOWN = -32768
 _LARGEST = 32767
 _SHARD_BYTES = 64 * 2**20  # before compression: what the writer keeps in memory
 _SHARD_FRAMES = 256
-_REMEDY = "label it again: python -m v2v_jax.cli.label"
+_REMEDY = "label it again: v2v label"
 
 
 @dataclasses.dataclass(frozen=True)

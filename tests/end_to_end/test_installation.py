@@ -1,0 +1,131 @@
+"""The wheel: what is in it, and that it works from an empty folder without the extras."""
+
+import configparser
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.tiny import ROOT, tiny_arguments
+from v2v_jax.media.video import read_video, write_video
+
+SOURCES = ("v2v_jax", "configs", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+# What belongs to the extras: a plain install has none of it.
+EXTRAS = (
+    *("tensorflow", "tensorflow_datasets", "array_record", "importlib_resources", "tensorboardX"),
+    *("h5py", "ray", "torch", "pytest", "hypothesis", "nbclient", "ipykernel"),
+)
+WITHOUT_EXTRAS = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"{{name}} belongs to an extra", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def pip(*arguments) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, where nothing of earlier builds lies; takes nothing from the network."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(ROOT / name, source / name)
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ("--no-deps", "--no-index", "--no-build-isolation")
+    pip("wheel", *options, "--wheel-dir", folder, source)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_the_wheel_has_every_file_of_the_package_and_the_recipes(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        scripts = archive.read(points).decode()
+    expected = set()
+    for folder, target in (("v2v_jax", "v2v_jax"), ("configs", "v2v_jax/configs")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                expected.add(f"{target}/{path.relative_to(ROOT / folder).as_posix()}")
+    assert names == expected
+    assert names >= {"v2v_jax/py.typed", "v2v_jax/zoo/index.json", "v2v_jax/configs/seg.py"}
+    assert "v2v = v2v_jax.cli.commands:main" in scripts
+
+
+def test_extras():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    extras = set(setup["options.extras_require"])
+    assert extras >= {"test", "cuda", "tpu", "ray", "benchmark"}
+    plain = setup["options"]["install_requires"]
+    assert not [name for name in EXTRAS if f"\n{name}>" in plain]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A fresh environment with the wheel and this one's dependencies, but for the extras'."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # A path that a .pth file names is only searched: what is installed here for development, this
+    # package itself, is not found.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (packages / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
+    pip("--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_an_empty_folder_is_enough(installed, tmp_path, cache_folder):
+    """train, check-data, eval and predict; the recipes come from the wheel."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment["JAX_COMPILATION_CACHE_DIR"] = cache_folder
+
+    def run(*command) -> str:
+        done = subprocess.run(
+            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+    v2v = installed / "v2v"
+    where = run(installed / "python", "-c", "import v2v_jax; print(v2v_jax.__file__)").strip()
+    assert pathlib.Path(where).is_relative_to(installed.parent)
+    assert "  check-data " in run(v2v, "--help") and "v2v_jax " in run(v2v, "--version")
+    assert "No weights ship" in run(installed / "python", "-m", "v2v_jax", "models")
+    tiny = tiny_arguments(num_steps=2, eval_every=2)
+    assert "cannot be read" in run(v2v, "check-data", "--config=seg:demo", *tiny)
+    assert "step 2/2" in run(v2v, "train", "--config=seg:demo", "--workdir=run", *tiny)
+    assert "accuracy" in run(v2v, "eval", "--config=seg:demo", "--workdir=run", "--report", *tiny)
+    write_video(tmp_path / "in.mp4", np.zeros((5, 40, 50, 3), np.uint8))
+    for checkpoint in ("run", "run.v2v"):
+        predict = (v2v, "predict", f"--checkpoint={checkpoint}", "--video=in.mp4", "--overwrite")
+        if checkpoint == "run.v2v":
+            run(v2v, "export", "--checkpoint=run", "--output=run.v2v")
+        assert "5 frames in" in run(*predict, "--output=out.mp4")
+        assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
+    video = "numpy.zeros((3, 40, 50, 3), 'u1')"
+    code = f"import numpy, v2v_jax; print(v2v_jax.load('run')({video}).shape)"
+    assert run(installed / "python", "-c", code) == "(3, 40, 50)\n"

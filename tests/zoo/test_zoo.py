@@ -1,0 +1,134 @@
+"""Weights by name: the index, the check of their SHA-256, `v2v models`, errors that list names."""
+
+import dataclasses
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+import v2v_jax
+from v2v_jax import zoo
+from v2v_jax.cli import commands
+from v2v_jax.errors import CheckpointError
+from v2v_jax.inference.export import write_export
+from v2v_jax.inference.network import from_checkpoint
+from v2v_jax.zoo import index
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    return from_checkpoint(trained("seg").workdir)
+
+
+@pytest.fixture(scope="module")
+def shipped(network, tmp_path_factory):
+    """A zoo with one export in it: (folder, its entry)."""
+    folder = tmp_path_factory.mktemp("zoo")
+    file = folder / "tiny.v2v"
+    write_export(network, file, dtype="float32")
+    entry = zoo.ShippedWeights(
+        name="tiny-scenes",
+        file=file.name,
+        task="segmentation",
+        data="scenes",
+        score="voxel accuracy 0.5 on unseen scenes",
+        parameters=sum(leaf.size for layer in network.params.values() for leaf in layer.values()),
+        bytes=os.path.getsize(file),
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        licence="Apache-2.0",
+        card="tiny.md",
+    )
+    write_index(folder, [dataclasses.asdict(entry)])
+    return folder, entry
+
+
+def write_index(folder, entries) -> None:
+    (folder / index.INDEX).write_text(json.dumps(entries))
+
+
+@pytest.fixture
+def installed(shipped, monkeypatch):
+    """The zoo as if it came with the package."""
+    folder, entry = shipped
+    monkeypatch.setattr(index, "FOLDER", folder)
+    return folder, entry
+
+
+def test_loading_by_name(installed, network, tmp_path, monkeypatch):
+    _, entry = installed
+    monkeypatch.chdir(tmp_path)
+    video = np.random.default_rng(0).integers(0, 256, (9, 40, 50, 3), np.uint8)
+    predictor = v2v_jax.load(entry.name, batch_size=1)
+    assert predictor.task == entry.task and predictor.network.step == network.step
+    expected = v2v_jax.inference.predictor.Predictor(network, batch_size=1)(video)
+    np.testing.assert_array_equal(predictor(video), expected)
+
+
+def test_a_file_or_folder_of_that_name_comes_first(installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / installed[1].name).mkdir()
+    with pytest.raises(CheckpointError, match="No checkpoint in"):
+        v2v_jax.load(installed[1].name)
+
+
+def test_unknown_names_list_the_known_ones(installed, monkeypatch, tmp_path):
+    with pytest.raises(CheckpointError, match="No checkpoint in tiny:.*known names: tiny-scenes"):
+        v2v_jax.load("tiny")
+    with pytest.raises(CheckpointError, match="No weights are called 'x'; known names: tiny"):
+        zoo.find("x")
+    write_index(tmp_path, [])
+    monkeypatch.setattr(index, "FOLDER", tmp_path)
+    with pytest.raises(CheckpointError, match="none ship with this version"):
+        v2v_jax.load("tiny-scenes")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_files_that_are_not_what_was_shipped(shipped, tmp_path, damage):
+    folder, entry = shipped
+    data = bytearray((folder / entry.file).read_bytes())
+    write_index(tmp_path, [dataclasses.asdict(entry)])
+    data[len(data) // 2] ^= 1
+    if damage != "gone":
+        (tmp_path / entry.file).write_bytes(data if damage == "flipped" else data[:-1])
+    message = "cannot be read from" if damage == "gone" else "their SHA-256 is not the index's"
+    with pytest.raises(CheckpointError, match=f"tiny-scenes.*{message}.*install the package again"):
+        zoo.find(entry.name, tmp_path)
+    assert zoo.find(entry.name, folder) == folder / entry.file
+
+
+@pytest.mark.parametrize("text", ["[{}]", "{", "[1]", None, '[{"name": "x"}]'])
+def test_a_damaged_index(tmp_path, text):
+    if text is not None:
+        (tmp_path / index.INDEX).write_text(text)
+    with pytest.raises(CheckpointError, match="index of shipped weights .* is damaged"):
+        zoo.read_index(tmp_path)
+
+
+def test_a_wrong_type_in_the_index(shipped, tmp_path):
+    write_index(tmp_path, [dataclasses.asdict(shipped[1]) | {"bytes": "many"}])
+    with pytest.raises(CheckpointError, match="tiny-scenes: bytes is 'many'"):
+        zoo.read_index(tmp_path)
+
+
+def test_the_list(installed, capsys, monkeypatch, tmp_path):
+    _, entry = installed
+    assert commands.execute(["models"]) == 0
+    printed = capsys.readouterr().out
+    for text in (entry.name, entry.score, f"{entry.parameters:,}", entry.sha256[:12], "Apache-2.0"):
+        assert text in printed
+    write_index(tmp_path, [])
+    monkeypatch.setattr(index, "FOLDER", tmp_path)
+    assert commands.execute(["models"]) == 0
+    assert "No weights ship with this version" in capsys.readouterr().out
+
+
+def test_the_index_of_this_version():
+    """Every entry has its file, its card and the right sum."""
+    for entry in zoo.read_index():
+        path = zoo.find(entry.name)
+        assert path.stat().st_size == entry.bytes
+        assert (index.FOLDER / entry.card).is_file()
