@@ -30,6 +30,11 @@ _UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG),
 )
+# Modules that the extra `train` installs.
+_OF_TRAINING = (
+    *("tensorflow", "tensorflow_datasets", "array_record", "importlib_resources", "tensorboardX"),
+    "h5py",
+)
 # (options, arguments that no option of the parser's takes, parser): see `Parser.take_rest`.
 TakeRest = Callable[[argparse.Namespace, list[str], "Parser"], None]
 
@@ -133,6 +138,15 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
             name = os.fsdecode(error.filename)
             return _fail(f"Error: {name} cannot be used ({error.strerror}).", 1)
         raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _OF_TRAINING:
+            raise
+        return _fail(
+            f"Error: {prog} needs {module} here, which is not installed; pip install "
+            "'v2v_jax[train]'.",
+            1,
+        )
     except Exception as error:
         lost = _lost_process(error)
         if lost is None:
