@@ -244,7 +244,7 @@ DATA_NUMBERS: dict[str, dict[str, Rule]] = {
     "folder": {"test_share": _DECAY},
 }
 # How many numbers, and what each must be.
-_TUPLES: dict[str, tuple[int, Rule]] = {
+TUPLES: dict[str, tuple[int, Rule]] = {
     "preprocessing.frame_size": (2, _COUNT),
     "preprocessing.crop_size": (2, _COUNT),
     "preprocessing.mean": (3, (math.isfinite, "finite")),
@@ -270,7 +270,7 @@ def validate(config: ConfigDict) -> None:
     _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
     for key, rule in NUMBERS.items():
         _check_number(key, _value(config, key), rule)
-    for key, (length, rule) in _TUPLES.items():
+    for key, (length, rule) in TUPLES.items():
         values = _value(config, key)
         if len(values) != length:
             raise ConfigError(f"{key} is {values}; it has {length} numbers.")
