@@ -327,8 +327,9 @@ def _opened(
     try:
         # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
         limit = {"max_pixels": _DECODE["max_pixels"]}
+        # A whole path: FFmpeg takes what stands before a colon in a relative name for a protocol.
         with av.open(
-            path, options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
+            os.path.abspath(path), options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
         ) as container:
             if not container.streams.video:
                 raise _corrupt(path, "it has no video stream")

@@ -54,15 +54,17 @@ class VideoWriter:
         self.path = os.fspath(path)
         if not self.path.lower().endswith(".mp4"):
             raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
-        if not 0 < fps < 1000:
-            raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
+        if not 0.01 <= fps < 1000:
+            raise ValueError(f"fps is {fps}; expected 0.01 to 1000 frames per second.")
         self._temporary = os.fspath(temporary_path(self.path))
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] | None = None
         self.num_frames = 0
         with contextlib.ExitStack() as opened, self._errors():
-            self._container = opened.enter_context(av.open(self._temporary, "w"))
+            self._container = opened.enter_context(
+                av.open(os.path.abspath(self._temporary), "w")  # see video._opened
+            )
             self._stream = self._container.add_stream(
                 "libx264", rate=self._rate, options={"crf": "18"}
             )
@@ -140,7 +142,7 @@ class _Sound:
         self._packets: Iterator[av.Packet] | None = None
         self._source: av.container.InputContainer | None = None
         with contextlib.suppress(av.error.FFmpegError, OSError, IndexError, ValueError):
-            self._source = av.open(os.fspath(path))
+            self._source = av.open(os.path.abspath(path))
             source = self._source.streams.audio[0]
             if source.codec_context.name in _COPIED_CODECS:
                 self._stream = target.add_stream_from_template(source)
