@@ -19,6 +19,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.containers import open_input
 from v2v_jax.media.video_writer import write_video
 
 __all__ = ["INTERPOLATION", "VideoFile", "VideoStream", "read_video", "write_video"]
@@ -34,12 +35,6 @@ _NOT_CODED_BYTES = 16
 _MAX_PIXELS = 1 << 25
 _MAX_FRAMES = 1 << 22
 _STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
-# Not those of playlists (HLS, concat, …), which would open other files, or addresses.
-_FORMATS = (
-    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,"
-    "nut,obu,ogg,rm,webm,yuv4mpegpipe"
-)
-_OPEN = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Without `explode` FFmpeg hides damage by copying from neighbouring frames.
 _DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
 # Seconds that a Matroska file may end before the duration in its header.
@@ -327,9 +322,7 @@ def _opened(
     try:
         # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
         limit = {"max_pixels": _DECODE["max_pixels"]}
-        with av.open(
-            path, options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
-        ) as container:
+        with open_input(path, options=limit, timeout=(_STUCK, _STUCK)) as container:
             if not container.streams.video:
                 raise _corrupt(path, "it has no video stream")
             stream = container.streams.video[0]
