@@ -14,8 +14,9 @@ from av.video.reformatter import VideoReformatter
 
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
+from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
-from v2v_jax.media.video import INTERPOLATION, VideoStream
+from v2v_jax.media.video import VideoStream
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
 Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
