@@ -13,6 +13,7 @@ from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run import recipes
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
+from v2v_jax.tasks import stored_options
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
 
@@ -42,7 +43,7 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
       CheckpointError: there is no such run, or no finished checkpoint.
     """
     found = find_checkpoint(folder)
-    stored = found.about["config"]
+    stored = found.about["config"] | {"task_options": stored_options(found.about["config"])}
     # Fields that runs of an older version lack have their defaults.
     names = dict(dataset=stored["data"]["name"], model=stored["model"]["name"])
     options = recipes.parse_arg("", **names)

@@ -253,6 +253,15 @@ def test_statuses(capsys):
     assert "--size" in capsys.readouterr().err
 
 
+def test_modules_of_an_extra_are_named_with_it(capsys):
+    missing = ModuleNotFoundError("No module named 'h5py._x'", name="h5py._x")
+    assert end(raising(missing)) == 1
+    message = "Error: v2v test needs h5py here, which is not installed; pip install"
+    assert capsys.readouterr().err == f"{message} 'v2v_jax[train]'.\n"
+    with pytest.raises(ModuleNotFoundError):
+        end(raising(ModuleNotFoundError("No module named 'x'", name="x")))
+
+
 def test_bugs_keep_their_traceback_and_files_that_cannot_be_used_have_none(capsys, tmp_path):
     for bug in (ZeroDivisionError(), FileNotFoundError(2, "No such file", "x"), OSError("x")):
         with pytest.raises(type(bug)):

@@ -371,7 +371,7 @@ def test_frames_replace_frames_and_nothing_else(tmp_path, run):
         ("empty", "out.mp4", "holds neither videos nor"),
         ("videos", "out.mp4", "needs {name}"),
         ("in.mp4", "no/such/out.mp4", "does not exist"),
-        ("in.mp4", "out.webm", "no form that is known"),
+        ("in.mp4", "out.webm", "Unsupported --output"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(tmp_path, run, video, output, message):
@@ -513,6 +513,41 @@ def test_per_cent_signs_in_names(tmp_path, run):
     for form, made in (("{name}.mp4", "100%d.mp4"), ("{name}/%d.png", "100%d/1.png")):
         status, out, _ = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/out/{form}")
         assert status == 0 and (tmp_path / "out" / made).is_file(), out
+
+
+def test_colons_in_names(tmp_path, run, monkeypatch):
+    """What stands before a colon is no protocol."""
+    make_videos(tmp_path, "clip-12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("--video=clip-12:30.mp4", "--output=out-12:30.mp4")
+    assert status == 0, err
+    assert read_video("out-12:30.mp4")[0].shape == (2, 20, 30, 3)
+
+
+def test_frame_rates_that_an_mp4_cannot_have(tmp_path, run):
+    make_videos(tmp_path, "in.mp4")
+    fast = tmp_path / "fast.mp4"
+    with av.open(str(fast), "w") as container:
+        stream = container.add_stream("libx264", rate=2000)
+        stream.pix_fmt, (stream.height, stream.width) = "yuv420p", (20, 30)
+        for frame in smooth(3, 20, 30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    before = contents(tmp_path)
+    for arguments in (["--video=in.mp4", "--fps=0.0001"], ["--video=fast.mp4"]):
+        option, name = arguments[0].split("=")
+        arguments[0] = f"{option}={tmp_path / name}"
+        status, _, err = run(*arguments, f"--output={tmp_path / 'out.mp4'}")
+        assert status == 1 and "--fps" in err and err.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert run(f"--video={fast}", f"--output={tmp_path}/out.mp4", "--fps=25")[0] == 0
+
+
+def test_a_name_that_is_too_long(tmp_path, run):
+    make_videos(tmp_path, "in.mp4")
+    status, _, err = run(f"--video={tmp_path}/in.mp4", f"--output={tmp_path}/{'y' * 250}.mp4")
+    assert status == 1 and "File name too long" in err and err.count("\n") == 1
+    assert contents(tmp_path).keys() == {"in.mp4"}
 
 
 def test_frames_of_all_videos_need_folders_of_their_own(tmp_path, run):

@@ -24,9 +24,12 @@ from tests.reference import crop_and_mirror
 from v2v_jax.datasets import Scenes
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
+from v2v_jax.input.base_feed import CorruptVideos
 from v2v_jax.input.clips import Clips, evaluation_windows
-from v2v_jax.input.feeds import CorruptVideos, _BatchMemory, _check_memory, make_feed
+from v2v_jax.input.device_feed import _check_memory
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.input.tf_data_feed import _BatchMemory
 from v2v_jax.system import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -23,6 +22,7 @@ from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.media.frame_sources import FrameSource
 from v2v_jax.media.video_writer import VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
+from v2v_jax.system.whole_files import temporary_path
 from v2v_jax.tasks import Task
 
 View = Literal["overlay", "plain", "side_by_side"]
@@ -252,7 +252,7 @@ class _FrameFiles:
 
     def __init__(self, path: pathlib.Path, pattern: str, task: Task):
         self._path, self._pattern, self._task = path, pattern, task
-        self._folder = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+        self._folder = temporary_path(path)
         self._count = 0
         self.failed = False
         try:

@@ -60,8 +60,8 @@ class VideoWriter:
         self.path = os.fspath(path)
         if not self.path.lower().endswith(".mp4"):
             raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
-        if not 0 < fps < 1000:
-            raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
+        if not 0.01 <= fps < 1000:
+            raise ValueError(f"fps is {fps}; expected 0.01 to 1000 frames per second.")
         self._temporary = os.fspath(temporary_path(self.path))
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)

@@ -11,17 +11,18 @@ from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
 from v2v_jax.models.c3d import TRUNK_LAYERS
+from v2v_jax.run.schedule import warmup_steps
 
 
 def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
     """The schedule that `config.optimizer.schedule` names, as a function of the step.
 
-    * ``cosine``: linear warm-up over `warmup_steps`, then a cosine to 0 at `num_steps`.
+    * ``cosine``: linear warm-up (`schedule.warmup_steps`), then a cosine to 0 at `num_steps`.
     * ``step``: divided by 10 every `decay_every` steps (the paper's).
     """
     options = config.optimizer
     if options.schedule == "cosine":
-        warmup = min(options.warmup_steps, max(num_steps - 1, 0))
+        warmup = warmup_steps(options, num_steps)
         return optax.warmup_cosine_decay_schedule(
             0.0 if warmup else options.learning_rate, options.learning_rate, warmup, num_steps
         )
@@ -30,7 +31,9 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
             raise ConfigError(
                 f"optimizer.decay_every is {options.decay_every}; schedule=step needs at least 1."
             )
-        return lambda step: options.learning_rate * 0.1 ** (step // options.decay_every)
+        return optax.exponential_decay(
+            options.learning_rate, options.decay_every, decay_rate=0.1, staircase=True
+        )
     raise ConfigError(f"optimizer.schedule is {options.schedule!r}; known: cosine, step.")
 
 

@@ -98,9 +98,10 @@ def record(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_options(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that stored weights were trained with; defaults where an option is newer.
+    """The task's options in a record that is stored with weights, or in a configuration.
 
-    Older records have them among their other entries, not by themselves.
+    Older ones have them among their other entries, not by themselves. An option that is newer than
+    the record has its default.
 
     Raises:
       ConfigError: the task is not registered.
