@@ -72,7 +72,7 @@ def test_linked_folders_are_searched_once(tmp_path, caplog):
     expected = ["a/x.mp4", "b/deep/z.mp4", "b/y.mp4", "linked.mp4"]
     assert find_videos(data) == [name.replace("/", os.sep) for name in expected]
     [sentence] = said(caplog)
-    assert "1 links or entries that are no files (" in sentence and "broken.mp4" in sentence
+    assert "1 broken link (" in sentence and "broken.mp4" in sentence
 
 
 def test_a_link_to_a_parent_ends(tmp_path):
