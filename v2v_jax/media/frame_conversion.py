@@ -40,6 +40,11 @@ class FrameConverter:
         return array
 
 
+def lies_on_its_side(frame: av.VideoFrame) -> bool:
+    """Whether rows and columns are to be swapped to show a frame."""
+    return _display(frame)[0]
+
+
 def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is to be shown: whether to swap its axes, then to reverse rows and columns.
 

@@ -11,6 +11,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import av
@@ -18,7 +19,7 @@ import numpy as np
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.containers import open_input
-from v2v_jax.media.frame_conversion import FrameConverter
+from v2v_jax.media.frame_conversion import FrameConverter, lies_on_its_side
 from v2v_jax.media.video_writer import write_video
 
 __all__ = ["VideoFile", "VideoStream", "read_video", "write_video"]
@@ -212,6 +213,19 @@ class VideoStream:
             seconds = container.duration / av.time_base if container.duration else None
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
 
+    @functools.cached_property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a shown pixel by its height, 1 for square ones; decodes the first frame.
+
+        Raises:
+          CorruptVideoError: the first frame cannot be decoded.
+        """
+        with _opened(self.path) as (container, stream):
+            ratio = stream.sample_aspect_ratio or Fraction(1)
+            for frame in _decode(self.path, container, stream, False):
+                return 1 / ratio if lies_on_its_side(frame) else ratio
+        return Fraction(1)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         converter = FrameConverter(None)
         with _opened(self.path, threads=0) as (container, stream):
@@ -276,9 +290,9 @@ def _opened(
         # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
         limit = {"max_pixels": _DECODE["max_pixels"]}
         with open_input(path, options=limit, timeout=(_STUCK, _STUCK)) as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # not the first: that may be a cover
+            if stream is None:
                 raise _corrupt(path, "it has no video stream", "give a file with pictures")
-            stream = container.streams.video[0]
             context = stream.codec_context
             if context is None:
                 raise _corrupt(path, "FFmpeg has no decoder for it", "convert it, to H.264 for one")

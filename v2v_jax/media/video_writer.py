@@ -43,6 +43,7 @@ class VideoWriter:
         path: str | os.PathLike[str],
         fps: float = 25.0,
         sound_of: str | os.PathLike[str] | None = None,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         """Creates the file, hidden.
 
@@ -52,6 +53,7 @@ class VideoWriter:
           sound_of: a file whose sound (its best track) is copied, as it is where MP4 holds its
             codec, else as AAC, resampled where need be. Sound that cannot be copied is left out
             with a warning.
+          pixel_aspect: width of a pixel by its height, for players to show it so.
 
         Raises:
           ValueError: another extension, a bad `fps`.
@@ -73,6 +75,7 @@ class VideoWriter:
                 "libx264", rate=self._rate, options={"crf": "18"}
             )
             self._stream.pix_fmt = "yuv420p"
+            self._stream.sample_aspect_ratio = pixel_aspect
             self._sound = None
             if sound_of is not None:
                 self._sound = _Sound(sound_of, self._container)
