@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-import absl.logging
-
 from v2v_jax.errors import ConfigError, Stopped, UserError
+from v2v_jax.system import messages
 from v2v_jax.system.console import console
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
@@ -186,29 +184,11 @@ def _others() -> bool:
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-class _Formatter(logging.Formatter):
-    """`Warning: …`, without the place in the code, which says nothing to who runs a program."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        # In a terminal: back to the line's start, clear it, as a live progress line may be there.
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        return f"{clear}{record.levelname.capitalize()}: {record.getMessage()}"
-
-
 def quieten() -> None:
     """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself; only reads data here
-    absl.logging.use_absl_handler()
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    handler = absl.logging.get_absl_handler()
-    handler.setFormatter(_Formatter())
-    # orbax tells of a failed write with tracebacks of several threads; `Checkpoints` says it once.
-    handler.addFilter(_not_orbax)
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+    messages.install()
 
 
 def _fail(message: str, status: int) -> int:

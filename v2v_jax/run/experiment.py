@@ -83,29 +83,6 @@ class Experiment:
 
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
 
-    def with_dropout_seeds(self, batch: dict[str, Any], step: jax.Array) -> dict[str, Any]:
-        """The batch with a random `dropout_seed` (B,) uint32 a clip, if the network has dropout.
-
-        It is a function of (config.seed, step), and one a clip, so that it is split with the batch
-        over devices and parts.
-        """
-        if self.task.answers == "voxels":  # V2V and its baselines have none
-            return batch
-        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
-        return batch | {"dropout_seed": jax.random.bits(key, batch["mask"].shape)}
-
-    def apply_in_training(self, params: Any, x: tuple[jax.Array, Any]) -> jax.Array:
-        """The network's own outputs of x = (inputs, dropout seeds or None), some clips of a batch.
-
-        No gradient is computed for frozen layers.
-        """
-        inputs, seeds = x
-        variables = {"params": self.stop_frozen(params)}
-        if seeds is None:
-            return self.model.apply(variables, inputs)
-        rngs = {"dropout": jax.random.key(seeds[0])}
-        return self.model.apply(variables, inputs, train=True, rngs=rngs)
-
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""
         frozen = frozen_layers(self.config, params)
@@ -132,15 +109,16 @@ def make_experiment(
       UserError: a value that is not known, or a dataset that is missing or does not fit the task.
     """
     recipes.validate(config)
-    frame_size = tuple(config.preprocessing.frame_size)
-    dataset = datasets.load(config.data, split, frame_size, training=training)
+    preprocessing = Preprocessing.from_dict(config.preprocessing)
+    size, length = preprocessing.frame_size, preprocessing.clip_length
+    dataset = datasets.load(config.data, split, size, min_frames=length, training=training)
     task = make_task(config.task, dataset, stored_options(config))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
         dataset,
         task,
-        Preprocessing.from_dict(config.preprocessing),
+        preprocessing,
         make_model(config, task.num_outputs),
         make_optimizer(config, config.num_steps),
     )

@@ -11,17 +11,18 @@ from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
 from v2v_jax.models.c3d import TRUNK_LAYERS
+from v2v_jax.run.schedule import warmup_steps
 
 
 def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
     """The schedule that `config.optimizer.schedule` names, as a function of the step.
 
-    * ``cosine``: linear warm-up over `warmup_steps`, then a cosine to 0 at `num_steps`.
+    * ``cosine``: linear warm-up (`schedule.warmup_steps`), then a cosine to 0 at `num_steps`.
     * ``step``: divided by 10 every `decay_every` steps (the paper's).
     """
     options = config.optimizer
     if options.schedule == "cosine":
-        warmup = min(options.warmup_steps, max(num_steps - 1, 0))
+        warmup = warmup_steps(options, num_steps)
         return optax.warmup_cosine_decay_schedule(
             0.0 if warmup else options.learning_rate, options.learning_rate, warmup, num_steps
         )
