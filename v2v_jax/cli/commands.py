@@ -71,7 +71,7 @@ def _execute(name: str, argv: Sequence[str], prog: str) -> int:
 
 
 def _help(prog: str) -> str:
-    lines = [f"  {name:<12} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<13} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             f"usage: {prog} COMMAND [options]\n\n{__doc__}\n",
