@@ -161,6 +161,16 @@ def test_outputs_among_the_videos_are_not_read_back(tmp_path, run):
     assert contents(videos) == before and "deep/b_seg.mp4" in before
 
 
+def test_what_is_left_of_a_damaged_video_is_not_read_back(tmp_path, run):
+    make_videos(tmp_path, "videos/a.mp4", "videos/b_seg.partial.mp4", "videos/c.partial.mp4")
+    (tmp_path / "videos" / "b.mp4").write_text("hello")
+    arguments = f"--video={tmp_path}/videos", f"--output={tmp_path}/videos/{{name}}_seg.mp4"
+    status, out, _ = run(*arguments)
+    assert status == 1 and "2 done" in out and "1 failed" in out
+    made = contents(tmp_path / "videos").keys()
+    assert "c.partial_seg.mp4" in made and "b_seg.partial_seg.mp4" not in made
+
+
 def test_a_video_is_never_its_own_output(tmp_path, run):
     make_videos(tmp_path, "videos/a.mp4", "in.mp4", "cut.partial.mp4")
     (tmp_path / "frames").mkdir()

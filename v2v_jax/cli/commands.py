@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -64,8 +65,9 @@ def execute(argv: Sequence[str], prog: str = "v2v") -> int:
 def _execute(name: str, argv: Sequence[str], prog: str) -> int:
     # Your own modules (--teacher=my_module:function) are found in the current folder, as they are
     # by `python -m`; last, so that nothing there takes another module's place.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
+    with contextlib.suppress(OSError):  # the current folder was removed
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())
     module = importlib.import_module(f"v2v_jax.cli.{name.replace('-', '_')}")
     return command_line.execute(module, argv, prog)
 
