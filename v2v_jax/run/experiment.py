@@ -115,18 +115,25 @@ class Experiment:
         }
 
 
-def make_experiment(config: ConfigDict, split: str, mesh: Mesh | None = None) -> Experiment:
+def make_experiment(
+    config: ConfigDict,
+    split: str,
+    mesh: Mesh | None = None,
+    training: VideoDataset | None = None,
+) -> Experiment:
     """Builds what `config` describes.
 
     Args:
-      split: "train" or "test".
+      split: "train", "validation" or "test".
       mesh: default: all devices.
+      training: see `datasets.load`.
 
     Raises:
       UserError: a value that is not known, or a dataset that is missing or does not fit the task.
     """
     recipes.validate(config)
-    dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+    frame_size = tuple(config.preprocessing.frame_size)
+    dataset = datasets.load(config.data, split, frame_size, training=training)
     task = make_task(config.task, dataset, config.task_options)
     return Experiment(
         config,

@@ -76,7 +76,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
             progress,
             grows=config.get("grow_steps", 0) > 0,
         )
-        evaluator = Evaluator(make_experiment(config, _choosing(config), experiment.mesh))
+        evaluator = Evaluator(
+            make_experiment(config, _choosing(config), experiment.mesh, experiment.dataset)
+        )
         log = stack.enter_context(
             MetricsLog(
                 workdir,

@@ -26,6 +26,11 @@ class Subset(WrappedDataset):
         self.videos = [source.videos[index] for index in indices]
         self._indices = list(indices)
 
+    def others(self) -> Subset:
+        """The rest of the source's videos."""
+        mine = set(self._indices)
+        return Subset(self.source, [i for i in range(len(self.source.videos)) if i not in mine])
+
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
     ) -> dict[str, np.ndarray]:
@@ -48,23 +53,21 @@ class Subset(WrappedDataset):
 def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
     """Which videos validate: about `share` of the groups, at least one, the smallest by SHA-256.
 
+    None if there is but one group.
+
     Args:
       names: of all training videos.
       share: 0 to 1, exclusive.
       group: video's name → name of what must not be torn apart, such as one recording's clips.
 
     Raises:
-      ConfigError: there are fewer than two groups, or share is out of range.
+      ConfigError: share is out of range.
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation_share is {share}; it must be at least 0 and below 1.")
     groups = sorted(
         {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
-    if len(groups) < 2:
-        raise ConfigError(
-            f"A single training video ({names[0]}) cannot be divided; set data.validation_share=0."
-        )
     chosen = set(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
     return {name for name in names if group(name) in chosen}
 
