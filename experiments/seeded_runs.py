@@ -15,6 +15,7 @@ from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
+from v2v_jax.system import sharding
 from v2v_jax.system.console import progress
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.training import fine_tuning
@@ -85,9 +86,8 @@ class SeededRuns:
                 for name, layer in filled.items()
                 if layer is not state.params[name]
             }
-        put = lambda value, like: jax.device_put(value, like.sharding)
-        filled = {n: jax.tree.map(put, v, state.params[n]) for n, v in self._filled.items()}
-        return state.replace(params=state.params | filled)
+        filled = jax.device_put(self._filled, sharding.replicated(experiment.mesh))
+        return fine_tuning.with_params(experiment, state, state.params | filled)
 
     def _run(self, experiment: Experiment, workdir: pathlib.Path | None) -> dict[str, Any]:
         config, task = experiment.config, experiment.task
