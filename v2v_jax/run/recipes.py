@@ -127,6 +127,7 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
         weight_decay=1e-2,
         momentum=0.0,
         clip_norm=1.0,
+        balanced=True,  # transposed kernels stay so: no grid, see models/transposed_kernels.py
     )
 
 
