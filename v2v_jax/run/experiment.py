@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
@@ -46,6 +47,16 @@ class Experiment:
     preprocessing: Preprocessing
     model: nn.Module
     optimizer: optax.GradientTransformation
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training clips vary; configurations from before it have none."""
+        return Augmentation.from_config(self.config.get("augmentation", {}))
+
+    @property
+    def training_clips(self) -> Preprocessing:
+        """`preprocessing` with the size of the clips that a training step cuts out and augments."""
+        return self.augmentation.source(self.preprocessing)
 
     @property
     def about(self) -> dict[str, Any]:
