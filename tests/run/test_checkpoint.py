@@ -457,3 +457,10 @@ def test_folder_that_cannot_be_created(tmp_path):
     file.write_text("")
     with pytest.raises(CheckpointError, match="Cannot create the folder .*another --workdir"):
         opened(file)
+
+
+def test_a_state_without_parameters(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save({"x": jnp.arange(3)}, 1)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(1, {"x": jnp.zeros(3, jnp.int32)}), {"x": jnp.arange(3)})
