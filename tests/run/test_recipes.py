@@ -76,9 +76,9 @@ def numbers_of(config, prefix=""):
 
 
 def known_numbers(config):
-    """Those that `validate` looks at; tasks look at their own options."""
+    """Those that `validate` looks at; tasks and augmentation look at their own options."""
     data = {"validation_share", *recipes.DATA_NUMBERS.get(config.data.name, {})}
-    own = {f"task_options.{key}" for key in config.task_options}
+    own = {f"{of}.{key}" for of in ("task_options", "augmentation") for key in config[of]}
     return {*recipes.NUMBERS, *recipes.TUPLES, *own, *(f"data.{key}" for key in data)}
 
 
@@ -192,6 +192,8 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
         ("preprocessing.std", (60.0,), "std is .*; it has 3 numbers"),
         ("preprocessing.clip_length", 12, "clip_length 12; .* of 8 for the length"),
         ("preprocessing.clip_length", 0, "clip_length is 0; it must be at least 1"),
+        ("augmentation.scale", (0.5, 1.0), "windows of 224×224, larger than the frames of 128×171"),
+        ("augmentation.noise", -0.1, "augmentation.noise is -0.1; it must lie in 0..1"),
     ],
 )
 def test_validate_names_the_key_and_the_choices(key, value, message):
