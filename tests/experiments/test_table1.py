@@ -203,9 +203,11 @@ def test_runs_by_seed_equal_training_and_compile_once(tmp_path, compilation_cach
     from v2v_jax.evaluation.evaluator import evaluate
     from v2v_jax.training.loop import train_and_evaluate
 
-    config = tiny_config("seg", feed="device")
+    config = tiny_config("seg", "model=conv3b_up", feed="device")
     if pretrained:
-        train_and_evaluate(tiny_config("seg", feed="device", seed=5), tmp_path / "start")
+        train_and_evaluate(
+            tiny_config("seg", "model=conv3b_up", feed="device", seed=5), tmp_path / "start"
+        )
         config.init_from = str(tmp_path / "start")
     runs = SeededRuns(config)
     results = [runs.run(seed, tmp_path / f"seed{seed}") for seed in (0, 1)]
