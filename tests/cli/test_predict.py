@@ -371,7 +371,7 @@ def test_frames_replace_frames_and_nothing_else(tmp_path, run):
         ("empty", "out.mp4", "holds neither videos nor"),
         ("videos", "out.mp4", "needs {name}"),
         ("in.mp4", "no/such/out.mp4", "does not exist"),
-        ("in.mp4", "out.webm", "no form that is known"),
+        ("in.mp4", "out.webm", "Unsupported --output"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(tmp_path, run, video, output, message):
