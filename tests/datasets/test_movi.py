@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from v2v_jax import datasets
-from v2v_jax.cli import convert_tfds
+from v2v_jax.cli import commands
 from v2v_jax.datasets.base.video_dataset import FIELDS
 from v2v_jax.datasets.readers import movi
 from v2v_jax.datasets.readers.movi import Movi
@@ -178,7 +178,7 @@ def test_by_name(prepared):
 
 def test_not_there_or_in_another_format(tmp_path, prepared):
     with pytest.raises(
-        DataError, match="movi_e/256x256 is not prepared in .*convert_tfds .*256x256/1.0.0"
+        DataError, match="movi_e/256x256 is not prepared in .*v2v convert-tfds .*256x256/1.0.0"
     ):
         Movi(tmp_path, "train")
     with pytest.raises(DataError, match="no variant 'movi_x'; choose one of movi_a"):
@@ -194,7 +194,7 @@ def test_kubrics_own_format_is_converted(tmp_path, capsys):
     with pytest.raises(DataError, match="tfrecord, which has no random access; convert it") as info:
         Movi(tmp_path, "test")
     folder = str(info.value).split()[-1]
-    assert convert_tfds.main([folder]) == 0
+    assert commands.execute(["convert-tfds", folder]) == 0
     assert "3 files written" in capsys.readouterr().out
     video = Movi(tmp_path, "test", frame_size=(H, W)).read(0, 0, T)["video"]
     np.testing.assert_array_equal(video, example(3)["video"])
@@ -203,7 +203,7 @@ def test_kubrics_own_format_is_converted(tmp_path, capsys):
 
 
 def test_what_cannot_be_converted(tmp_path, capsys):
-    assert convert_tfds.main([str(tmp_path)]) == 1
+    assert commands.execute(["convert-tfds", str(tmp_path)]) == 1
     assert "has no TFRecord files; expected the folder" in capsys.readouterr().err
     prepare(tmp_path, "tfrecord")
     folder = tmp_path / "movi_e/256x256/1.0.0"

@@ -1,5 +1,6 @@
 """The cache of decoded frames: the same bytes as without it, whatever happens to its files."""
 
+import errno
 import os
 import queue
 import resource
@@ -10,11 +11,12 @@ import sys
 import threading
 import time
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.input.test_feeds import (
+from tests.memory_dataset import (
     LENGTHS,
     Memory,
     assert_same,
@@ -460,10 +462,10 @@ def test_several_builders_at_once(locks, tmp_path, monkeypatch):
     count = 4
     if not locks:
 
-        def refuse(*_):
-            raise OSError("no locks here")
+        def refuse(*_, **__):
+            raise OSError(errno.ENOLCK, "no locks here")
 
-        monkeypatch.setattr(cache_builder.fcntl, "flock", refuse)
+        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     barrier, results = threading.Barrier(count), queue.Queue()
     threads = [
         threading.Thread(target=build_together, args=(tmp_path, barrier, results))

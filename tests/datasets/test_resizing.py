@@ -1,5 +1,7 @@
 """Resizing of targets against a slow reference, and what must never be averaged."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -74,6 +76,47 @@ def test_masks_and_nearest_values():
     found = resize_nearest(depth, (3, 5))
     assert found.dtype == np.float32 and set(found.ravel()) <= set(depth.ravel())
     assert resize_nearest(np.zeros((4, 8), np.uint8), (8, 3)).dtype == np.uint8
+
+
+def nearest(values, size):
+    """The values in which the new centres lie, in exact arithmetic; a set where between two."""
+    axes = []
+    for old, new in zip(values.shape, size):
+        twice = [Fraction((2 * i + 1) * old, 2 * new) for i in range(new)]
+        axes.append([{int(x), int(x) - 1} if x.denominator == 1 else {int(x)} for x in twice])
+    return [[{values[r, c] for r in rows for c in cols} for cols in axes[1]] for rows in axes[0]]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_nearest_neighbour_equals_exact_arithmetic(h, w, new_h, new_w):
+    # Every voxel differs, so that a wrong one is seen.
+    values = np.arange(h * w, dtype=np.float32).reshape(h, w)
+    found = resize_nearest(values, (new_h, new_w))
+    for row, expected_row in zip(found, nearest(values, (new_h, new_w)), strict=True):
+        for value, expected in zip(row, expected_row, strict=True):
+            assert value in expected
+    labels = (values % 251).astype(np.uint8)
+    np.testing.assert_array_equal(resize_nearest(labels, (new_h, new_w)), found % 251)
+
+
+def test_the_sizes_of_real_data():
+    """DAVIS at 480p and Sintel to the networks' input, by the formula in float64."""
+    for h, w in ((480, 854), (436, 1024), (720, 960)):
+        values = np.arange(h * w, dtype=np.float32).reshape(h, w)
+        found = resize_nearest(values, (128, 171))
+        rows, columns = ((np.arange(n) + 0.5) * old / n for n, old in ((128, h), (171, w)))
+        clear = lambda x: np.abs(x - np.round(x)) > 1e-6  # not between two voxels
+        expected = values[np.floor(rows).astype(int)][:, np.floor(columns).astype(int)]
+        kept = np.ix_(clear(rows), clear(columns))
+        np.testing.assert_array_equal(found[kept], expected[kept])
+        assert clear(rows).sum() >= 120 and clear(columns).sum() >= 168
+
+
+def test_nearest_neighbour_refuses_what_pillow_would_change():
+    for values in (np.zeros((4, 4), np.int32), np.zeros((4, 4), bool), np.zeros((4, 4, 3), "u1")):
+        with pytest.raises(ValueError, match="expected .H,W. uint8 or float"):
+            resize_nearest(values, (2, 2))
 
 
 def test_wrong_shapes():

@@ -1,7 +1,10 @@
 """The split to choose on: rendered scenes have their own, other datasets hold training back."""
 
+import sys
+
 import numpy as np
 import pytest
+from absl import logging
 
 from v2v_jax import datasets
 from v2v_jax.datasets.base.held_back import held_back
@@ -65,6 +68,14 @@ def test_training_videos_are_held_back_by_film(named) -> None:
     assert names(named("test", validation_share=0.1)) == ["v_Test_g99_c01"]
 
 
+def test_what_is_held_back_need_not_be_opened_again(named) -> None:
+    train = named("train", validation_share=0.1)
+    data = {"name": "named", "cache": "", "validation_share": 0.1}
+    beside = datasets.load(data, "validation", SIZE, training=train)
+    assert beside.source is train.source
+    assert names(beside) == names(named("validation", validation_share=0.1))
+
+
 def test_what_is_held_back_reads_as_its_own_video(named) -> None:
     for split in ("train", "validation"):
         dataset = named(split, validation="v_Dive_g03_c01,v_Dive_g07_c00")
@@ -88,8 +99,16 @@ def test_one_more_video_changes_what_is_held_back_by_one_film_at_most() -> None:
 
 def test_small_sets_still_give_one_and_keep_one() -> None:
     assert len(held_back(["a", "b"], 0.01, str)) == len(held_back(["a", "b"], 0.99, str)) == 1
-    with pytest.raises(ConfigError, match="single training video"):
-        held_back(["a"], 0.1, str)
+    assert held_back(["a"], 0.1, str) == set()
+
+
+def test_a_single_training_video_trains_and_validates_with_a_warning(named, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "FILMS", ["v_Only_g01_c01"])
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    for split in ("train", "validation"):
+        assert names(named(split, validation_share=0.1)) == ["v_Only_g01_c01"]
+    assert len(said) == 2 and "one training video only, v_Only_g01_c01" in said[0]
 
 
 def test_old_configurations_train_on_all_and_have_no_validation(named) -> None:

@@ -16,10 +16,12 @@ TINY = (64, 86)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A data_dir with scenes/tiny in array_record files."""
-    from v2v_jax.cli import prepare_tfds
+    from v2v_jax.cli import commands
 
     data_dir = tmp_path_factory.mktemp("tfds")
-    assert prepare_tfds.main(["scenes", "--config=tiny", f"--data_dir={data_dir}"]) == 0
+    assert (
+        commands.execute(["prepare-tfds", "scenes", "--config=tiny", f"--data_dir={data_dir}"]) == 0
+    )
     return data_dir
 
 
@@ -77,7 +79,7 @@ def test_what_is_missing_is_named_with_its_remedy(
     prepared: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     with pytest.raises(
-        DataError, match="not prepared.*prepare_tfds scenes --config=tiny --data_dir="
+        DataError, match="not prepared.*v2v prepare-tfds scenes --config=tiny --data_dir="
     ):
         ScenesTfds("train", tmp_path, frame_size=TINY)
     with pytest.raises(DataError, match="no split 'valid': choose train or "):

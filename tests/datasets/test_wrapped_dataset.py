@@ -1,5 +1,6 @@
 """A dataset that wraps another hides nothing: every public name of `VideoDataset` is tried."""
 
+import argparse
 import pickle
 
 import numpy as np
@@ -191,6 +192,7 @@ def test_check_data_sees_a_corrupt_video(cached, labelled, folder, tmp_path):
         "flow" if labelled else "color",
         "dataset=folder",
         data__root=str(folder / "videos"),
+        data__validation_share=0.0,
         data__cache=str(tmp_path / "cache") if cached else "",
         data__flow_labels=str(folder / "labels") if labelled else "",
         preprocessing__frame_size=(16, 24),
@@ -203,4 +205,4 @@ def test_check_data_sees_a_corrupt_video(cached, labelled, folder, tmp_path):
     assert reports["train"]["videos"] == 2 and reports["test"]["problems"] == []
     assert reports["train"]["original sizes"] == {"32x16": 2}
     with pytest.raises(DataError, match="1 videos or parts of them cannot be read"):
-        check_data.main(config, "")
+        check_data.run(argparse.Namespace(config=config, workdir=None))

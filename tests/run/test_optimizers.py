@@ -50,6 +50,15 @@ def test_step_schedule_divides_by_ten():
         assert jax.jit(rate)(jnp.int32(step)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_step_schedule_of_the_paper_changes_at_the_right_steps():
+    """At full length, where a step divided by the interval in float32 might be rounded up."""
+    rate = jax.jit(learning_rate(options(schedule="step", decay_every=200_000), 800_000))
+    steps = np.arange(0, 800_000, 200_000)[:, None] + np.array([0, 1, 199_998, 199_999])
+    found = np.array([[float(rate(jnp.int32(step))) for step in row] for row in steps])
+    expected = 0.1 * 0.1 ** (steps // 200_000)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_cosine_schedule_warms_up_and_ends_at_zero():
     rate = learning_rate(options(warmup_steps=10), 110)
     expected = {0: 0.0, 5: 0.05, 10: 0.1, 35: 0.05 * (1 + np.cos(np.pi / 4)), 60: 0.05, 110: 0.0}

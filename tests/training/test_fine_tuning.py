@@ -46,6 +46,7 @@ def test_a_run_gives_the_parameters_of_its_best_checkpoint(trained, converted):
     step, params = best_params(experiment, run.workdir)
     assert step == int(best)
     assert_equal(weights.params, params)
+    assert_equal(read_weights(run.workdir / "checkpoints" / best).params, params)
     again = read_weights(converted)
     assert_equal(again.params, params)
     for key in ("color_order", "mean", "std"):
@@ -152,10 +153,10 @@ def test_weights_of_another_network_are_named(converted, change):
 
 
 def test_folders_without_weights_are_named(tmp_path):
-    with pytest.raises(WeightsError, match="holds no weights"):
+    with pytest.raises(WeightsError, match="holds no weights .* or a folder that v2v convert has"):
         read_weights(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(WeightsError, match="no finished checkpoint"):
+    with pytest.raises(WeightsError, match="No finished checkpoint"):
         read_weights(tmp_path)
 
 

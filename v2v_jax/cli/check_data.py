@@ -2,7 +2,7 @@
 
     v2v check-data --config=seg:dataset=gatech --config.data.root=DIR
 
-Both splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
+All splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
 of the labels, magnitude of the flow, range of the depth, and every file that cannot be read, with
 the reason. The exit status is 1 if there is any. With --workdir=FOLDER the report is also written
 to FOLDER/check_data.json.
@@ -111,7 +111,7 @@ def _contents(frames: dict[str, np.ndarray], name: str) -> Contents:
 
 
 def check(config: ConfigDict) -> dict[str, Any]:
-    """Reads both splits of `config.data` for `config.task`.
+    """Reads all splits of `config.data` for `config.task`.
 
     Returns:
       split → JSON-ready report; `problems` in it lists (name, reason).
@@ -122,7 +122,12 @@ def check(config: ConfigDict) -> dict[str, Any]:
     from v2v_jax.run import recipes  # JAX is imported where a command runs, not for its help
 
     recipes.validate(config)
-    return {split: _check_split(config, split) for split in ("train", "test")}
+    reports: dict[str, dict[str, Any]] = {}
+    for split in datasets.split_names(config.data):
+        if split == "validation" and not reports["train"]["videos"]:
+            continue  # it is part of what could not be opened, as was said
+        reports[split] = _check_split(config, split)
+    return reports
 
 
 def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def _distribution(histogram: np.ndarray, voxels: int) -> dict[str, float]:
 
 
 def print_report(name: str, reports: dict[str, dict[str, Any]]) -> None:
-    """Prints one table of both splits, and what cannot be read."""
+    """Prints one table of all splits, and what cannot be read."""
     rows: dict[str, list[str]] = {}
     for column, report in enumerate(reports.values()):
         for label, text in _lines(report):

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from v2v_jax.cli import config_options
 from v2v_jax.cli.command_line import Parser, path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ml_collections import ConfigDict
 
 
@@ -46,11 +45,12 @@ def run(options: argparse.Namespace) -> int:
     return int(verify(pathlib.Path(options.verify)) > 0)
 
 
-def pack(config: ConfigDict, splits: Sequence[str] = ("train", "test")) -> None:
+def pack(config: ConfigDict, splits: Sequence[str] = ()) -> None:
     """Builds the caches that training with a configuration would build when it starts.
 
     Args:
       config: `data.cache` names the folder; the task says which fields.
+      splits: of which splits; default: all.
 
     Raises:
       ConfigError: `data.cache` is empty, or a value cannot be used.
@@ -66,7 +66,7 @@ def pack(config: ConfigDict, splits: Sequence[str] = ("train", "test")) -> None:
     if not config.data.cache:
         raise ConfigError("data.cache is empty; set --config.data.cache=DIR to the caches' folder.")
     size, clip = tuple(config.preprocessing.frame_size), config.preprocessing.clip_length
-    for split in splits:
+    for split in splits or datasets.split_names(config.data):
         dataset = datasets.load(config.data, split, size, min_frames=clip)
         dataset.prepare_fields(TASKS[config.task].fields, progress)
         console.print(f"{config.data.cache}: {len(dataset.videos)} videos of the {split} split")

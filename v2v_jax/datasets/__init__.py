@@ -11,7 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from v2v_jax.datasets.base.held_back import held_back, split_off
+from absl import logging
+
+from v2v_jax.datasets.base.held_back import Subset, held_back, split_off
 from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.cache.packed import PackedVideos
@@ -37,6 +39,7 @@ __all__ = [
     "dataset_entry",
     "has_validation",
     "load",
+    "split_names",
     "register_dataset",
 ]
 
@@ -350,8 +353,17 @@ def has_validation(data: Mapping[str, Any]) -> bool:
     return bool(data.get("validation") or data.get("validation_share", 0.0))
 
 
+def split_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The splits that a configuration has."""
+    return ("train", "validation", "test") if has_validation(data) else ("train", "test")
+
+
 def load(
-    data: Mapping[str, Any], split: str, frame_size: Size, min_frames: int = MIN_FRAMES
+    data: Mapping[str, Any],
+    split: str,
+    frame_size: Size,
+    min_frames: int = MIN_FRAMES,
+    training: VideoDataset | None = None,
 ) -> VideoDataset:
     """Opens the dataset that `config.data` describes.
 
@@ -363,6 +375,8 @@ def load(
         split then lacks. The test split is the dataset's own.
       frame_size: (H, W) to resize to.
       min_frames: shorter videos are left out with a warning: the length of a clip.
+      training: the same configuration's training split, if it is open: what it holds back is then
+        not opened a second time.
 
     Raises:
       ConfigError, DataError: an option that is not known, or data that is missing or wrong; the
@@ -373,6 +387,8 @@ def load(
             f"This configuration of {data['name']} sets no validation split apart; set "
             f"data.{_validation_option(data)}."
         )
+    if split == "validation" and isinstance(training, Subset):
+        return training.others(split)
     entry, options = dataset_entry(data["name"]), {**data, "min_frames": min_frames}
     if data["name"] == "scenes" or split == "test" or not has_validation(data):
         return _cached(entry.open(options, split, frame_size), data, split)
@@ -380,6 +396,13 @@ def load(
     names = [info.name for info in dataset.videos]
     validating = set(filter(None, data.get("validation", "").split(",")))
     validating = validating or held_back(names, data["validation_share"], entry.group)
+    if not validating:
+        logging.warning(
+            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
+            "to choose checkpoints on another.",
+            *(dataset.name, names[0]),
+        )
+        return dataset
     return split_off(dataset, validating, split)
 
 

@@ -19,8 +19,9 @@ from v2v_jax.drawing import panels
 from v2v_jax.errors import CheckpointError
 from v2v_jax.evaluation.report.curves import read_curves
 from v2v_jax.evaluation.report.page import Report, ReportedClip, page, ranks
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, evaluation_windows
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import sharding
@@ -31,7 +32,7 @@ from v2v_jax.tasks import metrics
 
 @dataclasses.dataclass(frozen=True)
 class WindowResult:
-    """One window of the test split and the task's metrics on it alone.
+    """One window of the split and the task's metrics on it alone.
 
     Attributes:
       name: its video and first frame, for people.
@@ -46,10 +47,10 @@ class WindowResult:
 
 
 class Evaluator:
-    """Evaluates parameters on every window of the test split; compiled once, used often."""
+    """Evaluates parameters on every window of a split; compiled once, used often."""
 
     def __init__(self, experiment: Experiment, feed: Feed | None = None):
-        """experiment: of the test split; feed: what to read through, default as configured."""
+        """experiment: of that split; feed: what to read through, default as configured."""
         self._experiment = experiment
         config, mesh = experiment.config, experiment.mesh
         self._feed = feed or make_feed(
@@ -252,7 +253,7 @@ def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[in
     """
     found = find_checkpoint(workdir)
     found.check_fits(experiment.about)
-    return found.step, found.params(experiment.abstract_state().params)
+    return found.step, found.params(experiment.abstract_params())
 
 
 def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:

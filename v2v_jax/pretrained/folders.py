@@ -59,7 +59,7 @@ def _flatten(params: Params) -> dict[str, np.ndarray]:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Weights:
-    """Reads what `write_folder` wrote, or the best checkpoint of a run.
+    """Reads what `write_folder` wrote, or a checkpoint: of a run the best, see `find_checkpoint`.
 
     Raises:
       WeightsError: it is neither, or damaged.
@@ -67,12 +67,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Weights:
     folder = pathlib.Path(folder)
     if (folder / _ABOUT).is_file() and (folder / _WEIGHTS).is_file():
         return _read_converted(folder)
-    if (folder / "checkpoints").is_dir():
-        return _read_run(folder)
-    raise WeightsError(
-        f"{folder} holds no weights: it is neither a run's folder, with checkpoints, nor one that "
-        "v2v convert has written."
-    )
+    return _read_run(folder)
 
 
 def _read_converted(folder: pathlib.Path) -> Weights:
@@ -109,14 +104,14 @@ def _sum(path: pathlib.Path) -> str:
 
 def _read_run(folder: pathlib.Path) -> Weights:
     try:
-        found = find_checkpoint(folder)
+        found = find_checkpoint(folder, also="a folder that v2v convert has written")
         params = found.params()
         task = found.about["task"]
         preprocessing = Preprocessing.from_dict(found.about["preprocessing"])
     except CheckpointError as error:
-        raise WeightsError(f"No weights can be read from the run {folder}: {error}") from error
+        raise WeightsError(f"{folder} holds no weights that can be used. {error}") from error
     except (KeyError, TypeError) as error:
         raise WeightsError(
-            f"No weights can be read from the run {folder}: another version wrote it ({error})."
+            f"{folder} holds no weights that can be used: another version wrote it ({error})."
         ) from error
     return Weights(params, preprocessing, f"step {found.step} of a run ({task})", str(folder))

@@ -20,11 +20,19 @@ from v2v_jax.errors import ConfigError
 class Subset(WrappedDataset):
     """Some videos of another dataset, in its order; everything else is the dataset's own."""
 
-    def __init__(self, source: VideoDataset, indices: Sequence[int]) -> None:
-        """indices: which videos of `source`."""
+    def __init__(self, source: VideoDataset, indices: Sequence[int], split: str) -> None:
+        """indices: which videos of `source`; split: "train" or "validation"."""
         super().__init__(source)
+        if split != "train":
+            self.corrupt = []  # those of the source are reported once, with what trains
         self.videos = [source.videos[index] for index in indices]
         self._indices = list(indices)
+
+    def others(self, split: str) -> Subset:
+        """The rest of the source's videos, as that split."""
+        mine = set(self._indices)
+        rest = [index for index in range(len(self.source.videos)) if index not in mine]
+        return Subset(self.source, rest, split)
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
@@ -48,23 +56,21 @@ class Subset(WrappedDataset):
 def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
     """Which videos validate: about `share` of the groups, at least one, the smallest by SHA-256.
 
+    None if there is but one group.
+
     Args:
       names: of all training videos.
       share: 0 to 1, exclusive.
       group: video's name → name of what must not be torn apart, such as one recording's clips.
 
     Raises:
-      ConfigError: there are fewer than two groups, or share is out of range.
+      ConfigError: share is out of range.
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation_share is {share}; it must be at least 0 and below 1.")
     groups = sorted(
         {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
-    if len(groups) < 2:
-        raise ConfigError(
-            f"A single training video ({names[0]}) cannot be divided; set data.validation_share=0."
-        )
     chosen = set(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
     return {name for name in names if group(name) in chosen}
 
@@ -89,4 +95,4 @@ def split_off(dataset: VideoDataset, validating: set[str], split: str) -> VideoD
     indices = [i for i, name in enumerate(names) if (name in validating) == (split != "train")]
     if not indices:
         raise ConfigError(f"data.validation leaves {dataset.name} no video to {split} on.")
-    return Subset(dataset, indices)
+    return Subset(dataset, indices, split)

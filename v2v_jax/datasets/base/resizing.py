@@ -1,4 +1,4 @@
-"""Resizing of targets: flow with its validity, masks, depth.
+"""Resizing of targets: flow with its validity, masks, class labels, depth.
 
 Frames are resized by antialiased filters; targets must not be: half a motion, or a depth between
 two surfaces, belongs to nothing in the picture.
@@ -57,8 +57,26 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H,W) float or uint8 → (H',W') of the same dtype: the values at the new pixels' centres."""
+    """Resizes labels or depth, of which no values in between make sense.
+
+    The only nearest-neighbour resize of the package: a pixel gets the value in which its centre
+    lies, ⌊(i + ½) · H / H'⌋; where it lies between two, one of them.
+
+    Args:
+      values: (H,W) uint8 or float.
+      size: (H', W') of the result.
+
+    Returns:
+      (H',W') uint8, or float32.
+
+    Raises:
+      ValueError: another dtype, which Pillow would change without a word.
+    """
     h, w = size
+    if values.ndim != 2 or values.dtype != np.uint8 and values.dtype.kind != "f":
+        raise ValueError(
+            f"values are {values.dtype} {values.shape}; expected (H,W) uint8 or float."
+        )
     if values.dtype != np.uint8:
         values = values.astype(np.float32)
     return np.asarray(Image.fromarray(values).resize((w, h), Image.Resampling.NEAREST))

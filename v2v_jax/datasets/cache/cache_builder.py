@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
+import functools
 import hashlib
-import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -24,7 +22,6 @@ from v2v_jax.datasets.cache.cache_files import (
     Cache,
     Progress,
     Unusable,
-    flush,
     frame_bytes,
     open_cache,
     sum_of,
@@ -32,6 +29,8 @@ from v2v_jax.datasets.cache.cache_files import (
     write_manifest,
 )
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.system.locks import locked
+from v2v_jax.system.whole_files import discard, leftovers, publish, temporary_path
 
 REMEDY = "choose another folder with --config.data.cache=DIR, or leave it out"
 
@@ -69,14 +68,14 @@ class CacheBuilder:
                 return open_cache(path, key, progress)
         with _writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as locked:
+        with _locked(path) as has_locks:
             try:  # another process may have built it meanwhile
                 return open_cache(path, key, progress)
             except Unusable as error:
                 if path.exists():
                     logging.warning("The cache %s %s; it is built anew.", path, error)
             self._report_others(path)
-            self._build(path, key, progress, locked)
+            self._build(path, key, progress, has_locks)
             try:
                 return open_cache(path, key, progress)
             except Unusable as error:
@@ -110,22 +109,24 @@ class CacheBuilder:
                 *(self.folder, prefix, ", ".join(others)),
             )
 
-    def _build(self, path: pathlib.Path, key: str, progress: Progress | None, locked: bool) -> None:
+    def _build(
+        self, path: pathlib.Path, key: str, progress: Progress | None, has_locks: bool
+    ) -> None:
         """Writes the cache in a folder of its own and gives it its name when it is complete."""
         with _writing(path):
-            if locked:  # nobody else is building: these were left by builders that were killed
-                for left in path.parent.glob(f".{path.name}.part-*"):
-                    shutil.rmtree(left)
+            if has_locks:  # nobody else is building: these were left by builders that were killed
+                for left in leftovers(path):
+                    discard(left)
             if path.exists():
                 shutil.rmtree(path)
         self._check_space(path)
-        temporary = path.parent / f".{path.name}.part-{uuid.uuid4().hex}"
+        temporary = temporary_path(path)
         try:
             self._write(temporary, path, key, progress)
             with _writing(path):
                 _publish(temporary, path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            discard(temporary)
 
     def _check_space(self, path: pathlib.Path) -> None:
         size = self.source.frame_size
@@ -152,7 +153,7 @@ class CacheBuilder:
             unreadable = self._write_frames(files, sums, path, progress)
             with _writing(path):
                 for file in files.values():
-                    flush(file)
+                    file.flush()
         if self._key() != key:
             raise DataError(
                 f"The files of {self.source.name} changed while they were read; start again."
@@ -207,16 +208,10 @@ class CacheBuilder:
 def _publish(temporary: pathlib.Path, path: pathlib.Path) -> None:
     """Gives a complete cache its name, unless another process was first."""
     try:
-        temporary.rename(path)
+        publish(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        return  # the other one's is as good; the caller removes this one
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            raise  # else the other one's is as good; the caller removes this one
 
 
 @contextlib.contextmanager
@@ -225,18 +220,13 @@ def _locked(path: pathlib.Path) -> Iterator[bool]:
 
     Without locks each builds its own, and the first to finish gives it its name.
     """
-    with _writing(path):
-        file = open(path.parent / f".{path.name}.lock", "a")
-    with file:
-        locked = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.warning("Waiting for another process, which builds the cache %s.", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            locked = False
-        yield locked
+    waiting = functools.partial(
+        logging.warning, "Waiting for another process, which builds the cache %s.", path
+    )
+    with contextlib.ExitStack() as stack:
+        with _writing(path):
+            has_locks = stack.enter_context(locked(path.parent / f".{path.name}.lock", waiting))
+        yield has_locks
 
 
 @contextlib.contextmanager

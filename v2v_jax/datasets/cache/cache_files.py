@@ -9,7 +9,7 @@
 The sums are compared on first opening and whenever a file's size or time has changed; to compare
 them at any time:
 
-    python -m v2v_jax.cli.pack DIR
+    v2v pack --verify=DIR
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import hashlib
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import FIELDS
+from v2v_jax.system.whole_files import write_bytes
 
 FORMAT = 2  # raise it when the files' layout changes, or how this package decodes or resizes
 MANIFEST, _VERIFIED = "manifest.json", "verified.json"
@@ -101,9 +101,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
 def write_manifest(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest with its sum; the last file of a cache."""
     stored = {"sum": hashlib.sha256(to_json(manifest)).hexdigest(), "manifest": manifest}
-    with open(folder / MANIFEST, "wb") as file:
-        file.write(to_json(stored))
-        flush(file)
+    (folder / MANIFEST).write_bytes(to_json(stored))
 
 
 def _compare_sums(cache: Cache, manifest: dict[str, Any], progress: Progress | None) -> None:
@@ -146,10 +144,8 @@ def _read_verified(path: pathlib.Path) -> Any:
 
 
 def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
-    temporary = path / f".{_VERIFIED}.{uuid.uuid4().hex}"
     try:
-        temporary.write_bytes(to_json(state))
-        temporary.replace(path / _VERIFIED)
+        write_bytes(path / _VERIFIED, to_json(state), durable=False)
     except OSError as error:
         logging.info("That the cache %s is sound cannot be noted (%s).", path, error)
 
@@ -168,9 +164,3 @@ def sum_of(array: np.ndarray) -> str:
 def to_json(value: Any) -> bytes:
     """The one way to write a value, so that equal ones have equal sums."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def flush(file: BinaryIO) -> None:
-    """To the disk: a power cut must not leave a cache with its name but without its content."""
-    file.flush()
-    os.fsync(file.fileno())

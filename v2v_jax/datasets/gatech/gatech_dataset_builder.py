@@ -2,7 +2,7 @@
 
 Prepare it with random access to records by
 
-    python -m v2v_jax.cli.prepare_tfds gatech --source=DIR --data_dir=DIR
+    v2v prepare-tfds gatech --source=DIR --data_dir=DIR
 
 where --source holds what `v2v_jax.datasets.gatech.Gatech` describes. As in `scenes` a record holds
 CHUNK successive frames of one video, compressed with zlib.

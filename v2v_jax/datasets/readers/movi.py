@@ -87,7 +87,7 @@ class Movi(TfdsVideos):
     def _remedy(self, data_dir: str) -> str:
         return (
             f"copy gs://kubric-public/tfds/{self._label} into it and run "
-            f"python -m v2v_jax.cli.convert_tfds {data_dir}/{self._label}/1.0.0"
+            f"v2v convert-tfds {data_dir}/{self._label}/1.0.0"
         )
 
     def read(

@@ -2,7 +2,7 @@
 
 Prepare it with random access to records by
 
-    python -m v2v_jax.cli.prepare_tfds scenes --data_dir=DIR
+    v2v prepare-tfds scenes --data_dir=DIR
 
 and, after importing this module, open it with `tfds.data_source("scenes/default", data_dir=DIR)`.
 

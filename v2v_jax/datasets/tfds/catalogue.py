@@ -247,7 +247,7 @@ def _open_records(
     if "array_record" not in formats:
         raise DataError(
             f"{label} in {data_dir} is prepared as {', '.join(sorted(formats))}, which has no "
-            "random access; convert it: python -m v2v_jax.cli.convert_tfds "
+            "random access; convert it: v2v convert-tfds "
             f"{builder.data_path}"
         )
     try:

@@ -157,7 +157,7 @@ class ChunkedTfds(VideoDataset):
 
     def _remedy(self, config: str) -> str:
         return (
-            f"python -m v2v_jax.cli.prepare_tfds {self.name} --config={config} "
+            f"v2v prepare-tfds {self.name} --config={config} "
             f"--data_dir={self._data_dir}{self.preparing_options}"
         )
 

@@ -1,6 +1,6 @@
 """Gives a dataset of tensorflow-datasets array_record files beside its TFRecord files.
 
-    python -m v2v_jax.cli.convert_tfds data/movi/movi_e/256x256/1.0.0
+    v2v convert-tfds data/movi/movi_e/256x256/1.0.0
 
 Random access needs them, and Kubric's MOVi is published as TFRecord. `tfds convert_format` does the
 same where Apache Beam is installed. Shards that are there already are not written again, so a run

@@ -62,11 +62,13 @@ def _is_number(value: object) -> bool:
 
 
 def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, name: str) -> str:
-    """Draws the loss and the headline metric over the steps, training and test split.
+    """Draws the loss and the headline metric over the steps, in training and in evaluation.
+
+    Evaluation is on the validation split, or on test in runs from before there was one.
 
     Args:
       curves: as `read_curves` gives them.
-      headline: the task's metric; its test curve is `eval/<headline>`, the trivial answer's
+      headline: the task's metric; its evaluation's curve is `eval/<headline>`, the trivial answer's
         `eval/baseline_<headline>`.
       baseline: what the trivial answer is called.
       name: of the drawing, a prefix of its ids.
@@ -78,7 +80,7 @@ def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, n
         "loss": [("train/loss", "training", _TRAIN)],
         headline: [
             (f"train/{headline}", "training", _TRAIN),
-            (f"eval/{headline}", "test split", _TEST),
+            (f"eval/{headline}", "evaluation", _TEST),
             (f"eval/baseline_{headline}", baseline, _MARKS),
         ],
     }
