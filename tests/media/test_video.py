@@ -225,6 +225,15 @@ def test_colours_say_how_they_are_coded_and_are_read_so(tmp_path):
                 np.testing.assert_allclose(found[row, quarter], colour, atol=5, err_msg=name)
 
 
+def test_interlaced_videos_are_named(tmp_path, caplog):
+    encode(tmp_path / "fields.ts", moving_frames(9), "libx264", {"x264-params": "tff=1"})
+    encode(tmp_path / "frames.ts", moving_frames(9), "libx264", {})
+    assert len(list(VideoStream(tmp_path / "frames.ts"))) == 9 and caplog.records == []
+    assert len(list(VideoStream(tmp_path / "fields.ts"))) == 9
+    [record] = caplog.records
+    assert "fields.ts is interlaced" in record.getMessage()
+
+
 def test_a_cover_is_not_the_video(tmp_path):
     """A picture that comes first, as music and podcasts have it."""
     cover = encode_picture(np.full((96, 96, 3), 200, np.uint8))
