@@ -35,7 +35,7 @@ def test_help_has_a_line_for_each_command(capsys):
     assert commands.execute(["--help"]) == 0
     printed = capsys.readouterr().out.splitlines()
     for name, text in commands.COMMANDS.items():
-        assert f"  {name:<12} {text}" in printed
+        assert f"  {name:<13} {text}" in printed
     assert commands.execute([]) == 2
     assert capsys.readouterr().err.splitlines() == printed
 

@@ -131,6 +131,12 @@ def test_an_empty_folder_is_enough(installed, tmp_path, compilation_cache):
         predict = (v2v, "predict", f"--checkpoint={checkpoint}", "--video=in.mp4", "--overwrite")
         assert "5 frames in" in plain(*predict, "--output=out.mp4")
         assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
+    # A module of one's own in the current folder.
+    (tmp_path / "mine.py").write_text(
+        "import numpy\ndef flow(a, b):\n    return numpy.zeros((*a.shape[:2], 2), 'f4')\n"
+    )
+    label = ("--videos=.", "--output=labels", "--teacher=mine:flow", "--threads=1")
+    assert "2 done" in plain(v2v, "label", *label)  # in.mp4 and out.mp4
     video = "numpy.zeros((3, 40, 50, 3), 'u1')"
     code = f"import numpy, v2v_jax; print(v2v_jax.load('run')({video}).shape)"
     assert plain(python, "-c", code) == "(3, 40, 50)\n"

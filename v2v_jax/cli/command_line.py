@@ -118,10 +118,12 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     command.add_options(parser)
     try:
         options = parser.parse(argv)
-    except SystemExit:  # after --help
-        return 0
+    except SystemExit as ended:  # after --help
+        return 2 if ended.code else 0
     except UserError as error:
         return _fail(f"Error: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", INTERRUPTED)
     try:
         return command.run(options) or 0
     except UserError as error:

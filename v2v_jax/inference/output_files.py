@@ -20,6 +20,7 @@ import numpy as np
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.inference.video_folders import partial_path
 from v2v_jax.media.frame_sources import FrameSource
 from v2v_jax.media.video_writer import VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
@@ -48,8 +49,7 @@ class Output:
     @property
     def partial(self) -> pathlib.Path:
         """The name for what there is of a video that broke off."""
-        suffix = "" if self.pattern else self.path.suffix
-        return self.path.with_name(f"{self.path.name.removesuffix(suffix)}.partial{suffix}")
+        return pathlib.Path(partial_path(os.fspath(self.path)))
 
 
 def parse_output(output: str, task: Task, probabilities: bool = False) -> Output:
