@@ -216,7 +216,7 @@ class VideoStream:
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
             if stream.codec_context.field_order > _PROGRESSIVE:
                 logging.warning(
-                    "Video %s is interlaced: what moves is combed, as each frame shows two moments; "
+                    "Video %s is interlaced: what moves is combed, as a frame shows two moments; "
                     "deinterlace it first, as by ffmpeg -i IN -vf bwdif OUT.",
                     self.path,
                 )
