@@ -24,5 +24,5 @@ def get_config(arg: str = "") -> ConfigDict:
     options = recipes.parse_arg(arg)
     config = recipes.make_config("color", options, num_steps=1000, learning_rate=5e-4)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300, learning_rate=3e-4)
+        recipes.shrink_to_demo(config, num_steps=300, learning_rate=5e-4)
     return config

@@ -59,4 +59,4 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     config.feed = "device"
     experiment = make_experiment(config, "test")
     found.check_fits(experiment.about)
-    return TrainedRun(experiment, found.params(experiment.abstract_state().params), found.step)
+    return TrainedRun(experiment, found.params(experiment.abstract_params()), found.step)

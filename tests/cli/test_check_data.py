@@ -22,7 +22,7 @@ def gatech_config(root, **overrides):
         "dataset=gatech",
         data__root=str(root),
         preprocessing__frame_size=(36, 36),
-        **overrides,
+        **{"data__validation_share": 0.0, **overrides},
     )
 
 
@@ -47,6 +47,18 @@ def test_counts_of_labelled_pictures(tmp_path):
     spread = np.std(7 * np.arange(1, 18))
     assert train["standard deviation of RGB"] == pytest.approx([spread] * 3)
     assert train["blank videos"] == []
+
+
+def test_what_is_held_back_is_read_too(tmp_path):
+    make_gatech(tmp_path)
+    reports = check_data.check(gatech_config(tmp_path, data__validation_share=0.5))
+    assert list(reports) == ["train", "validation", "test"]
+    assert [report["videos"] for report in reports.values()] == [1, 1, 1]
+    names = [name for name in ("2", "10") if truth(tmp_path, f"{name}_5.tiff").exists()]
+    for name in names:
+        truth(tmp_path, f"{name}_4.tiff").write_bytes(b"II")
+    reports = check_data.check(gatech_config(tmp_path, data__validation_share=0.5))
+    assert [len(reports[split]["problems"]) for split in ("train", "validation")] == [1, 1]
 
 
 def test_damaged_files_are_listed_and_the_others_counted(tmp_path):

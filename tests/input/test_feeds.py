@@ -301,7 +301,8 @@ def compare_one_device_with_four():
     one, four = sharding.make_mesh(jax.devices()[:1]), sharding.make_mesh()
     for kind in KINDS:
         expected, _ = batches_of(kind, dataset, plans, mesh=one)
-        found, feed = batches_of(kind, dataset, plans, mesh=four)
+        with jax.set_mesh(four):  # as in training
+            found, feed = batches_of(kind, dataset, plans, mesh=four)
         assert_same(found, expected)
         batch = next(iter(feed.batches(plans)))
         for value in jax.tree.leaves(batch):

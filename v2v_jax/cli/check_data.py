@@ -122,7 +122,12 @@ def check(config: ConfigDict) -> dict[str, Any]:
     from v2v_jax.run import recipes  # JAX is imported where a command runs, not for its help
 
     recipes.validate(config)
-    return {split: _check_split(config, split) for split in datasets.split_names(config.data)}
+    reports: dict[str, dict[str, Any]] = {}
+    for split in datasets.split_names(config.data):
+        if split == "validation" and not reports["train"]["videos"]:
+            continue  # it is part of what could not be opened, as was said
+        reports[split] = _check_split(config, split)
+    return reports
 
 
 def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:

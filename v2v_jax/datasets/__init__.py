@@ -388,7 +388,7 @@ def load(
             f"data.{_validation_option(data)}."
         )
     if split == "validation" and isinstance(training, Subset):
-        return training.others()
+        return training.others(split)
     entry, options = dataset_entry(data["name"]), {**data, "min_frames": min_frames}
     if data["name"] == "scenes" or split == "test" or not has_validation(data):
         return _cached(entry.open(options, split, frame_size), data, split)

@@ -253,7 +253,7 @@ def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[in
     """
     found = find_checkpoint(workdir)
     found.check_fits(experiment.about)
-    return found.step, found.params(experiment.abstract_state().params)
+    return found.step, found.params(experiment.abstract_params())
 
 
 def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:

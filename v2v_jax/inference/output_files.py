@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -156,7 +157,7 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         drawing = Drawing(predictor.network.task, view)
-        writer = _Movie(path, fps or source.fps or 25.0, sound_of)
+        writer = _Movie(path, fps or source.fps or 25.0, sound_of, source.pixel_aspect)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -225,8 +226,14 @@ def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
 class _Movie:
     """A VideoWriter that takes several frames at a time."""
 
-    def __init__(self, path: pathlib.Path, fps: float, sound_of: str | os.PathLike[str] | None):
-        self._writer = VideoWriter(path, fps, sound_of)
+    def __init__(
+        self,
+        path: pathlib.Path,
+        fps: float,
+        sound_of: str | os.PathLike[str] | None,
+        pixel_aspect: Fraction,
+    ):
+        self._writer = VideoWriter(path, fps, sound_of, pixel_aspect)
         self.failed = False
 
     def add(self, frames: np.ndarray) -> None:

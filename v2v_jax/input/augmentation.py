@@ -363,7 +363,7 @@ def _recolored(video: jax.Array, drawn: Draws, options: Augmentation) -> jax.Arr
 def _noise(seeds: jax.Array, shape: Sequence[int]) -> jax.Array:
     """(B,*shape) float32, standard normal, each clip's from its own seed."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(_key(seed), 1))(seeds)
-    # Drawn flat: for arrays of four axes XLA's CPU code takes three times longer, compiling it seven.
+    # Drawn flat: with four axes XLA's CPU code takes three times longer, compiling it seven times.
     flat = jax.vmap(lambda key: jax.random.normal(key, (math.prod(shape),)))(keys)
     return flat.reshape(-1, *shape)
 

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
@@ -48,6 +49,16 @@ class Experiment:
     optimizer: optax.GradientTransformation
 
     @property
+    def augmentation(self) -> Augmentation:
+        """How training clips vary; configurations from before it have none."""
+        return Augmentation.from_config(self.config.get("augmentation", {}))
+
+    @property
+    def training_clips(self) -> Preprocessing:
+        """`preprocessing` with the size of the clips that a training step cuts out and augments."""
+        return self.augmentation.source(self.preprocessing)
+
+    @property
     def about(self) -> dict[str, Any]:
         """What is stored with the weights; JSON-ready."""
         about = {
@@ -65,20 +76,30 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
+        return self._abstract(self.init_state)
+
+    def abstract_params(self) -> Any:
+        """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
+        return self._abstract(lambda: self._init_params(jnp.uint32(0)))
+
+    def _abstract(self, function: Callable[[], Any]) -> Any:
         sharded = sharding.replicated(self.mesh)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
-            jax.eval_shape(self.init_state),
+            jax.eval_shape(function),
         )
+
+    def _init_params(self, seed: jax.Array) -> Any:
+        size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
+        clip = jnp.zeros((*size, self.task.input_channels))
+        return self.model.init(jax.random.key(seed), clip)["params"]
 
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
         """Compiled once for all seeds."""
 
         def init(seed: jax.Array) -> TrainState:
-            size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
-            clip = jnp.zeros((*size, self.task.input_channels))
-            params = self.model.init(jax.random.key(seed), clip)["params"]
+            params = self._init_params(seed)
             return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))

@@ -7,6 +7,7 @@ schedule, initialisation and input).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from v2v_jax.datasets import DATASETS, dataset_entry
 from v2v_jax.errors import ConfigError
+from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.tasks import Task, checked_options, task_class
@@ -82,6 +84,8 @@ def make_config(
     # Until all training videos are seen: a share of the run, or steps; see v2v_jax/input/clips.py.
     config.grow_share, config.grow_steps = 0.0, 0
     config.mirror = True
+    # How training clips vary, beside being cropped and mirrored: see v2v_jax/input/augmentation.py.
+    config.augmentation = dataclasses.asdict(Augmentation())
     config.feed = dataset.feed
     config.preprocessing = Preprocessing().to_dict()
     if options.recipe == "modern":
@@ -123,6 +127,7 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
         weight_decay=1e-2,
         momentum=0.0,
         clip_norm=1.0,
+        balanced=True,  # transposed kernels stay so: no grid, see models/transposed_kernels.py
     )
 
 
@@ -214,8 +219,9 @@ def _rules(rule: Rule, *keys: str) -> dict[str, Rule]:
     return dict.fromkeys(keys, rule)
 
 
-# Every number of every configuration (a test walks them), but for the options of tasks, which check
-# their own. A key that a configuration does not have is passed over: older ones lack some.
+# Every number of every configuration (a test walks them), but for the options of tasks and those of
+# augmentation, which are checked where they are used. A key that a configuration does not have is
+# passed over: older ones lack some.
 NUMBERS: dict[str, Rule] = {
     "seed": _ANY,
     **_rules(_COUNT, "batch_size", "eval_batch_size", "num_steps", "num_evaluations", "stride"),
@@ -244,7 +250,7 @@ DATA_NUMBERS: dict[str, dict[str, Rule]] = {
     "folder": {"test_share": _DECAY},
 }
 # How many numbers, and what each must be.
-_TUPLES: dict[str, tuple[int, Rule]] = {
+TUPLES: dict[str, tuple[int, Rule]] = {
     "preprocessing.frame_size": (2, _COUNT),
     "preprocessing.crop_size": (2, _COUNT),
     "preprocessing.mean": (3, (math.isfinite, "finite")),
@@ -270,13 +276,15 @@ def validate(config: ConfigDict) -> None:
     _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
     for key, rule in NUMBERS.items():
         _check_number(key, _value(config, key), rule)
-    for key, (length, rule) in _TUPLES.items():
+    for key, (length, rule) in TUPLES.items():
         values = _value(config, key)
         if len(values) != length:
             raise ConfigError(f"{key} is {values}; it has {length} numbers.")
         for value in values:
             _check_number(f"an element of {key}", value, rule)
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
+    augmentation = Augmentation.from_config(config.get("augmentation", {}))
+    augmentation.check(kind.fields, Preprocessing.from_dict(config.preprocessing))
 
 
 def _value(config: ConfigDict, key: str) -> Any:

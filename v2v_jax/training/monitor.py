@@ -156,7 +156,7 @@ class Monitor:
         Where there is no mask of what is known, infinity stands for what is not.
         """
         experiment, plan = self._experiment, self._plan(step)
-        length, found = experiment.preprocessing.clip_length, []
+        length, found = experiment.training_clips.clip_length, []
         for name, video, start in zip(self._clips(step), plan.video, plan.start):
             try:
                 clip = read_checked(

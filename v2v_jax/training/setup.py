@@ -57,7 +57,7 @@ class Setup:
             experiment.config.feed,
             experiment.dataset,
             experiment.task.fields,
-            experiment.preprocessing,
+            experiment.training_clips,
             experiment.mesh,
             progress,
             grows=self.schedule.grow_steps > 0,
@@ -82,7 +82,7 @@ def make_sampler(experiment: Experiment) -> ClipSampler:
     config = experiment.config
     return ClipSampler(
         [video.num_frames for video in experiment.dataset.videos],
-        experiment.preprocessing,
+        experiment.training_clips,
         batch_size=config.batch_size,
         stride=config.stride,
         seed=config.seed,

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from v2v_jax.errors import ConfigError
+from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.system import sharding
@@ -32,7 +33,8 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     apply = recompute.in_parts(_network(experiment), config.recompute)
-    is_random = "dropout" in config.model
+    augmentation = experiment.augmentation
+    is_random = "dropout" in config.model or not augmentation.is_off
 
     def sums_of_clips(params: Any, store: Any, batch: Any):
         """Of some clips: the gradient of the loss's sum, that sum, its count, and the task's sums.
@@ -43,7 +45,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         """
         seeds = batch.get("clip_seed")  # (B,) uint32
         fields = feed.prepare(store, batch)  # (B,T,H,W,…), cut out and mirrored
-        # Augmentation goes here: a function of (fields, seeds) that returns fields.
+        fields = augment(fields, seeds, augmentation, experiment.preprocessing)
         inputs = task.inputs(fields, experiment.preprocessing)
 
         def total_loss(params):

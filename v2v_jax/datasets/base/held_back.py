@@ -20,16 +20,19 @@ from v2v_jax.errors import ConfigError
 class Subset(WrappedDataset):
     """Some videos of another dataset, in its order; everything else is the dataset's own."""
 
-    def __init__(self, source: VideoDataset, indices: Sequence[int]) -> None:
-        """indices: which videos of `source`."""
+    def __init__(self, source: VideoDataset, indices: Sequence[int], split: str) -> None:
+        """indices: which videos of `source`; split: "train" or "validation"."""
         super().__init__(source)
+        if split != "train":
+            self.corrupt = []  # those of the source are reported once, with what trains
         self.videos = [source.videos[index] for index in indices]
         self._indices = list(indices)
 
-    def others(self) -> Subset:
-        """The rest of the source's videos."""
+    def others(self, split: str) -> Subset:
+        """The rest of the source's videos, as that split."""
         mine = set(self._indices)
-        return Subset(self.source, [i for i in range(len(self.source.videos)) if i not in mine])
+        rest = [index for index in range(len(self.source.videos)) if index not in mine]
+        return Subset(self.source, rest, split)
 
     def read(
         self, video: int, start: int, stop: int, fields: Sequence[str] = ("video",)
@@ -92,4 +95,4 @@ def split_off(dataset: VideoDataset, validating: set[str], split: str) -> VideoD
     indices = [i for i, name in enumerate(names) if (name in validating) == (split != "train")]
     if not indices:
         raise ConfigError(f"data.validation leaves {dataset.name} no video to {split} on.")
-    return Subset(dataset, indices)
+    return Subset(dataset, indices, split)
