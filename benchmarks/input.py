@@ -42,13 +42,15 @@ from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.readers.ucf101 import Ucf101
 from v2v_jax.datasets.readers.video_folder import VideoFolder
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, ClipSampler
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.media.video import write_video
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.system import sharding
-from v2v_jax.training.loop import make_sampler, make_train_step
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import make_train_step
 
 RULES = Preprocessing()
 FIELDS = ("video",)

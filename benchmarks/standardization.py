@@ -18,7 +18,8 @@ from configs import flow
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import make_experiment
-from v2v_jax.training.loop import make_sampler, make_train_step
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import make_train_step
 
 
 class Noise(VideoDataset):

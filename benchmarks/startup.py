@@ -32,7 +32,8 @@ from benchmarks.random_videos import RandomVideos
 from benchmarks.tpu_compile.step import load_config
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import make_experiment
-from v2v_jax.training.loop import make_sampler, make_train_step
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import make_train_step
 
 
 def measure(

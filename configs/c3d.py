@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if options.recipe == "modern" and options.dataset == "scenes":
         config.model.dropout = 0.0  # with it the loss stays at the commonest class's for long
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=300, learning_rate=3e-4)
     if options.dataset == "scenes":
         config.data.num_frames = config.preprocessing.clip_length
     return config

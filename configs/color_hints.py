@@ -23,5 +23,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config = recipes.make_config("color", options, num_steps=2000, learning_rate=5e-4)
     config.task_options.hints = 64
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=300, learning_rate=5e-4)
     return config

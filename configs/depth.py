@@ -20,5 +20,5 @@ def get_config(arg: str = "") -> ConfigDict:
     options = recipes.parse_arg(arg)
     config = recipes.make_config("depth", options, num_steps=2000, learning_rate=1e-3)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=300, learning_rate=1e-3)
     return config

@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
     options = recipes.parse_arg(arg)
     config = recipes.make_config("segmentation", options, num_steps=3000, learning_rate=2e-3)
     if options.demo:
-        recipes.shrink_to_demo(config, num_steps=300)
+        recipes.shrink_to_demo(config, num_steps=300, learning_rate=2e-3)
     return config

@@ -23,7 +23,8 @@ from experiments.trained_runs import TrainedRun, open_run
 from v2v_jax.drawing import panels
 from v2v_jax.errors import ConfigError
 from v2v_jax.evaluation.evaluator import Evaluator
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.base_feed import Feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.system.console import console, progress
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks.color_hints import hint_mask

@@ -259,9 +259,7 @@ def _curves(table: Table, results: dict[str, Any]) -> str:
     for name, runs in results.items():
         of_step = {s: [v for r in runs.values() for t, v in r["curve"] if t == s] for s in steps}
         known = {s: [v for v in found if v is not None] for s, found in of_step.items()}
-        cells = [
-            _number(table, statistics.fmean(known[s]) if known[s] else None) for s in steps
-        ]
+        cells = [_number(table, statistics.fmean(known[s]) if known[s] else None) for s in steps]
         loss = [run["loss"][-1][1] for run in runs.values() if run["loss"] and run["loss"][-1][1]]
         rows.append([name, *cells, f"{statistics.fmean(loss):.4f}" if loss else "–"])
     head = ("method", *(f"step {s}" for s in steps), "last training loss")

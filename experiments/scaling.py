@@ -32,10 +32,10 @@ import jax.numpy as jnp
 
 from configs import seg
 from v2v_jax.datasets.base.video_dataset import FIELDS
-from v2v_jax.input.feeds import TfDataFeed
+from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.system import sharding
-from v2v_jax.training.loop import make_train_step
+from v2v_jax.training.step import make_train_step
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -28,9 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         "flow (black: not valid)": colors.flow_to_color(clip["flow"], 6.0, clip["flow_valid"]),
         "depth (black: none)": colors.depth_to_color(clip["depth"].astype(np.float32)),
     }
-    write_png(
-        args.output, panels(columns, (0, 7, 15), legends=[colors.label_legend(LABEL_NAMES)])
-    )
+    write_png(args.output, panels(columns, (0, 7, 15), legends=[colors.label_legend(LABEL_NAMES)]))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from experiments.prerendered import Prerendered, render
 from experiments.search_plans import DATA, PLANS, Group, Run
 from v2v_jax.datasets.scenes import Scenes
 
+_WHICH = ("train", "held out", "test")
 _LAST = 20  # steps whose training metric is averaged at the end
 
 
 def open_data(name: str, which: str) -> Scenes:
-    """The scenes of a data set of the plan, "train" or "held out"."""
+    """The scenes of a data set of the plan, by `_WHICH`."""
     data = DATA[name]
     if which == "train":
         return Scenes(
@@ -43,19 +44,21 @@ def open_data(name: str, which: str) -> Scenes:
             num_videos=data.videos,
             num_frames=data.frames,
             frame_size=data.frame_size,
+            domain=data.domain,
         )
     return Scenes(
-        "validation",
+        "test" if which == "test" else "validation",
         num_videos=data.held_out,
         num_frames=data.held_out_frames,
         frame_size=data.frame_size,
+        domain=data.domain,
     )
 
 
 def prepare(plan: list[Group], folder: pathlib.Path) -> None:
     """Renders the plan's scenes."""
     for name in dict.fromkeys(group.data for group in plan):
-        for which in ("train", "held out"):
+        for which in _WHICH:
             start = time.perf_counter()
             source = open_data(name, which)
             render(source, _place(folder, name, which), DATA[name].fields)
@@ -86,7 +89,6 @@ def searched(config: Any, group: Group) -> Any:
     import jax.numpy as jnp
     import optax
 
-    from v2v_jax.models.transposed_kernels import balanced
     from v2v_jax.run.optimizers import make_optimizer
 
     config = config.copy_and_resolve_references()
@@ -107,13 +109,8 @@ def searched(config: Any, group: Group) -> Any:
         rising = state.count / jnp.maximum(warmup, 1)
         rate = state.rate * jnp.where(state.count < warmup, rising, falling)
         updates = jax.tree.map(lambda u: u * rate, updates)
-        if group.head != 1.0:
-            updates["conv_pre"] = jax.tree.map(lambda u: u * group.head, updates["conv_pre"])
-        if group.balanced:
-            for name, layer in updates.items():
-                if name.startswith("deconv"):
-                    kernel = balanced(layer["kernel"], _strides(layer["kernel"].shape))
-                    updates[name] = layer | {"kernel": kernel}
+        for name, share in group.slower:
+            updates[name] = jax.tree.map(functools.partial(jnp.multiply, share), updates[name])
         decay = jnp.minimum(0.999, (1 + state.count) / (10 + state.count))
         average = jax.tree.map(
             lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates
@@ -121,10 +118,6 @@ def searched(config: Any, group: Group) -> Any:
         return updates, SearchState(kept, state.count + 1, state.rate, state.steps, average)
 
     return optax.GradientTransformation(init, update)
-
-
-def _strides(shape: Any) -> tuple[int, ...]:
-    return tuple(max(1, k // 2) for k in shape[:3])
 
 
 class Worker:
@@ -141,60 +134,81 @@ class Worker:
 
         from v2v_jax.evaluation.evaluator import Evaluator
         from v2v_jax.run.experiment import make_experiment
-        from v2v_jax.training.loop import make_train_step
+        from v2v_jax.training.step import make_train_step
 
-        for which in ("train", "held out"):
+        for which in _WHICH:
             while not (_place(self._data, group.data, which) / "done").exists():
                 time.sleep(0.2)  # another process renders it
         config = group_config(group)
-        train, held_out = (
-            Prerendered(open_data(group.data, which), _place(self._data, group.data, which))
-            for which in ("train", "held out")
-        )
+        if group.init_from:
+            with config.unlocked():
+                config.init_from = str(self._best_of(group.init_from))
+        opened = {
+            which: Prerendered(open_data(group.data, which), _place(self._data, group.data, which))
+            for which in _WHICH
+        }
         experiment = dataclasses.replace(
-            make_experiment(config, "train"), dataset=train, optimizer=searched(config, group)
+            make_experiment(config, "train"),
+            dataset=opened["train"],
+            optimizer=searched(config, group),
         )
-        judged = dataclasses.replace(make_experiment(config, "validation"), dataset=held_out)
+        judged = [
+            dataclasses.replace(make_experiment(config, "test"), dataset=opened[which])
+            for which in _WHICH[1 : 2 + group.test]
+        ]
         with jax.set_mesh(experiment.mesh):
-            feed, judged_feed = self._feeds_of(group, experiment, judged)
-            evaluator = Evaluator(judged, judged_feed)
+            feed, *judged_feeds = self._feeds_of(group, experiment, *judged)
+            evaluators = [Evaluator(e, f) for e, f in zip(judged, judged_feeds)]
             step = make_train_step(experiment, feed)
             seconds_a_step = 0.0
             for run in group.runs:
                 if time.time() + seconds_a_step * run.steps > self._until:
                     self.write(group, run, {"skipped": True})
                     continue
-                result = self._run(group, run, experiment, feed, evaluator, step)
+                result = self._run(group, run, experiment, feed, evaluators, step)
                 self.write(group, run, result)
                 seconds_a_step = result.get("seconds", 0.0) / run.steps
 
-    def _feeds_of(self, group: Group, experiment: Any, judged: Any) -> tuple[Any, Any]:
+    def _best_of(self, names: tuple[str, ...]) -> pathlib.Path:
+        """The saved run of these groups that was best on the held-out scenes."""
+        lines = (self._workdir / "results.jsonl").read_text().splitlines()
+        found = [r for r in map(json.loads, lines) if r["group"] in names and "saved" in r]
+        best = max(found, key=lambda r: r["held_out"])
+        return self._workdir / best["saved"]
+
+    def ready(self, group: Group) -> bool:
+        """Whether the groups that it starts from have ended."""
+        path = self._workdir / "results.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        saved = {r["group"] for r in map(json.loads, lines) if "saved" in r}
+        return set(group.init_from) <= saved
+
+    def _feeds_of(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
         from v2v_jax.input.feeds import make_feed
 
-        task = experiment.task
-        sizes = (tuple(experiment.preprocessing.crop_size), experiment.preprocessing.clip_length)
-        key = group.data, task.fields, sizes
+        task, preprocessing = experiments[0].task, experiments[0].preprocessing
+        sizes = tuple(preprocessing.crop_size), preprocessing.clip_length
+        key = group.data, task.fields, sizes, len(experiments)
         if key not in self._feeds:
             self._feeds.clear()
             self._feeds[key] = tuple(
                 make_feed("device", e.dataset, task.fields, e.preprocessing, e.mesh)
-                for e in (experiment, judged)
+                for e in experiments
             )
         return self._feeds[key]
 
     def _run(
-        self, group: Group, run: Run, experiment: Any, feed: Any, evaluator: Any, train_step: Any
+        self, group: Group, run: Run, experiment: Any, feed: Any, evaluators: Any, train_step: Any
     ) -> dict[str, Any]:
         import jax
-        import numpy as np
 
         from v2v_jax.tasks import metrics
-        from v2v_jax.training.loop import make_sampler
+        from v2v_jax.training.setup import make_sampler
 
         config = experiment.config.copy_and_resolve_references()
         with config.unlocked():
             config.seed = run.seed
-        state = start(group, run, experiment)
+        state = start(run, experiment)
         sampler = make_sampler(dataclasses.replace(experiment, config=config))
         losses, total, begin = [], None, time.perf_counter()
         timed = begin
@@ -211,29 +225,31 @@ class Worker:
                 total = metrics.add(total, values["sums"])
         jax.block_until_ready(state.params)
         seconds = time.perf_counter() - timed
-        task = experiment.task
-        values = {n: v for n, v in evaluator(state.params).items() if n.count("/") == 0}
-        classes = task.label_names if len(task.label_names) < 20 else ()
+        task, evaluator = experiment.task, evaluators[0]
+        every = evaluators[-1](state.params)  # of the test split, if there is such a one
+        values = evaluator(state.params) if group.test else every
         result = {
             "metric": task.headline,
             "held_out": values[task.headline],
             "averaged": evaluator(state.opt_state.average)[task.headline],
             "baseline": values[f"baseline_{task.headline}"],
+            "test": every[task.headline] if group.test else None,
             "train": task.summarize(total)[task.headline],
-            "metrics": {n: round(float(v), 5) for n, v in values.items() if math.isfinite(v)},
+            "metrics": {n: round(float(v), 5) for n, v in every.items() if math.isfinite(v)},
             "losses": losses,
             "clips_per_second": round((run.steps - 1) * config.batch_size / seconds, 1),
             "seconds": round(time.perf_counter() - begin, 1),
         }
-        if classes:
-            every = evaluator(state.params)
-            result["classes"] = {c: round(float(every[f"accuracy/{c}"]), 4) for c in classes}
         if task.name == "flow":
             from experiments.grid import of_flow
 
             result["grid"] = of_flow(evaluator.clips(state.params, 24))
-            gains = {n: np.asarray(v["gain"]) for n, v in state.params.items() if "gain" in v}
-            result["gains"] = {n: [round(float(g.mean()), 3)] for n, g in gains.items()}
+        if group.save:
+            folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
+            real = dataclasses.replace(experiment, config=config)
+            small = state.replace(opt_state=())  # to be used and started from, not to be resumed
+            save(real, small, values, self._workdir / folder)
+            result["saved"] = folder
         return result
 
     def write(self, group: Group, run: Run, result: dict[str, Any]) -> None:
@@ -242,33 +258,40 @@ class Worker:
         text = json.dumps(head | result) + "\n"
         with open(self._workdir / "results.jsonl", "a") as file:
             file.write(text)
-        shown = {k: result.get(k) for k in ("metric", "held_out", "averaged", "train", "error")}
+        shown = {k: result.get(k) for k in ("metric", "held_out", "test", "train", "error")}
         print(head, {k: v for k, v in shown.items() if v is not None}, flush=True)
 
 
-def start(group: Group, run: Run, experiment: Any) -> Any:
+def save(experiment: Any, state: Any, values: dict[str, float], workdir: pathlib.Path) -> None:
+    """Leaves in `workdir` what training would: a checkpoint, config.json."""
+    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.system.whole_files import write_text
+
+    task = experiment.task
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(
+        workdir, experiment.about, headline=task.headline, better=task.better, writable=True
+    ) as checkpoints:
+        checkpoints.save(state, int(state.step), values)
+    write_text(workdir / "config.json", experiment.config.to_json_best_effort(indent=2) + "\n")
+
+
+def start(run: Run, experiment: Any) -> Any:
     """The state at step 0, with the run's rate and steps in the optimiser's."""
     import jax
     import jax.numpy as jnp
 
-    from v2v_jax.models.transposed_kernels import balanced, interpolating_normal
-
     state = experiment.init_state(run.seed)
-    params = dict(state.params)
-    for index, (name, layer) in enumerate(sorted(params.items())):
-        if not name.startswith("deconv") or not (group.interpolated or group.balanced):
-            continue
-        shape = layer["kernel"].shape
-        kernel = balanced(layer["kernel"], _strides(shape))
-        if group.interpolated:
-            key = jax.random.fold_in(jax.random.key(run.seed), index)
-            kernel = interpolating_normal(_strides(shape))(key, shape)
-        params[name] = layer | {"kernel": jax.device_put(kernel, layer["kernel"].sharding)}
+    if experiment.config.init_from:
+        from v2v_jax.training import fine_tuning
+
+        state = fine_tuning.initialize(experiment, state)
     like = state.opt_state
     put = lambda x: jax.device_put(jnp.float32(x), like.rate.sharding)
-    average = jax.tree.map(jnp.copy, params)
-    chosen = like._replace(rate=put(run.rate), steps=put(run.steps), average=average)
-    return state.replace(params=params, opt_state=chosen)
+    chosen = like._replace(
+        rate=put(run.rate), steps=put(run.steps), average=jax.tree.map(jnp.copy, state.params)
+    )
+    return state.replace(opt_state=chosen)
 
 
 def group_config(group: Group) -> Any:
@@ -291,9 +314,13 @@ def work(plan: list[Group], workdir: pathlib.Path, data: pathlib.Path, until: fl
 
     compilation_cache.enable()
     worker = Worker(workdir, data, until)
-    for group in plan:
-        if time.time() > until:
-            return
+    waiting = list(plan)
+    while waiting and time.time() < until:
+        group = next((group for group in waiting if worker.ready(group)), None)
+        if group is None:
+            time.sleep(0.5)
+            continue
+        waiting.remove(group)
         try:
             (workdir / "taken" / group.name).mkdir(parents=True)
         except FileExistsError:
@@ -312,13 +339,15 @@ def table(workdir: pathlib.Path) -> str:
     """What was found, as Markdown, the best run of every group first."""
     lines = (workdir / "results.jsonl").read_text().splitlines()
     results = [r for r in map(json.loads, lines) if "held_out" in r]
-    rows = ["| group | rate | steps | seed | metric | held out | averaged | training | grid |"]
-    rows.append("|" + "---|" * 9)
+    heads = ("group", "rate", "steps", "seed", "metric", "held out", "averaged", "training")
+    rows = ["| " + " | ".join((*heads, "test", "grid")) + " |", "|" + "---|" * 10]
     for r in sorted(results, key=lambda r: (r["group"], r["steps"], r["rate"])):
         grid = r.get("grid")
         shown = f"{grid['rows']:.2f}, {grid['columns']:.2f}" if grid else ""
         numbers = (f"{r[k]:.4f}" for k in ("held_out", "averaged", "train"))
-        cells = (r["group"], f"{r['rate']:g}", r["steps"], r["seed"], r["metric"], *numbers, shown)
+        test = f"{r['test']:.4f}" if r.get("test") is not None else ""
+        cells = (r["group"], f"{r['rate']:g}", r["steps"], r["seed"], r["metric"], *numbers)
+        cells += (test, shown)
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
 

@@ -66,9 +66,8 @@ def row_config(settings: Settings, row: Row, workdir: pathlib.Path) -> ConfigDic
     module = importlib.import_module(f"configs.{TABLES[settings.task].config}")
     config = module.get_config(f"dataset={settings.dataset},model={row.model}")
     config.num_steps = settings.steps
-    config.optimizer.warmup_steps = settings.steps // 10
     config.log_every = max(1, settings.steps // 50)
-    config.eval_every = max(1, settings.steps // 4)
+    config.num_evaluations = 4
     if row.pretrained:
         config.init_from = settings.init_from or str(workdir / "c3d")
     config.data.cache = str(workdir / "cache")
@@ -78,7 +77,7 @@ def row_config(settings: Settings, row: Row, workdir: pathlib.Path) -> ConfigDic
 def c3d_config(settings: Settings) -> ConfigDict:
     """The configuration of the pretraining."""
     config = importlib.import_module("configs.c3d").get_config(f"dataset={settings.dataset}")
-    config.eval_every = config.num_steps  # a checkpoint of C3D is a gigabyte
+    config.num_evaluations = 1  # a checkpoint of C3D is a gigabyte
     return _with_options(config, (*settings.options, *settings.pretraining))
 
 
@@ -129,7 +128,11 @@ def work(name: str, settings: Settings, seeds: int, workdir: pathlib.Path) -> No
         return
     runs = SeededRuns(row_config(settings, row, workdir))
     for seed in missing:
-        result = runs.run(seed, folder / "run" if seed == 0 else None)
+        # Known by its seed while it runs, so that a stopped one goes on as what it is.
+        running = folder / f"seed{seed}.running"
+        result = runs.run(seed, running, keep=seed == 0)
+        if seed == 0:
+            running.replace(folder / "run")
         result |= {"compilations": runs.compilations, **_device()}
         _write_json(folder / f"seed{seed}.json", result)
 
@@ -261,7 +264,8 @@ def prepare_cache(settings: Settings, workdir: pathlib.Path) -> None:
     """Renders or decodes the rows' data once, before several processes want it."""
     config = row_config(settings, TABLES[settings.task].rows[0], workdir)
     for split in ("train", "test"):
-        dataset = datasets.load(config.data, split, tuple(config.preprocessing.frame_size))
+        size, clip = config.preprocessing.frame_size, config.preprocessing.clip_length
+        dataset = datasets.load(config.data, split, tuple(size), min_frames=clip)
         dataset.prepare_fields(task_class(config.task).fields, progress)
 
 

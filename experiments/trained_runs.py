@@ -43,8 +43,7 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
       CheckpointError: there is no such run, or no finished checkpoint.
     """
     found = find_checkpoint(folder)
-    stored = found.about["config"]
-    stored["task_options"] = stored_options(stored)
+    stored = found.about["config"] | {"task_options": stored_options(found.about["config"])}
     # Fields that runs of an older version lack have their defaults.
     names = dict(dataset=stored["data"]["name"], model=stored["model"]["name"])
     options = recipes.parse_arg("", **names)
@@ -60,4 +59,4 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     config.feed = "device"
     experiment = make_experiment(config, "test")
     found.check_fits(experiment.about)
-    return TrainedRun(experiment, found.params(experiment.abstract_state().params), found.step)
+    return TrainedRun(experiment, found.params(experiment.abstract_params()), found.step)

@@ -61,6 +61,39 @@ def softmax_cross_entropy(
     return total, int(valid.sum())
 
 
+def weighted_softmax_cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, valid: np.ndarray, weights: Sequence[float]
+) -> tuple[float, float]:
+    """As `softmax_cross_entropy`, every voxel and the number of them by its class's weight."""
+    total = count = 0.0
+    for place in zip(*np.nonzero(valid)):
+        one = np.zeros(valid.shape, bool)
+        one[place] = True
+        total += weights[labels[place]] * softmax_cross_entropy(logits, labels, one)[0]
+        count += weights[labels[place]]
+    return total, count
+
+
+def soft_dice(
+    logits: np.ndarray, labels: np.ndarray, valid: np.ndarray, weights: Sequence[float]
+) -> tuple[float, float]:
+    """Sum over clips of weighted voxels times 1 - mean Dice, class by class; weighted voxels."""
+    total = count = 0.0
+    for z, truth, known in zip(np.asarray(logits, np.float64), labels, valid, strict=True):
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        p, truth = p[known], truth[known]
+        scores = [
+            2 * p[truth == k, k].sum() / (p[:, k].sum() + (truth == k).sum())
+            for k in range(logits.shape[-1])
+            if (truth == k).any()
+        ]
+        voxels = sum(weights[k] for k in truth)
+        total += voxels * (1 - np.mean(scores)) if scores else 0.0
+        count += voxels
+    return total, count
+
+
 def huber(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> tuple[float, int]:
     """Sum over valid voxels and channels of ½x² up to 1 and |x| - ½ beyond; number of terms."""
     x = [abs(float(p) - float(t)) for p, t in _valid_pairs(prediction, target, valid)]

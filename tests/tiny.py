@@ -23,7 +23,7 @@ TINY = {
     "preprocessing.clip_length": 8,
     "batch_size": 4,
     "num_steps": 6,
-    "grow_steps": 0,
+    "grow_share": 0.0,
     "log_every": 1,
     "eval_every": 3,
     "eval_batch_size": 2,  # three windows: the last batch is padded
@@ -31,7 +31,7 @@ TINY = {
     "optimizer.schedule": "step",
     "optimizer.decay_every": 10**6,
     "optimizer.learning_rate": 5e-3,
-    "optimizer.warmup_steps": 0,
+    "optimizer.warmup_share": 0.0,
     "num_pictures": 2,
 }
 

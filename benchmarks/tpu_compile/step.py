@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from benchmarks.tpu_compile import StepProblem
 from benchmarks.tpu_compile.topology import Chip
 from v2v_jax.datasets.base.video_dataset import FIELDS
-from v2v_jax.input.feeds import TfDataFeed
 from v2v_jax.input.preprocess import gather_clips
+from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.system import sharding
-from v2v_jax.training.loop import make_train_step
+from v2v_jax.training.step import make_train_step
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -35,7 +35,7 @@ def test_help_has_a_line_for_each_command(capsys):
     assert commands.execute(["--help"]) == 0
     printed = capsys.readouterr().out.splitlines()
     for name, text in commands.COMMANDS.items():
-        assert f"  {name:<12} {text}" in printed
+        assert f"  {name:<13} {text}" in printed
     assert commands.execute([]) == 2
     assert capsys.readouterr().err.splitlines() == printed
 
@@ -251,6 +251,15 @@ def test_statuses(capsys):
     assert capsys.readouterr() == ("Saved.\n", "")
     assert end(lambda options: 0, "--size=x") == 2
     assert "--size" in capsys.readouterr().err
+
+
+def test_modules_of_an_extra_are_named_with_it(capsys):
+    missing = ModuleNotFoundError("No module named 'h5py._x'", name="h5py._x")
+    assert end(raising(missing)) == 1
+    message = "Error: v2v test needs h5py here, which is not installed; pip install"
+    assert capsys.readouterr().err == f"{message} 'v2v_jax[train]'.\n"
+    with pytest.raises(ModuleNotFoundError):
+        end(raising(ModuleNotFoundError("No module named 'x'", name="x")))
 
 
 def test_bugs_keep_their_traceback_and_files_that_cannot_be_used_have_none(capsys, tmp_path):

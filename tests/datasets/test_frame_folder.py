@@ -159,7 +159,7 @@ def test_lists_that_overlap_or_repeat(tmp_path, caplog):
     dataset = FrameFolder(tmp_path, "train", frame_size=SIZE)
     assert [v.name for v in dataset.videos] == ["b2", "b10"]
     said = "\n".join(r.getMessage() for r in caplog.records)
-    assert "train.txt names 1 videos more than once (b2)" in said
+    assert "train.txt repeats names (1: b2)" in said
     assert "1 of the 1 videos for testing are also for training (b10)" in said
 
 

@@ -120,8 +120,6 @@ def test_video_files_that_are_no_masks(tmp_path):
         dataset.read(0, 0, 2, ("labels",))
 
 
-
-
 def wrong_color(root: Path) -> None:
     values = np.array(COLORS, np.uint8)[index_mask()]
     values[5, 7] = (1, 2, 3)

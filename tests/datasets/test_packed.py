@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.input.test_feeds import (
+from tests.memory_dataset import (
     LENGTHS,
     Memory,
     assert_same,
@@ -461,10 +462,10 @@ def test_several_builders_at_once(locks, tmp_path, monkeypatch):
     count = 4
     if not locks:
 
-        def refuse(*_):
+        def refuse(*_, **__):
             raise OSError(errno.ENOLCK, "no locks here")
 
-        monkeypatch.setattr("fcntl.flock", refuse)
+        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     barrier, results = threading.Barrier(count), queue.Queue()
     threads = [
         threading.Thread(target=build_together, args=(tmp_path, barrier, results))

@@ -18,10 +18,6 @@ LABELS = ("flow", "flow_valid", "flow_occluded")
 ALL = ("video", *LABELS)
 
 
-
-
-
-
 def open_test(root, **options) -> Sintel:
     return Sintel(root, "test", **{"held_out": ("cave_4",), "frame_size": HALF} | options)
 

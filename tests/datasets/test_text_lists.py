@@ -57,5 +57,5 @@ def test_repeats_and_overlaps(caplog):
     warn_of_overlap("d", ["a", "b"], ["c"], "lists")
     warn_of_overlap("d", ["a", "b"], ["b", "c", "b"], "lists")
     first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith("Dataset d: train.txt names 1 videos more than once (b)")
+    assert first.startswith("Dataset d: train.txt repeats names (1: b)")
     assert second.startswith("Dataset d: 1 of the 2 videos for testing are also for training (b)")

@@ -72,7 +72,7 @@ def test_lists_of_other_systems(root, caplog):
     train = Ucf101(root, "train", frame_size=(16, 24))
     assert len(train.videos) == len(TRAIN)
     assert train.video_label_names == ("HandstandPushups", "YoYo")
-    assert "names 1 videos more than once" in caplog.records[0].getMessage()
+    assert "repeats names (1: " in caplog.records[0].getMessage()
 
 
 def test_wrong_questions(root):

@@ -232,8 +232,8 @@ def make_report(**changes) -> Report:
     fields = dict(
         task="classification", dataset="<b>", model="c3d", step=7, version="1", date="today",
         config="{}", headline="top1", better="max", baseline="the commonest class",
-        units="Shares < 1.", values=values, label_names=(), confusion=None, curves={},
-        scores=[0.5], clips=[clip],
+        units="Shares < 1.", values=values, label_names=(), label_colors=None, confusion=None,
+        curves={}, scores=[0.5], clips=[clip],
     )  # fmt: skip
     return Report(**(fields | changes))
 
@@ -279,6 +279,33 @@ def test_page_where_nothing_is_known():
     parsed = check(page(make_report(values=nothing, scores=[float("nan")] * 3, clips=[])))
     assert parsed.tables[0][1][1:] == ["–", "–"]
     assert "No clip of the test split has anything to judge." in parsed.texts["p"]
+
+
+def test_whatever_names_hold_is_text():
+    """Names and texts of a run, of clips and classes are never taken for HTML."""
+    evil = '<script src="&">'
+    values = {evil: 1.0, f"top1/{evil}": 0.5, "top1": 0.5}
+    clip = ReportedClip("best", evil, {"top1": 0.5}, Picture({evil: np.zeros((2, 8, 8, 3), "u1")}))
+    text = page(
+        make_report(
+            task=evil, dataset=evil, model=evil, version=evil, date=evil, config=evil, units=evil,
+            baseline=evil, values=values, label_names=[evil, "b"], clips=[clip],
+            label_colors=np.array([[1, 2, 3], [4, 5, 6]], np.uint8),
+            confusion=np.array([[3, 1], [0, 0]]), curves={"train/loss": np.ones((2, 3))},
+        )
+    )  # fmt: skip
+    parsed = check(text)
+    assert not parsed.all("script") and "<script" not in text
+    assert parsed.texts["pre"] == [evil] and evil in parsed.texts["h3"][0]
+    assert parsed.tables[1][1] == [evil, "0.5000"]
+    assert [a["style"] for a in parsed.all("span") if a.get("class") == "chip"] == [
+        "background:rgb(1,2,3)"
+    ]
+    assert parsed.tables[2] == [
+        ["true", evil, "b", "number"], [evil, "75.0", "25.0", "4"], ["b", "does not occur", "0"],
+    ]  # fmt: skip
+    hit, miss = (a["style"] for a in parsed.all("td") if "style" in a)
+    assert "var(--hit) 82%" in hit and "var(--miss) 38%" in miss
 
 
 def test_metrics_of_parts_that_are_no_classes():

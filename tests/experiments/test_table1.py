@@ -221,7 +221,7 @@ def test_runs_by_seed_equal_training_and_compile_once(tmp_path, compilation_cach
 
 
 @pytest.mark.slow
-def test_program_from_the_beginning_and_again(tmp_path, cache_folder, capsys):
+def test_program_from_the_beginning_and_again(tmp_path, compilation_cache, capsys):
     options = [f"--set={key}={value}" for key, value in TINY.items() if key != "num_steps"]
     arguments = ["--task=color", f"--workdir={tmp_path}", "--seeds=1", "--steps=4", "--jobs=2"]
     assert table1.main([*arguments, *options]) == 0

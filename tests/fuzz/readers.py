@@ -63,10 +63,14 @@ def _flow(extension: str) -> Target:
     return Target(read, seeds, (DataError,))
 
 
-def _picture_bytes(mode: str, kind: str) -> bytes:
+def _picture_bytes(mode: str, kind: str, exif: bool = False) -> bytes:
     picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    options = {}
+    if exif:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6  # lies on its side
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -202,12 +206,23 @@ TARGETS: dict[str, Target] = {
     "pfm": _flow(".pfm"),
     "frame": Target(
         _read_frame,
-        lambda folder: [_picture_bytes("RGB", "JPEG"), _picture_bytes("P", "PNG")],
+        lambda folder: [
+            _picture_bytes("RGB", "JPEG"),
+            _picture_bytes("P", "PNG"),
+            *(_picture_bytes("RGB", kind) for kind in ("TIFF", "BMP", "PPM", "WEBP")),
+            _picture_bytes("I;16", "TIFF"),
+            _picture_bytes("RGB", "JPEG", exif=True),
+        ],
         (DataError,),
     ),
     "mask": Target(
         _read_mask,
-        lambda folder: [_picture_bytes("P", "PNG"), _picture_bytes("L", "PNG")],
+        lambda folder: [
+            *(_picture_bytes(mode, "PNG") for mode in ("P", "L", "LA", "1", "I;16", "RGBA")),
+            *(_picture_bytes(mode, "TIFF") for mode in ("P", "I;16", "RGB")),
+            _picture_bytes("L", "PPM"),
+            b"P2 8 6 3\n" + b"0 1 2 3 " * 12,
+        ],
         (DataError,),
     ),
     "video": Target(_read_video, _video_seeds, (DataError,)),

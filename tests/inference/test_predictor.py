@@ -251,7 +251,8 @@ def test_a_checkpoint_of_another_version_is_one_clear_sentence(trained, monkeypa
 
 def test_a_checkpoint_whose_options_stand_beside_the_others_still_loads(trained, monkeypatch):
     """As all did before config.task_options."""
-    from v2v_jax.run.checkpoint import Checkpoints, compare_about
+    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.run.stored_checkpoints import compare_about
 
     run, read = trained("color"), Checkpoints.read_about
 

@@ -219,6 +219,16 @@ def test_check_names_everything_that_is_wrong(videos, capsys):
     assert kinds == {"damaged", "other teacher", "wrong length", "extra"}
 
 
+def test_a_folder_of_other_things_is_not_replaced(videos):
+    labels = label_set(videos)
+    mine = pathlib.Path(label_path(labels.output, "a.mp4"), "notes.txt")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    report = label_videos(labels, Backend())
+    assert [name for name, _ in report.failed] == ["a.mp4"] and len(report.done) == 2
+    assert mine.read_text() == "mine"
+
+
 def test_another_teacher_needs_another_folder(videos):
     labels = label_set(videos)
     label_videos(labels, Backend())

@@ -1,5 +1,6 @@
 """Video files: frame-exact reading, damaged files, writing."""
 
+import io
 import os
 import resource
 import shutil
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 import pytest
+from av.stream import Disposition
 
 import v2v_jax.media.video as video_module
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video import VideoFile, VideoStream, read_video, write_video
+from v2v_jax.media.video_writer import VideoWriter
 
 REAL = os.environ.get("V2V_REAL_DATA", "")
 needs_real_data = pytest.mark.skipif(
@@ -171,6 +176,52 @@ def test_mirrored_and_turned_videos(tmp_path, matrix):
     np.testing.assert_array_equal(shown[0], expected)
     assert VideoFile(tmp_path / "shown.mp4").size == expected.shape[:2]
     np.testing.assert_array_equal(next(iter(VideoStream(tmp_path / "shown.mp4"))), expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_that_are_not_square(tmp_path, turned):
+    """PAL's: a prediction gets the aspect that its video has, as it is shown."""
+    with VideoWriter(tmp_path / "pal.mp4", 25, pixel_aspect=Fraction(16, 11)) as writer:
+        for frame in moving_frames(3):
+            writer.add(frame)
+        writer.finish()
+    if turned:
+        data = bytearray((tmp_path / "pal.mp4").read_bytes())
+        at = data.index(b"tkhd") + 4 + 40
+        quarter = (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+        data[at : at + 36] = struct.pack(">9i", *quarter)
+        (tmp_path / "pal.mp4").write_bytes(data)
+    expected = Fraction(11, 16) if turned else Fraction(16, 11)
+    assert open_source(tmp_path / "pal.mp4").pixel_aspect == expected
+    write_video(tmp_path / "square.mp4", moving_frames(3))
+    assert open_source(tmp_path / "square.mp4").pixel_aspect == 1
+
+
+def test_a_cover_is_not_the_video(tmp_path):
+    """A picture that comes first, as music and podcasts have it."""
+    cover = encode_picture(np.full((96, 96, 3), 200, np.uint8))
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        attached = container.add_stream("mjpeg", rate=25)
+        attached.width = attached.height = 96
+        attached.pix_fmt = "yuvj420p"
+        attached.disposition = Disposition.attached_pic
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        packet = av.Packet(cover)
+        packet.stream, packet.pts, packet.dts, packet.time_base = attached, 0, 0, Fraction(1, 25)
+        container.mux(packet)
+        for frame in moving_frames(5):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode(None))
+    frames, _ = read_video(tmp_path / "a.mkv")
+    assert frames.shape == (5, 48, 64, 3)
+    assert len(list(VideoStream(tmp_path / "a.mkv"))) == 5
+
+
+def encode_picture(values):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(values).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def test_many_threads_may_read_one_file(tmp_path):

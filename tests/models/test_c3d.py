@@ -27,7 +27,9 @@ from v2v_jax.models.c3d import TRUNK_LAYERS
 from v2v_jax.pretrained import read_weights
 from v2v_jax.run.experiment import make_experiment, make_model
 from v2v_jax.tasks import Classification, make_task
-from v2v_jax.training.loop import make_sampler, train_and_evaluate
+from v2v_jax.training.loop import train_and_evaluate
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import clip_seeds
 
 
 def test_the_full_classifier_has_the_releases_shapes():
@@ -238,15 +240,12 @@ def test_labels_out_of_range_are_named():
 # Training
 
 
-def test_every_step_has_its_own_dropout():
-    config = tiny_config("c3d", recompute=2)
-    experiment = make_experiment(config, "train")
-    batch = {"mask": np.ones(4, bool)}
-    seeds = lambda step: experiment.with_dropout_seeds(batch, step)["dropout_seed"]
-    assert seeds(0).shape == (4,) and len(set(np.concatenate([seeds(0), seeds(1)]).tolist())) == 8
-    np.testing.assert_array_equal(seeds(3), seeds(3))
-    other = make_experiment(tiny_config("seg"), "train")
-    assert other.with_dropout_seeds(batch, 0) is batch
+def test_every_clip_of_every_step_has_its_own_seed():
+    """Those of dropout are frozen for ever: a resumed run draws what the whole one would."""
+    drawn = np.array([clip_seeds(seed, step, 4) for seed in (0, 1) for step in (0, 1)])
+    assert drawn.shape == (4, 4) and drawn.dtype == np.uint32 and len(set(drawn.ravel())) == 16
+    key = jax.random.fold_in(jax.random.key(1), 3)
+    np.testing.assert_array_equal(clip_seeds(1, 3, 4), jax.random.bits(key, (4,)))
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@ import itertools
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 
 from v2v_jax.datasets import DATASETS
 from v2v_jax.errors import ConfigError
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.run import recipes
 from v2v_jax.run.optimizers import make_optimizer
+from v2v_jax.run.schedule import Schedule
 from v2v_jax.tasks import TASKS
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
@@ -64,6 +66,22 @@ def test_unknown_values_list_the_known_ones(key):
     assert str(caught.value) == f"{key} is 'typo'; known: {', '.join(recipes.choices()[key])}."
 
 
+def numbers_of(config, prefix=""):
+    """The flattened keys of a configuration's numbers, also of those in tuples."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from numbers_of(value, f"{prefix}{key}.")
+        elif isinstance(value, (int, float, tuple)) and not isinstance(value, bool):
+            yield prefix + key
+
+
+def known_numbers(config):
+    """Those that `validate` looks at; tasks and augmentation look at their own options."""
+    data = {"validation_share", *recipes.DATA_NUMBERS.get(config.data.name, {})}
+    own = {f"{of}.{key}" for of in ("task_options", "augmentation") for key in config[of]}
+    return {*recipes.NUMBERS, *recipes.TUPLES, *own, *(f"data.{key}" for key in data)}
+
+
 @by_config
 def test_every_combination_is_valid_and_can_be_overridden(name):
     assert TASK_OF[name] in TASKS
@@ -77,7 +95,9 @@ def test_every_combination_is_valid_and_can_be_overridden(name):
         assert config.feed == DATASETS[dataset].feed and config.data.cache == ""
         assert config.model.width == (1.0 if size == "full" else 0.25)
         assert config.model.initialization == ("he" if recipe == "modern" else "release")
-        assert 1 <= config.log_every <= config.eval_every <= config.num_steps
+        schedule = Schedule.of(config)
+        assert 1 <= schedule.log_every <= schedule.eval_every <= config.num_steps
+        assert set(numbers_of(config)) <= known_numbers(config)
         make_optimizer(config, config.num_steps)
         Preprocessing.from_dict(config.preprocessing)
         config.lock()
@@ -94,9 +114,15 @@ def test_a_demo_is_small_short_and_valid(name, recipe):
     recipes.validate(demo)
     assert demo.task == full.task
     assert demo.model.width < full.model.width
-    assert demo.num_steps * demo.batch_size < 5000
+    voxels = demo.num_steps * demo.batch_size * demo.preprocessing.clip_length
+    for length in demo.preprocessing.crop_size:
+        voxels *= length
+    assert voxels < 2e8  # minutes on two cores
     assert demo.data.num_train_videos < full.data.num_train_videos
-    assert demo.eval_every <= demo.num_steps
+    assert Schedule.of(demo).eval_every == demo.num_steps
+    # Every task has a rate of its own; the paper's recipe keeps the paper's.
+    if recipe == "paper":
+        assert demo.optimizer.learning_rate == full.optimizer.learning_rate
     assert demo.data.num_frames >= demo.preprocessing.clip_length
     assert set(full) == set(demo)
 
@@ -148,8 +174,17 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
         ("batch_size", 0, "batch_size is 0; it must be at least 1"),
         ("num_steps", 0, "num_steps is 0"),
         ("stride", -1, "stride is -1"),
-        ("log_every", 0, "log_every is 0"),
-        ("eval_every", 0, "eval_every is 0"),
+        ("log_every", -1, "log_every is -1; it must be at least 0"),
+        ("eval_every", -1, "eval_every is -1; it must be at least 0"),
+        ("num_evaluations", 0, "num_evaluations is 0; it must be at least 1"),
+        ("num_pictures", -1, "num_pictures is -1; it must be at least 0"),
+        ("grow_share", 1.5, "grow_share is 1.5; it must be a share, 0 to 1"),
+        ("optimizer.warmup_share", -0.1, "warmup_share is -0.1; it must be a share, 0 to 1"),
+        ("optimizer.learning_rate", float("nan"), "learning_rate is nan; it must be positive"),
+        ("optimizer.weight_decay", float("inf"), "weight_decay is inf; it must be at least 0"),
+        ("data.num_train_videos", 0, "data.num_train_videos is 0; it must be at least 1"),
+        ("data.name", "davis", r"data.\w+ is an option of another .*FILE:dataset=davis"),
+        ("preprocessing.std", (1.0, 0.0, 1.0), "std is 0.0; it must be finite and not 0"),
         ("eval_batch_size", 0, "eval_batch_size is 0"),
         ("preprocessing.crop_size", (100, 112), r"crop_size is \(100, 112\).*multiples of 16"),
         ("preprocessing.crop_size", (112, 120), r"crop_size is \(112, 120\).*multiples of 16"),
@@ -157,6 +192,8 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
         ("preprocessing.std", (60.0,), "std is .*; it has 3 numbers"),
         ("preprocessing.clip_length", 12, "clip_length 12; .* of 8 for the length"),
         ("preprocessing.clip_length", 0, "clip_length is 0; it must be at least 1"),
+        ("augmentation.scale", (0.5, 1.0), "windows of 224×224, larger than the frames of 128×171"),
+        ("augmentation.noise", -0.1, "augmentation.noise is -0.1; it must lie in 0..1"),
     ],
 )
 def test_validate_names_the_key_and_the_choices(key, value, message):

@@ -35,6 +35,19 @@ def test_chosen_folder_and_off(tmp_path, monkeypatch, restored):
     assert jax.config.jax_compilation_cache_dir == before
 
 
+def test_no_home_folder_is_a_warning(monkeypatch, restored, caplog):
+    """As in containers: HOME is not set, and the system does not know the user."""
+    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert compilation_cache.enable() is None
+    assert "there is no home folder" in caplog.text
+
+
 def test_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, restored, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "below"))

@@ -4,6 +4,7 @@ import collections
 import functools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,7 +116,15 @@ def test_folders_as_outputs(tmp_path):
     # A folder that holds something is never replaced.
     report = run_jobs(jobs, lambda: work, done=lambda job: False)
     assert [name for name, _ in report.failed] == ["v0", "v1"]
-    assert run_jobs(jobs, lambda: work, done=lambda job: False, replace=True).status == 0
+    published = []
+
+    def publish(new, path):
+        published.append(path)
+        shutil.rmtree(path)
+        os.replace(new, path)
+
+    assert run_jobs(jobs, lambda: work, done=lambda job: False, publish=publish).status == 0
+    assert published == [job.output for job in jobs]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["v0", "v1"]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +71,32 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert path.exists()
     with locked(path) as has_locks:
         assert has_locks
+
+
+FORK = """
+import os, sys, time
+from v2v_jax.system.locks import locked
+with locked(sys.argv[1]):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_children_of_a_killed_process_do_not_keep_it(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK, str(tmp_path / ".lock")], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    child = int(process.stdout.readline())
+    try:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with locked(tmp_path / ".lock") as has_locks:
+            assert has_locks
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -1,5 +1,7 @@
 """Losses against their definitions in float64; nothing leaks out of voxels that are not valid."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,54 @@ def test_softmax_equals_reference(seed):
     assert total.dtype == count.dtype == jnp.float32
     assert count == number == valid.sum()
     np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+WEIGHTS = (0.25, 3.0, 1.0, 0.5, 2.0, 7.0)
+WEIGHTED = {
+    "softmax": (losses.softmax_cross_entropy, reference.weighted_softmax_cross_entropy),
+    "dice": (losses.soft_dice, reference.soft_dice),
+}
+weighted = {
+    name: jax.jit(jax.value_and_grad(functools.partial(loss, class_weights=WEIGHTS), has_aux=True))
+    for name, (loss, _) in WEIGHTED.items()
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@few
+@given(st.integers(0, 2**31))
+def test_weighted_losses_equal_their_references(name, seed):
+    rng = np.random.default_rng(seed)
+    logits = (2 * rng.standard_normal((*SHAPE, 6))).astype(np.float32)
+    labels = rng.choice([0, 1, 1, 1, 4, 5], SHAPE).astype(np.uint8)  # no clip has 2 or 3
+    valid = rng.random(SHAPE) < 0.7
+    valid[0] &= labels[0] < 5  # one clip has a class that the other lacks
+    labels[~valid] = 255
+    (total, count), gradient = weighted[name](logits, labels, valid)
+    expected = functools.partial(WEIGHTED[name][1], labels=labels, valid=valid, weights=WEIGHTS)
+    np.testing.assert_allclose((total, count), expected(logits), rtol=1e-5)
+    assert not np.asarray(gradient)[~valid].any()
+    direction = rng.standard_normal(logits.shape)
+    slope = reference.derivative(lambda x: expected(x)[0], logits, direction)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_without_weights_are_those_with_equal_ones():
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((*SHAPE, 6)).astype(np.float32)
+    labels, valid = rng.integers(0, 6, SHAPE), rng.random(SHAPE) < 0.7
+    for loss, _ in WEIGHTED.values():
+        np.testing.assert_allclose(
+            loss(logits, labels, valid), loss(logits, labels, valid, [1.0] * 6), rtol=1e-6
+        )
+
+
+def test_dice_of_a_perfect_answer_and_of_no_voxels_is_zero():
+    labels, valid = np.arange(120).reshape(SHAPE) % 6, np.ones(SHAPE, bool)
+    logits = 50 * np.eye(6, dtype=np.float32)[labels]
+    total, count = losses.soft_dice(logits, labels, valid)
+    assert total < 1e-4 and count == 120
+    assert losses.soft_dice(logits, labels, ~valid) == (0, 0)
 
 
 @few

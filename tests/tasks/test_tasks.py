@@ -7,7 +7,7 @@ import pytest
 
 from tests import reference
 from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
-from v2v_jax.errors import DataError
+from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.tasks import TASKS, Color, Depth, Flow, Segmentation, losses, make_task, metrics
 
@@ -83,6 +83,37 @@ def test_segmentation_predicts_probabilities():
     expected = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_array_equal(found.argmax(-1), outputs.argmax(-1))
+
+
+def test_segmentation_may_weigh_classes_and_add_dice():
+    arrays, outputs = batch(), outputs_for(Segmentation(NAMES))
+    weights = np.arange(1, len(NAMES) + 1)
+    valid = (arrays["labels"] != 255) & arrays["mask"][:, None, None, None]
+    truth = (arrays["labels"], valid, weights / weights.mean())
+    total, count = reference.weighted_softmax_cross_entropy(outputs, *truth)
+    task = Segmentation(NAMES, class_weights=[int(w) for w in weights])
+    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    dice = reference.soft_dice(outputs, *truth)[0]
+    task = Segmentation(NAMES, class_weights=[int(w) for w in weights], dice=0.5)
+    assert loss_of(task, outputs, arrays) == pytest.approx((total + 0.5 * dice) / count, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"class_weights": (1.0, -2.0)}, "class_weights is .*positive numbers"),
+        ({"class_weights": (1.0, float("nan"))}, "class_weights is .*positive numbers"),
+        ({"dice": -0.5}, "task_options.dice is -0.5"),
+    ],
+)
+def test_options_of_segmentation_that_cannot_be_used(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Segmentation.check_options({**Segmentation.options, **options})
+
+
+def test_as_many_weights_as_classes():
+    with pytest.raises(ConfigError, match=f"has 2 numbers; .* each of the {len(NAMES)} classes"):
+        Segmentation(NAMES, class_weights=(1.0, 2.0))
 
 
 def test_flow_is_learned_over_15_and_measured_in_pixels():

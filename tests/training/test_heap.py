@@ -10,8 +10,28 @@ import pytest
 from v2v_jax.training import heap
 
 
-def test_release_returns_whether_there_was_something():
-    assert isinstance(heap.release(), bool)
+class Glibc:
+    """Notes what is asked of it; there is something to release the first time."""
+
+    def __init__(self):
+        self.calls = []
+
+    def malloc_trim(self, pad):
+        self.calls.append(("trim", pad.value))
+        return len(self.calls) == 1
+
+    def mallopt(self, parameter, value):
+        self.calls.append(("option", parameter.value, value.value))
+        return 1
+
+
+def test_what_is_asked_of_glibc_and_what_it_answers(monkeypatch):
+    library = Glibc()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert heap.release() is True and heap.release() is False
+    assert heap.share() is True
+    assert library.calls == [("trim", 0), ("trim", 0), ("option", -8, 1)]  # M_ARENA_MAX
 
 
 @pytest.mark.parametrize("library", [object(), None])

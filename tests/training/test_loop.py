@@ -17,8 +17,10 @@ from v2v_jax.evaluation.evaluator import Evaluator, evaluate
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training import loop
-from v2v_jax.training.loop import announce, train_and_evaluate
+from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.monitor import TrainingDiverged
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.start import announce
 
 # Each compiles for ten seconds: the quick tests do one task of either direction of `better`.
 TASKS = ("seg", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("color", "depth")))
@@ -264,7 +266,7 @@ def first_step_without_video(video):
     """A configuration whose first clips avoid that video, and the plans of its steps."""
     for seed in range(100):
         config = tiny_config("flow", eval_every=1, seed=seed)
-        sampler = loop.make_sampler(make_experiment(config, "train"))
+        sampler = make_sampler(make_experiment(config, "train"))
         plans = [sampler.plan(step) for step in range(6)]
         if video not in plans[0].video:
             return config, plans
@@ -356,7 +358,7 @@ def test_without_accelerator_the_duration_is_announced(capsys):
     config = tiny_config(model__width=0.26, num_steps=10**6)
     announce(make_experiment(config, "train"), first_step=0)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert "This will take about" in lines[2] and "configs/seg.py:demo" in lines[2]
+    assert len(lines) == 4
+    assert "This will take about" in lines[3] and "configs/seg.py:demo" in lines[3]
     announce(make_experiment(tiny_config(), "train"), first_step=0)
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2

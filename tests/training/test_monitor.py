@@ -10,12 +10,14 @@ import pytest
 
 from tests.tiny import tiny_config
 from v2v_jax.datasets.scenes import Scenes
-from v2v_jax.input.feeds import TfDataFeed
+from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.system import sharding
-from v2v_jax.training.loop import make_sampler, make_train_step, train_and_evaluate
+from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.monitor import Monitor, TrainingDiverged
+from v2v_jax.training.setup import make_sampler
+from v2v_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 

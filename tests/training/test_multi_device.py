@@ -22,6 +22,8 @@ def train_on_four(workdir, *arguments):
 @pytest.mark.parametrize("feed", ["device", pytest.param("tf_data", marks=pytest.mark.slow)])
 def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
     overrides = dict(num_steps=5, eval_every=3, feed=feed)
+    if feed == "tf_data":
+        overrides |= dict(augmentation__scale=(0.9, 1.2), augmentation__noise=0.05)
     done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
     assert done.returncode == 0, done.stderr
     assert "on 4 cpu device(s)" in done.stdout

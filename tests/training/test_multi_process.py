@@ -14,7 +14,8 @@ from v2v_jax.cli import commands
 from v2v_jax.evaluation.evaluator import evaluate
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
-from v2v_jax.training.loop import make_sampler, train_and_evaluate
+from v2v_jax.training.loop import train_and_evaluate
+from v2v_jax.training.setup import make_sampler
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 

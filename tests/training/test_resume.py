@@ -1,6 +1,7 @@
 """Killed and resumed runs equal those that were not: state, metrics and clips, bit for bit."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ import pytest
 
 from tests.processes import finish, small_config, start, wait_for_step
 from tests.tiny import ROOT, tiny_arguments
-from v2v_jax.errors import Stopped
+from v2v_jax.errors import CheckpointError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training import loop
 from v2v_jax.training.loop import train_and_evaluate
+from v2v_jax.training.preemption import StopRequest
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -206,6 +208,40 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
     )
     with pytest.raises(Stopped, match="nothing was to be saved"):
         train_and_evaluate(small_config(), tmp_path)
+
+
+def test_second_training_in_one_folder_is_refused(tmp_path):
+    """In one sentence, before it has touched anything."""
+    config = small_config()
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 7, "train/loss": 1.0}\n')
+    with Checkpoints(tmp_path, {}, headline="accuracy", better="max", writable=True):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(CheckpointError, match="Another training is writing to"):
+            train_and_evaluate(config, tmp_path)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert log.read_text() == '{"step": 7, "train/loss": 1.0}\n'
+
+
+def test_sigterm_whose_exception_is_lost_is_not_lost():
+    """It comes while the garbage collector runs a callback, from which no exception gets out."""
+
+    def terminate(phase, info):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):  # here Python runs the handler
+            pass
+
+    with StopRequest() as stop, pytest.MonkeyPatch.context() as patch:
+        lost = []
+        patch.setattr(sys, "unraisablehook", lambda error: lost.append(error.exc_type))
+        gc.callbacks.append(terminate)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(terminate)
+        assert set(lost) == {Stopped}
+        with pytest.raises(Stopped, match="before the first step"):
+            stop.arm()
 
 
 @pytest.mark.slow

@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-import absl.logging
-
 from v2v_jax.errors import ConfigError, Stopped, UserError
+from v2v_jax.system import messages
 from v2v_jax.system.console import console
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
@@ -31,6 +29,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG),
+)
+# Modules that the extra `train` installs.
+_OF_TRAINING = (
+    *("tensorflow", "tensorflow_datasets", "array_record", "importlib_resources", "tensorboardX"),
+    "h5py",
 )
 # (options, arguments that no option of the parser's takes, parser): see `Parser.take_rest`.
 TakeRest = Callable[[argparse.Namespace, list[str], "Parser"], None]
@@ -115,10 +118,12 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     command.add_options(parser)
     try:
         options = parser.parse(argv)
-    except SystemExit:  # after --help
-        return 0
+    except SystemExit as ended:  # after --help
+        return 2 if ended.code else 0
     except UserError as error:
         return _fail(f"Error: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail("Interrupted.", INTERRUPTED)
     try:
         return command.run(options) or 0
     except UserError as error:
@@ -135,6 +140,15 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
             name = os.fsdecode(error.filename)
             return _fail(f"Error: {name} cannot be used ({error.strerror}).", 1)
         raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _OF_TRAINING:
+            raise
+        return _fail(
+            f"Error: {prog} needs {module} here, which is not installed; pip install "
+            "'v2v_jax[train]'.",
+            1,
+        )
     except Exception as error:
         lost = _lost_process(error)
         if lost is None:
@@ -170,29 +184,11 @@ def _others() -> bool:
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-class _Formatter(logging.Formatter):
-    """`Warning: …`, without the place in the code, which says nothing to who runs a program."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        # In a terminal: back to the line's start, clear it, as a live progress line may be there.
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        return f"{clear}{record.levelname.capitalize()}: {record.getMessage()}"
-
-
 def quieten() -> None:
     """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself; only reads data here
-    absl.logging.use_absl_handler()
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    handler = absl.logging.get_absl_handler()
-    handler.setFormatter(_Formatter())
-    # orbax tells of a failed write with tracebacks of several threads; `Checkpoints` says it once.
-    handler.addFilter(_not_orbax)
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+    messages.install()
 
 
 def _fail(message: str, status: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -64,14 +65,15 @@ def execute(argv: Sequence[str], prog: str = "v2v") -> int:
 def _execute(name: str, argv: Sequence[str], prog: str) -> int:
     # Your own modules (--teacher=my_module:function) are found in the current folder, as they are
     # by `python -m`; last, so that nothing there takes another module's place.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
+    with contextlib.suppress(OSError):  # the current folder was removed
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())
     module = importlib.import_module(f"v2v_jax.cli.{name.replace('-', '_')}")
     return command_line.execute(module, argv, prog)
 
 
 def _help(prog: str) -> str:
-    lines = [f"  {name:<12} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<13} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             f"usage: {prog} COMMAND [options]\n\n{__doc__}\n",

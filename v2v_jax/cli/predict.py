@@ -67,12 +67,6 @@ def add_options(parser: Parser) -> None:
     add("--overwrite", action="store_true", help="replace an output that exists")
     own_modules.add_argument(parser)
     jobs.add_arguments(parser)
-    parser.checks.append(_check)
-
-
-def _check(options: argparse.Namespace) -> None:
-    if options.fps is not None and not _FPS[0] <= options.fps <= _FPS[1]:
-        raise ConfigError(f"--fps={options.fps}; expected frames/s from {_FPS[0]} to {_FPS[1]}.")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -81,6 +75,10 @@ def run(options: argparse.Namespace) -> int:
 
     if not os.path.exists(options.video):
         raise DataError(f"Video {options.video} does not exist; check --video.")
+    if options.fps is not None and not _FPS[0] <= options.fps <= _FPS[1]:
+        raise ConfigError(
+            f"--fps={options.fps:g}; expected {_FPS[0]:g} to {_FPS[1]:g} frames per second."
+        )
     compilation_cache.enable()
     if os.path.isdir(options.video) and video_folders.holds_videos(options.video):
         return _predict_folder(options)
@@ -184,7 +182,8 @@ def _writing(
     fps = options.fps or source.fps
     if output.pattern is None and fps is not None and not _FPS[0] <= fps <= _FPS[1]:
         raise DataError(
-            f"{video} has {fps:g} frames/s, an MP4 {_FPS[0]} to {_FPS[1]}; say another with --fps."
+            f"{video} has {fps:g} frames per second, an MP4 {_FPS[0]:g} to {_FPS[1]:g}; choose "
+            "another number with --fps."
         )
     return dict(
         view=options.view,

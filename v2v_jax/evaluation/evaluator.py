@@ -19,8 +19,9 @@ from v2v_jax.drawing import panels
 from v2v_jax.errors import CheckpointError
 from v2v_jax.evaluation.report.curves import read_curves
 from v2v_jax.evaluation.report.page import Report, ReportedClip, page, ranks
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, evaluation_windows
-from v2v_jax.input.feeds import Feed, make_feed
+from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import sharding
@@ -252,7 +253,7 @@ def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[in
     """
     found = find_checkpoint(workdir)
     found.check_fits(experiment.about)
-    return found.step, found.params(experiment.abstract_state().params)
+    return found.step, found.params(experiment.abstract_params())
 
 
 def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -260,7 +261,7 @@ def _json_ready(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]) -> None:
-    """Prints V2V's metrics beside the trivial baseline's, and those of each class."""
+    """Prints V2V's metrics beside the trivial baseline's, and those of each class or other part."""
     task = experiment.task
     shown = lambda name: _number(values.get(name))
     names = [n for n in values if "/" not in n and not n.startswith("baseline_")]
@@ -269,15 +270,12 @@ def print_metrics(experiment: Experiment, step: int, values: Mapping[str, float]
         ("metric", experiment.config.model.name, task.baseline),
         [(name, shown(name), shown(f"baseline_{name}")) for name in names],
     )
-    if task.label_names:
-        print_table(
-            "by class",
-            ("class", "share", "accuracy", "IoU"),
-            [
-                (n, shown(f"share/{n}"), shown(f"accuracy/{n}"), shown(f"iou/{n}"))
-                for n in task.label_names
-            ],
-        )
+    parted = [name.partition("/")[::2] for name in values if "/" in name]
+    if parted:
+        columns = list(dict.fromkeys(metric for metric, _ in parted))
+        parts = dict.fromkeys(part for _, part in parted)
+        rows = [(part, *(shown(f"{metric}/{part}") for metric in columns)) for part in parts]
+        print_table("by class", ("class", *columns), rows)
 
 
 def _number(value: float | None) -> str:

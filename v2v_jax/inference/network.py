@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.models.standardization import fold
 from v2v_jax.tasks import TASKS, Task, restore_task
 
 
@@ -96,8 +97,8 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
 
 
 def _for_use(params: Any) -> Any:
-    """Parameters as training keeps them → as prediction and exports take them; now the same."""
-    return params
+    """Parameters as training keeps them → as prediction and exports take them: plain kernels."""
+    return fold(params)
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:

@@ -13,12 +13,14 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.inference.video_folders import partial_path
 from v2v_jax.media.frame_sources import FrameSource
 from v2v_jax.media.video_writer import VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
@@ -47,8 +49,7 @@ class Output:
     @property
     def partial(self) -> pathlib.Path:
         """The name for what there is of a video that broke off."""
-        suffix = "" if self.pattern else self.path.suffix
-        return self.path.with_name(f"{self.path.name.removesuffix(suffix)}.partial{suffix}")
+        return pathlib.Path(partial_path(os.fspath(self.path)))
 
 
 def parse_output(output: str, task: Task, probabilities: bool = False) -> Output:
@@ -156,7 +157,7 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         drawing = Drawing(predictor.network.task, view)
-        writer = _Movie(path, fps or source.fps or 25.0, sound_of)
+        writer = _Movie(path, fps or source.fps or 25.0, sound_of, source.pixel_aspect)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -225,8 +226,14 @@ def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
 class _Movie:
     """A VideoWriter that takes several frames at a time."""
 
-    def __init__(self, path: pathlib.Path, fps: float, sound_of: str | os.PathLike[str] | None):
-        self._writer = VideoWriter(path, fps, sound_of)
+    def __init__(
+        self,
+        path: pathlib.Path,
+        fps: float,
+        sound_of: str | os.PathLike[str] | None,
+        pixel_aspect: Fraction,
+    ):
+        self._writer = VideoWriter(path, fps, sound_of, pixel_aspect)
         self.failed = False
 
     def add(self, frames: np.ndarray) -> None:

@@ -48,16 +48,26 @@ def plan_jobs(folder: str, output: str, *, overwrite: bool) -> list[Job]:
         videos = [video for video in videos if not _is_in(os.path.join(folder, video), outputs)]
     jobs = [_job(folder, video, output) for video in videos]
     sources = {os.path.realpath(job.source) for job in jobs}
-    replaced = {os.path.realpath(job.output): job for job in jobs}
+    replaced = {os.path.realpath(path): job for job in jobs for path in _written_by(job)}
     taken = sources & replaced.keys()
     for path in sorted(taken):
         job = replaced[path]
         if overwrite or os.path.realpath(job.source) == path:
             raise ConfigError(
-                f"--output={output} would replace {job.output}, which is among the videos of "
-                f"{folder}; choose a folder of its own, as {os.path.join(folder, 'out', NAME)}.mp4."
+                f"--output={output} would replace {path}, which is among the videos of {folder}; "
+                f"choose a folder of its own, as {os.path.join(folder, 'out', NAME)}.mp4."
             )
     return [job for job in jobs if os.path.realpath(job.source) not in taken]
+
+
+def partial_path(output: str) -> str:
+    """Where what there is of a video that broke off goes: out.partial.mp4, a folder out.partial."""
+    suffix = os.path.splitext(output)[1] if is_movie(output) else ""
+    return f"{output.removesuffix(suffix)}.partial{suffix}"
+
+
+def _written_by(job: Job) -> tuple[str, str]:
+    return job.output, partial_path(job.output)
 
 
 def _check_template(folder: str, output: str) -> None:

@@ -69,7 +69,8 @@ class DeviceStore:
         def zeros() -> Arrays:
             return {f: jnp.zeros(shape, FIELDS[f].dtype) for f, shape in self._shapes.items()}
 
-        return jax.jit(zeros, out_shardings=SingleDeviceSharding(device))()
+        with jax.set_mesh(sharding.make_mesh([device])):  # the caller's has other devices, too
+            return jax.jit(zeros, out_shardings=SingleDeviceSharding(device))()
 
     def arrays(self) -> Arrays:
         """field → (N,H,W,…) global arrays that every device holds whole, as they are now.
@@ -129,7 +130,8 @@ class DeviceStore:
             part = {f: frames[f][start : start + self._block] for f in self._shapes}
             for index, device in enumerate(self._mesh.local_devices):
                 placed = jax.device_put(part, device)
-                self._copies[index] = _overwrite(self._copies[index], placed, first + start)
+                with jax.set_mesh(sharding.make_mesh([device])):
+                    self._copies[index] = _overwrite(self._copies[index], placed, first + start)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -82,9 +82,16 @@ def label_videos(labels: LabelSet, backend: Backend) -> Report:
         backend=backend,
         done=functools.partial(is_labelled, dict(teacher.parameters), labels.size),
         lock=labels.output,
-        replace=True,
+        publish=_publish,
         description=f"labelling by {teacher.name}",
     )
+
+
+def _publish(new: str, path: str) -> None:
+    """Puts labels in the place of older ones; a folder of anything else is left alone."""
+    if os.path.isfile(os.path.join(path, "zarr.json")):
+        shutil.rmtree(path)
+    os.replace(new, path)
 
 
 def is_labelled(parameters: Mapping[str, Any], size: tuple[int, int] | None, job: Job) -> bool:

@@ -44,7 +44,7 @@ class LeftOut:
 
     Attributes:
       hidden: hidden files that look like data by their extension.
-      broken: links that lead nowhere, and what is neither file nor folder.
+      broken: links that lead nowhere (and pipes and devices).
       others: number of files of each other extension.
     """
 
@@ -55,16 +55,16 @@ class LeftOut:
     def report(self, where: str) -> None:
         """Warns once of what was left out of a folder or dataset; says nothing if nothing was."""
         parts = [
-            f"{len(names)} {what} ({_some(sorted(names))})"
+            f"{_count(len(names), what)} ({_some(sorted(names))})"
             for what, names in (
-                ("hidden files", self.hidden),
-                ("links or entries that are no files", self.broken),
+                ("hidden file", self.hidden),
+                ("broken link", self.broken),
             )
             if names
         ]
         if self.others:
             kinds = [f"{ext or 'no extension'}: {n}" for ext, n in self.others.most_common()]
-            parts.append(f"{self.others.total()} files of other kinds ({_some(kinds)})")
+            parts.append(f"{_count(self.others.total(), 'file')} of other kinds ({_some(kinds)})")
         sentence = f"{where}: left out {'; '.join(parts)}."
         with _lock:
             new = bool(parts) and sentence not in _said
@@ -185,6 +185,10 @@ def _choose(
 
 def _is_file(folder: str, name: str) -> bool:
     return os.path.isfile(os.path.join(folder, name))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from v2v_jax.errors import DataError
+from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
+from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
-from v2v_jax.media.video import INTERPOLATION, VideoStream
+from v2v_jax.media.video import VideoStream
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
 Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
@@ -30,12 +33,14 @@ class FrameSource:
       name: for messages.
       fps: frames per second; None if not known.
       num_frames: how many there are likely to be; None if not known.
+      pixel_aspect: width of a pixel by its height, as it is to be shown.
     """
 
     frames: Iterator[np.ndarray]
     name: str
     fps: float | None = None
     num_frames: int | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 def open_source(video: Video | FrameSource) -> FrameSource:
@@ -64,7 +69,10 @@ def open_source(video: Video | FrameSource) -> FrameSource:
             return FrameSource(_checked(frames, str(path)), str(path), None, len(names))
         stream = VideoStream(path)
         frames = _checked(stream, str(path))
-        return FrameSource(frames, str(path), stream.fps, stream.num_frames)
+        aspect = Fraction(1)
+        with contextlib.suppress(CorruptVideoError):  # said when the frames are reached
+            aspect = stream.pixel_aspect
+        return FrameSource(frames, str(path), stream.fps, stream.num_frames, aspect)
     if hasattr(video, "__array__"):
         array = np.asarray(video)
         if array.ndim not in (3, 4):

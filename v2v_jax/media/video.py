@@ -11,21 +11,19 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.containers import open_input
+from v2v_jax.media.frame_conversion import FrameConverter, lies_on_its_side
 from v2v_jax.media.video_writer import write_video
 
-__all__ = ["INTERPOLATION", "VideoFile", "VideoStream", "read_video", "write_video"]
+__all__ = ["VideoFile", "VideoStream", "read_video", "write_video"]
 
-# swscale widens the bicubic kernel by the reduction factor, so shrinking does not alias; "area"
-# jumps between 1 and 2 source pixels at factors like UCF101's 1.875.
-INTERPOLATION = Interpolation.BICUBIC
 # Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
 # MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
@@ -34,12 +32,6 @@ _NOT_CODED_BYTES = 16
 _MAX_PIXELS = 1 << 25
 _MAX_FRAMES = 1 << 22
 _STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
-# Not those of playlists (HLS, concat, …), which would open other files, or addresses.
-_FORMATS = (
-    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,"
-    "nut,obu,ogg,rm,webm,yuv4mpegpipe"
-)
-_OPEN = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Without `explode` FFmpeg hides damage by copying from neighbouring frames.
 _DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
 # Seconds that a Matroska file may end before the duration in its header.
@@ -143,7 +135,7 @@ class VideoFile:
           CorruptVideoError: a frame is missing or cannot be decoded, after those before it.
         """
         count = 0
-        converter = _FrameConverter(size)
+        converter = FrameConverter(size)
         with _opened(self.path) as (container, stream):
             for number, frame in self._numbered(container, stream):
                 if number != count:
@@ -221,8 +213,21 @@ class VideoStream:
             seconds = container.duration / av.time_base if container.duration else None
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
 
+    @functools.cached_property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a shown pixel by its height, 1 for square ones; decodes the first frame.
+
+        Raises:
+          CorruptVideoError: the first frame cannot be decoded.
+        """
+        with _opened(self.path) as (container, stream):
+            ratio = stream.sample_aspect_ratio or Fraction(1)
+            for frame in _decode(self.path, container, stream, False):
+                return 1 / ratio if lies_on_its_side(frame) else ratio
+        return Fraction(1)
+
     def __iter__(self) -> Iterator[np.ndarray]:
-        converter = _FrameConverter(None)
+        converter = FrameConverter(None)
         with _opened(self.path, threads=0) as (container, stream):
             for frame in _decode(self.path, container, stream, False):
                 yield converter(frame)
@@ -256,49 +261,6 @@ def read_video(
     return video.read(start, video.num_frames if stop is None else stop, size), video.fps
 
 
-class _FrameConverter:
-    """Converts decoded frames to RGB (H,W,3) uint8, upright and of one size."""
-
-    def __init__(self, size: tuple[int, int] | None) -> None:
-        """size: (H,W); None takes the first frame's."""
-        self._size = size
-        # Scaling to planes is nearly three times as fast as to interleaved colours, with the same
-        # result; without scaling it is the other way round.
-        self._format = "gbrp" if size else "rgb24"
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        on_its_side, flip_rows, flip_columns = _display(frame)
-        h, w = self._size or (frame.height, frame.width)
-        if self._size and on_its_side:
-            h, w = w, h
-        rgb = self._reformatter.reformat(
-            frame, w, h, self._format, interpolation=INTERPOLATION, threads=1
-        )
-        array = rgb.to_ndarray()
-        if on_its_side:
-            array = array.swapaxes(0, 1)
-        array = array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-        self._size = array.shape[:2]  # a later change of resolution is scaled to this
-        return array
-
-
-def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is to be shown: whether to swap its axes, then to reverse rows and columns.
-
-    Telephones store upright videos lying, and front cameras mirrored ones, with a matrix that takes
-    (column, row) of the stored frame to those of the shown one: 9 numbers in steps of 1/65536,
-    (a, b, u, c, d, v, x, y, w). Other angles than quarter turns count as the nearest of them.
-    """
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, b < 0, c < 0
-    return False, d < 0, a < 0
-
-
 class _FrameWriter:
     """Collects converted frames in one array."""
 
@@ -306,7 +268,7 @@ class _FrameWriter:
         self.count = 0
         self.frames: np.ndarray | None = None
         self._num_frames = num_frames
-        self._converter = _FrameConverter(size)
+        self._converter = FrameConverter(size)
 
     def add(self, frame: av.VideoFrame) -> None:
         array = self._converter(frame)
@@ -327,15 +289,13 @@ def _opened(
     try:
         # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
         limit = {"max_pixels": _DECODE["max_pixels"]}
-        with av.open(
-            path, options=limit, container_options=_OPEN, timeout=(_STUCK, _STUCK)
-        ) as container:
-            if not container.streams.video:
-                raise _corrupt(path, "it has no video stream")
-            stream = container.streams.video[0]
+        with open_input(path, options=limit, timeout=(_STUCK, _STUCK)) as container:
+            stream = container.streams.best("video")  # not the first: that may be a cover
+            if stream is None:
+                raise _corrupt(path, "it has no video stream", "give a file with pictures")
             context = stream.codec_context
             if context is None:
-                raise _corrupt(path, "FFmpeg knows no decoder for it")
+                raise _corrupt(path, "FFmpeg has no decoder for it", "convert it, to H.264 for one")
             context.thread_count = threads
             if threads != 1:
                 context.thread_type = "AUTO"  # frames and slices
@@ -345,6 +305,7 @@ def _opened(
                     path,
                     f"its header claims {context.width}x{context.height} pixels, and {_MAX_PIXELS} "
                     "in all are the limit",
+                    "scale it down",
                 )
             yield container, stream
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
@@ -462,8 +423,8 @@ def _check_complete(path: str, stream: av.VideoStream, packets: Sequence[_Packet
         raise _corrupt(path, f"its header promises {stream.frames} frames, it holds {held}")
 
 
-def _corrupt(path: str, reason: str) -> CorruptVideoError:
-    return CorruptVideoError(
-        f"Video {path} cannot be read: {reason}; expected a complete video file, so fetch it again "
-        "or remove it."
-    )
+_INCOMPLETE = "expected a complete video file, so fetch it again or remove it"
+
+
+def _corrupt(path: str, reason: str, remedy: str = _INCOMPLETE) -> CorruptVideoError:
+    return CorruptVideoError(f"Video {path} cannot be read: {reason}; {remedy}.")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import DataError
+from v2v_jax.media.containers import open_input, open_output
 from v2v_jax.system.whole_files import discard, publish, temporary_path
 
-# Sound that MP4 files hold and players know.
-_COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "alac"})
+# Sound that MP4 files hold and players know, by FFmpeg's names of the formats, not of decoders.
+_COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 class VideoWriter:
@@ -38,14 +43,17 @@ class VideoWriter:
         path: str | os.PathLike[str],
         fps: float = 25.0,
         sound_of: str | os.PathLike[str] | None = None,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         """Creates the file, hidden.
 
         Args:
           path: the file to write, ending in .mp4; an existing one is replaced by `finish`.
           fps: frames per second.
-          sound_of: a file whose first audio stream is copied, as it is where MP4 holds its codec,
-            else as AAC; one without sound, or with damaged sound, gives none.
+          sound_of: a file whose sound (its best track) is copied, as it is where MP4 holds its
+            codec, else as AAC, resampled where need be. Sound that cannot be copied is left out
+            with a warning.
+          pixel_aspect: width of a pixel by its height, for players to show it so.
 
         Raises:
           ValueError: another extension, a bad `fps`.
@@ -54,19 +62,20 @@ class VideoWriter:
         self.path = os.fspath(path)
         if not self.path.lower().endswith(".mp4"):
             raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
-        if not 0 < fps < 1000:
-            raise ValueError(f"fps is {fps}; expected frames per second between 0 and 1000.")
+        if not 0.01 <= fps < 1000:
+            raise ValueError(f"fps is {fps}; expected 0.01 to 1000 frames per second.")
         self._temporary = os.fspath(temporary_path(self.path))
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] | None = None
         self.num_frames = 0
         with contextlib.ExitStack() as opened, self._errors():
-            self._container = opened.enter_context(av.open(self._temporary, "w"))
+            self._container = opened.enter_context(open_output(self._temporary))
             self._stream = self._container.add_stream(
                 "libx264", rate=self._rate, options={"crf": "18"}
             )
             self._stream.pix_fmt = "yuv420p"
+            self._stream.sample_aspect_ratio = pixel_aspect
             self._sound = None
             if sound_of is not None:
                 self._sound = _Sound(sound_of, self._container)
@@ -134,40 +143,65 @@ class VideoWriter:
 
 
 class _Sound:
-    """Copies one file's sound into another, no further than its pictures have come."""
+    """Copies one file's sound into another, no further than its pictures have come.
+
+    Sound must never stop a video: what is missing of it is said in one warning.
+    """
 
     def __init__(self, path: str | os.PathLike[str], target: av.container.OutputContainer) -> None:
+        self._path = os.fspath(path)
         self._packets: Iterator[av.Packet] | None = None
         self._source: av.container.InputContainer | None = None
-        with contextlib.suppress(av.error.FFmpegError, OSError, IndexError, ValueError):
-            self._source = av.open(os.fspath(path))
-            source = self._source.streams.audio[0]
-            if source.codec_context.name in _COPIED_CODECS:
+        self._target = target
+        self._next: av.Packet | None = None
+        try:
+            self._source = open_input(self._path)
+            source = self._source.streams.best("audio")
+            if source is None:
+                return
+            if source.codec_context is None:
+                raise ValueError("FFmpeg has no decoder for it")
+            self._begin = _begin(self._source)
+            if _is_held(source):
                 self._stream = target.add_stream_from_template(source)
                 self._packets = self._copied(source)
             else:
-                self._stream = target.add_stream("aac", rate=source.codec_context.sample_rate)
+                self._stream = target.add_stream("aac", rate=_aac_rate(source.rate))
                 self._packets = self._encoded(source)
-        self._target = target
-        self._next: av.Packet | None = None
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self._give_up("is left out", error)
 
     def _copied(self, source: av.AudioStream) -> Iterator[av.Packet]:
+        begin = round(self._begin / source.time_base)
         for packet in self._source.demux(source):
-            if packet.dts is not None and packet.pts is not None and packet.pts >= 0:
-                packet.stream = self._stream
-                yield packet
+            if packet.dts is None or packet.pts is None or packet.pts < begin:
+                continue
+            packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
+            packet.stream = self._stream
+            yield packet
 
     def _encoded(self, source: av.AudioStream) -> Iterator[av.Packet]:
+        encoder = self._stream.codec_context
+        resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
         # Only the beginning's time is the source's: later ones may have gaps that the encoder
         # refuses.
         samples = None
-        for frame in self._source.decode(source):
+        frames = itertools.chain(self._source.decode(source), (None,))  # None: what is left
+        for frame in itertools.chain.from_iterable(map(resampler.resample, frames)):
             if samples is None:
-                samples = max(0, round((frame.time or 0) * frame.sample_rate))
+                samples = round(((frame.time or 0.0) - float(self._begin)) * frame.sample_rate)
+            if samples < 0:  # before the pictures
+                samples += frame.samples
+                continue
             frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
             samples += frame.samples
             yield from self._stream.encode(frame)
         yield from self._stream.encode(None)
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        self._packets = None
+        reason = getattr(error, "strerror", None) or str(error)
+        logging.warning("The sound of %s %s (%s).", self._path, what, reason)
 
     def copy_until(self, seconds: Fraction) -> None:
         """Copies the packets that begin before that time; damage ends the sound."""
@@ -177,8 +211,9 @@ class _Sound:
             if self._next is None:
                 try:
                     self._next = next(self._packets, None)
-                except av.error.FFmpegError:
-                    self._next = None
+                except (av.error.FFmpegError, ValueError) as error:
+                    self._give_up(f"ends before {float(seconds):.2f} s", error)
+                    return
             if self._next is None:
                 self._packets = None
                 return
@@ -192,6 +227,35 @@ class _Sound:
         """Closes the source."""
         if self._source is not None:
             self._source.close()
+
+
+def _begin(source: av.container.InputContainer) -> Fraction:
+    """The time, in seconds, of the first picture, or of whatever is first; it becomes 0.
+
+    Streams of broadcasts begin at any time, and sound may begin before or after the pictures.
+    """
+    pictures = source.streams.best("video")
+    if pictures is not None and pictures.start_time is not None:
+        return pictures.start_time * pictures.time_base
+    return Fraction(source.start_time or 0, av.time_base)
+
+
+def _is_held(source: av.AudioStream) -> bool:
+    """Whether MP4 files hold this sound as it is, in a way that players know."""
+    if source.codec_context.codec.canonical_name not in _COPIED_CODECS:
+        return False
+    try:  # on a file in memory, as a refusal would spoil the true one
+        with av.open(io.BytesIO(), "w", format="mp4") as trial:
+            trial.add_stream_from_template(source)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _aac_rate(rate: int) -> int:
+    """The rate of AAC that loses least: the next higher one, of higher ones than all 48 kHz."""
+    return min((known for known in _AAC_RATES if known >= rate), default=48000)
 
 
 def write_video(

@@ -102,9 +102,7 @@ class ConvTranspose3D(nn.Module):
         init = self.kernel_init or fan_in_normal(strides=self.strides)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        kernel = kernel_of(
-            self, kernel, self.standardized, relu=self.relu, strides=self.strides
-        )
+        kernel = kernel_of(self, kernel, self.standardized, relu=self.relu, strides=self.strides)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.for_conv:
             return ReluOfTranspose(x, kernel, bias, tuple(self.strides), tuple(self.padding))

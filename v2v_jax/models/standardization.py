@@ -26,6 +26,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from v2v_jax.models.transposed_kernels import strides_of
+
 GAIN = "gain"  # the parameter's name
 _SMALLEST = 1e-4  # of fan_in · variance
 # Of V2V and its baselines, by name: what of a layer its parameters do not tell.
@@ -91,9 +93,9 @@ def fold(params: Mapping[str, Mapping[str, Any]]) -> Layers:
 def _folded(name: str, layer: Mapping[str, Any]) -> dict[str, Any]:
     if GAIN not in layer:
         return dict(layer)
-    strides = (1, 1, 1)
-    if name.startswith(_TRANSPOSED):  # whose kernel is twice the stride, and 1 where that is 1
-        strides = tuple(max(1, k // 2) for k in layer["kernel"].shape[:3])
+    strides: tuple[int, ...] = (1, 1, 1)
+    if name.startswith(_TRANSPOSED):
+        strides = strides_of(layer["kernel"].shape[:3])
     kernel = standardize(
         layer["kernel"], layer[GAIN], relu=name not in _WITHOUT_RELU, strides=strides
     )

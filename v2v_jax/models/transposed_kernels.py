@@ -18,13 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def balanced(kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
+def strides_of(size: Sequence[int]) -> tuple[int, ...]:
+    """The strides of V2V's transposed convolutions by their kernels' (T,H,W): half, 1 for 1."""
+    return tuple(max(1, k // 2) for k in size)
+
+
+def balanced(kernel: jax.Array, strides: Sequence[int] | None = None) -> jax.Array:
     """The nearest kernel (T,H,W,in,out) whose sets of taps have equal sums.
 
     Args:
       kernel: its sizes are multiples of the strides.
-      strides: for T, H, W.
+      strides: for T, H, W; default: as V2V's are.
     """
+    strides = strides_of(kernel.shape[:3]) if strides is None else strides
     *size, cin, cout = kernel.shape
     taps = [k // s for k, s in zip(size, strides)]  # that an output voxel sees, for each axis
     split = [n for pair in zip(taps, strides) for n in pair]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from v2v_jax.models.c3d import initializers, scaled, trunk
 from v2v_jax.models.layers import Conv3D, ConvTranspose3D, fan_in_normal
 from v2v_jax.models.lowering.transposed import ReluOfTranspose
+from v2v_jax.models.transposed_kernels import interpolating_normal
 
 
 class V2V(nn.Module):
@@ -21,7 +22,8 @@ class V2V(nn.Module):
       width: multiplies every layer's number of filters (1.0 is the paper's network).
       temporal: False is 2D-V2V, where each frame is seen alone (paper section 4, Baselines).
       dtype: of the computation; parameters are float32.
-      initialization: "he" (He et al. 2015, zero biases, conv_pre all zero) or "release" (Gaussian
+      initialization: "he" (He et al. 2015, zero biases, conv_pre all zero, transposed kernels that
+        interpolate) or "release" (Gaussian
         with standard deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
       variant: "paper", or "release": the segmentation net of the authors' Caffe files, where
         deconv5 reads conv5a and there is no conv5b (SPEC section 1).
@@ -112,5 +114,5 @@ class V2V(nn.Module):
             dtype=self.dtype,
             standardized=self.standardized,
             name=name,
-            **initializers(self.initialization, name, None),
+            **initializers(self.initialization, name, interpolating_normal(strides)),
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import zipfile
 
+import numpy as np
+
 from v2v_jax.errors import WeightsError
+from v2v_jax.models.standardization import fold
 from v2v_jax.pretrained import caffe, hdf5, numpy_archive, pytorch
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import C3D_INPUT, Params, Weights, assemble
@@ -21,7 +24,8 @@ def load_c3d(path: str | os.PathLike[str]) -> Params:
     Raises:
       WeightsError: see `read_weights`.
     """
-    return read_weights(path).params
+    folded = fold(read_weights(path).params)
+    return {n: {k: np.asarray(v) for k, v in layer.items()} for n, layer in folded.items()}
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import VideoDataset
+from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
@@ -48,6 +49,16 @@ class Experiment:
     optimizer: optax.GradientTransformation
 
     @property
+    def augmentation(self) -> Augmentation:
+        """How training clips vary; configurations from before it have none."""
+        return Augmentation.from_config(self.config.get("augmentation", {}))
+
+    @property
+    def training_clips(self) -> Preprocessing:
+        """`preprocessing` with the size of the clips that a training step cuts out and augments."""
+        return self.augmentation.source(self.preprocessing)
+
+    @property
     def about(self) -> dict[str, Any]:
         """What is stored with the weights; JSON-ready."""
         about = {
@@ -65,46 +76,33 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
+        return self._abstract(self.init_state)
+
+    def abstract_params(self) -> Any:
+        """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
+        return self._abstract(lambda: self._init_params(jnp.uint32(0)))
+
+    def _abstract(self, function: Callable[[], Any]) -> Any:
         sharded = sharding.replicated(self.mesh)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharded),
-            jax.eval_shape(self.init_state),
+            jax.eval_shape(function),
         )
+
+    def _init_params(self, seed: jax.Array) -> Any:
+        size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
+        clip = jnp.zeros((*size, self.task.input_channels))
+        return self.model.init(jax.random.key(seed), clip)["params"]
 
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
         """Compiled once for all seeds."""
 
         def init(seed: jax.Array) -> TrainState:
-            size = (1, self.preprocessing.clip_length, *self.preprocessing.crop_size)
-            clip = jnp.zeros((*size, self.task.input_channels))
-            params = self.model.init(jax.random.key(seed), clip)["params"]
+            params = self._init_params(seed)
             return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
-
-    def with_dropout_seeds(self, batch: dict[str, Any], step: jax.Array) -> dict[str, Any]:
-        """The batch with a random `dropout_seed` (B,) uint32 a clip, if the network has dropout.
-
-        It is a function of (config.seed, step), and one a clip, so that it is split with the batch
-        over devices and parts.
-        """
-        if self.task.answers == "voxels":  # V2V and its baselines have none
-            return batch
-        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
-        return batch | {"dropout_seed": jax.random.bits(key, batch["mask"].shape)}
-
-    def apply_in_training(self, params: Any, x: tuple[jax.Array, Any]) -> jax.Array:
-        """The network's own outputs of x = (inputs, dropout seeds or None), some clips of a batch.
-
-        No gradient is computed for frozen layers.
-        """
-        inputs, seeds = x
-        variables = {"params": self.stop_frozen(params)}
-        if seeds is None:
-            return self.model.apply(variables, inputs)
-        rngs = {"dropout": jax.random.key(seeds[0])}
-        return self.model.apply(variables, inputs, train=True, rngs=rngs)
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""
@@ -132,15 +130,16 @@ def make_experiment(
       UserError: a value that is not known, or a dataset that is missing or does not fit the task.
     """
     recipes.validate(config)
-    frame_size = tuple(config.preprocessing.frame_size)
-    dataset = datasets.load(config.data, split, frame_size, training=training)
+    preprocessing = Preprocessing.from_dict(config.preprocessing)
+    size, length = preprocessing.frame_size, preprocessing.clip_length
+    dataset = datasets.load(config.data, split, size, min_frames=length, training=training)
     task = make_task(config.task, dataset, stored_options(config))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
         dataset,
         task,
-        Preprocessing.from_dict(config.preprocessing),
+        preprocessing,
         make_model(config, task.num_outputs),
         make_optimizer(config, config.num_steps),
     )

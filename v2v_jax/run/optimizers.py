@@ -11,17 +11,19 @@ from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
 from v2v_jax.models.c3d import TRUNK_LAYERS
+from v2v_jax.models.transposed_kernels import balanced
+from v2v_jax.run.schedule import warmup_steps
 
 
 def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
     """The schedule that `config.optimizer.schedule` names, as a function of the step.
 
-    * ``cosine``: linear warm-up over `warmup_steps`, then a cosine to 0 at `num_steps`.
+    * ``cosine``: linear warm-up (`schedule.warmup_steps`), then a cosine to 0 at `num_steps`.
     * ``step``: divided by 10 every `decay_every` steps (the paper's).
     """
     options = config.optimizer
     if options.schedule == "cosine":
-        warmup = min(options.warmup_steps, max(num_steps - 1, 0))
+        warmup = warmup_steps(options, num_steps)
         return optax.warmup_cosine_decay_schedule(
             0.0 if warmup else options.learning_rate, options.learning_rate, warmup, num_steps
         )
@@ -39,9 +41,10 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
 def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
     """What `config.optimizer` names: `adamw` (modern) or `caffe_sgd` (paper).
 
-    `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0. The trunk's learning
-    rate is multiplied by `trunk_multiplier`. Layers of `freeze` (see `frozen_layers`) stay as they
-    are to the bit: no update, no weight decay, no state, no part in the gradient's norm.
+    `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0, and with `balanced`
+    leaves transposed kernels balanced that start so (`models.transposed_kernels`). The trunk's
+    learning rate is multiplied by `trunk_multiplier`. Layers of `freeze` (see `frozen_layers`) stay
+    as they are to the bit: no update, no weight decay, no state, no part in the gradient's norm.
 
     Raises:
       ConfigError: unknown optimiser or schedule; on `init` with parameters that lack a layer to be
@@ -103,6 +106,7 @@ def _recipe(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
         return optax.chain(
             optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
             optax.adamw(schedule, weight_decay=options.weight_decay, mask=_kernels),
+            optax.stateless(_balanced) if options.get("balanced", False) else optax.identity(),
         )
     if options.name == "caffe_sgd":
         return caffe_sgd(schedule, options.momentum, options.weight_decay)
@@ -124,6 +128,16 @@ def caffe_sgd(
         optax.trace(decay=momentum),
         optax.scale(-1.0),
     )
+
+
+def _balanced(updates, params):
+    """The part of the updates that keeps the transposed layers' kernels balanced."""
+    del params
+    result = dict(updates)
+    for name, layer in updates.items():
+        if name.startswith("deconv") and isinstance(layer, Mapping):  # not a frozen layer
+            result[name] = {**layer, "kernel": balanced(layer["kernel"])}
+    return result
 
 
 def _kernels(params):

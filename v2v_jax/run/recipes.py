@@ -7,13 +7,16 @@ schedule, initialisation and input).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from v2v_jax.datasets import DATASETS, dataset_entry
 from v2v_jax.errors import ConfigError
+from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.tasks import Task, checked_options, task_class
@@ -78,8 +81,11 @@ def make_config(
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
     config.data = dict(name=options.dataset, **dataset.options)
     config.stride = 1  # frames between the starts of a training video's clips
-    config.grow_steps = 0  # steps until all training videos are seen: see v2v_jax/input/clips.py
+    # Until all training videos are seen: a share of the run, or steps; see v2v_jax/input/clips.py.
+    config.grow_share, config.grow_steps = 0.0, 0
     config.mirror = True
+    # How training clips vary, beside being cropped and mirrored: see v2v_jax/input/augmentation.py.
+    config.augmentation = dataclasses.asdict(Augmentation())
     config.feed = dataset.feed
     config.preprocessing = Preprocessing().to_dict()
     if options.recipe == "modern":
@@ -95,9 +101,11 @@ def make_config(
     config.optimizer.freeze = "auto"  # layers with commas; trunk: all of conv1a … conv5b
     config.accumulate = 0  # parts of a device's clips, one after the other; 0: as it suits a GPU
     config.recompute = 1  # parts of those, one at a time in memory: see training/recompute.py
-    config.log_every = max(1, config.num_steps // 200)
-    config.eval_every = max(1, config.num_steps // 10)
-    config.save_every = 0  # steps between checkpoints, beside those with every evaluation; 0: none
+    config.log_every = 0  # steps from one line of metrics to the next; 0: 200 lines a run
+    # How often in a run, or after every so many steps (0: num_evaluations decides).
+    config.num_evaluations, config.eval_every = 10, 0
+    config.save_every_evaluation = True  # False: the last one alone leaves a checkpoint
+    config.save_every = 0  # steps between checkpoints, beside those with evaluations; 0: none
     config.skip_nonfinite = 0  # how many steps in a row may be skipped for a NaN; 0: the first ends
     config.eval_batch_size = config.batch_size
     config.num_pictures = 4
@@ -113,11 +121,13 @@ def _modern(config: ConfigDict, num_steps: int, learning_rate: float) -> None:
         name="adamw",
         learning_rate=learning_rate,
         schedule="cosine",
-        warmup_steps=num_steps // 10,
+        warmup_share=0.1,  # of the run, in which the rate rises
+        warmup_steps=0,  # the same in steps; 0: warmup_share decides
         decay_every=0,
         weight_decay=1e-2,
         momentum=0.0,
         clip_norm=1.0,
+        balanced=True,  # transposed kernels stay so: no grid, see models/transposed_kernels.py
     )
 
 
@@ -129,7 +139,7 @@ def _many_scenes(config: ConfigDict) -> None:
     """
     config.data.num_train_videos = 4000
     config.data.num_train_frames = config.preprocessing.clip_length
-    config.grow_steps = config.num_steps // 2
+    config.grow_share = 0.5
 
 
 def _paper(config: ConfigDict, kind: type[Task]) -> None:
@@ -146,6 +156,7 @@ def _paper(config: ConfigDict, kind: type[Task]) -> None:
         name="caffe_sgd",
         learning_rate=paper.learning_rate,
         schedule="step",
+        warmup_share=0.0,
         warmup_steps=0,
         decay_every=paper.decay_every,
         weight_decay=paper.weight_decay,
@@ -154,8 +165,19 @@ def _paper(config: ConfigDict, kind: type[Task]) -> None:
     )
 
 
-def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
+def shrink_to_demo(
+    config: ConfigDict,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    batch_size: int = 4,
+    crop_size: tuple[int, int] = (64, 64),
+    clip_length: int = 16,
+) -> None:
     """Turns a configuration into its demo: a narrow network, few rendered scenes, few steps.
+
+    Args:
+      learning_rate: of the modern recipe; the paper's keeps its own.
 
     Raises:
       ConfigError: the dataset is not `scenes`.
@@ -166,75 +188,133 @@ def shrink_to_demo(config: ConfigDict, *, num_steps: int) -> None:
     config.data.num_train_videos = 96
     config.data.num_validation_videos = config.data.num_test_videos = 12
     config.data.num_frames = 32
-    config.data.num_train_frames = config.grow_steps = 0
+    config.data.num_train_frames = 0
+    config.grow_share = 0.0
     config.preprocessing.frame_size = (72, 96)
-    config.preprocessing.crop_size = (64, 64)
-    config.batch_size = 4
+    config.preprocessing.crop_size = crop_size
+    config.preprocessing.clip_length = clip_length
+    config.batch_size = batch_size
     config.num_steps = num_steps
-    config.log_every = 10
-    config.eval_every = num_steps
-    config.eval_batch_size = 2
-    config.optimizer.warmup_steps = num_steps // 10
-    config.optimizer.learning_rate = 2e-3
+    config.log_every = max(1, num_steps // 30)
+    config.num_evaluations = 1
+    config.eval_batch_size = max(1, batch_size // 2)
+    if config.optimizer.name == "adamw":
+        config.optimizer.learning_rate = learning_rate
+
+
+# ------------------------------------------------------------------------------------------------
+# What values can be used
+
+
+Rule = tuple[Callable[[Any], bool], str]  # whether a number fits, and what it must be
+_ANY: Rule = (lambda x: True, "")
+_COUNT: Rule = (lambda x: x >= 1, "at least 1")
+_NOT_NEGATIVE: Rule = (lambda x: 0 <= x < math.inf, "at least 0")
+_POSITIVE: Rule = (lambda x: 0 < x < math.inf, "positive")
+_SHARE: Rule = (lambda x: 0 <= x <= 1, "a share, 0 to 1")
+_DECAY: Rule = (lambda x: 0 <= x < 1, "at least 0 and below 1")
+
+
+def _rules(rule: Rule, *keys: str) -> dict[str, Rule]:
+    return dict.fromkeys(keys, rule)
+
+
+# Every number of every configuration (a test walks them), but for the options of tasks and those of
+# augmentation, which are checked where they are used. A key that a configuration does not have is
+# passed over: older ones lack some.
+NUMBERS: dict[str, Rule] = {
+    "seed": _ANY,
+    **_rules(_COUNT, "batch_size", "eval_batch_size", "num_steps", "num_evaluations", "stride"),
+    **_rules(_COUNT, "recompute", "preprocessing.clip_length"),
+    "accumulate": (lambda x: x >= 0, "0 (automatic) or more"),
+    **_rules(_NOT_NEGATIVE, "log_every", "eval_every", "save_every", "grow_steps"),
+    **_rules(_NOT_NEGATIVE, "skip_nonfinite", "num_pictures"),
+    "grow_share": _SHARE,
+    "model.width": _POSITIVE,
+    "model.dropout": _DECAY,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.warmup_share": _SHARE,
+    "optimizer.momentum": _DECAY,
+    **_rules(_NOT_NEGATIVE, "optimizer.warmup_steps", "optimizer.decay_every"),
+    **_rules(_NOT_NEGATIVE, "optimizer.weight_decay", "optimizer.clip_norm"),
+    "optimizer.trunk_multiplier": _NOT_NEGATIVE,
+}
+# Those of our own datasets' options, by the dataset's name.
+DATA_NUMBERS: dict[str, dict[str, Rule]] = {
+    "scenes": {
+        "seed": _ANY,
+        **_rules(_COUNT, "num_train_videos", "num_test_videos", "num_frames"),
+        **_rules(_NOT_NEGATIVE, "num_validation_videos", "num_train_frames", "noise"),
+    },
+    "ucf101": {"list_number": (lambda x: x in (1, 2, 3), "1, 2 or 3")},
+    "folder": {"test_share": _DECAY},
+}
+# How many numbers, and what each must be.
+TUPLES: dict[str, tuple[int, Rule]] = {
+    "preprocessing.frame_size": (2, _COUNT),
+    "preprocessing.crop_size": (2, _COUNT),
+    "preprocessing.mean": (3, (math.isfinite, "finite")),
+    "preprocessing.std": (3, (lambda x: x != 0 and math.isfinite(x), "finite and not 0")),
+}
 
 
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError, naming the key and the known values, if a value cannot be used."""
     kind = task_class(config.task)
     checked_options(kind, config.get("task_options", {}))  # configurations before it lack it
-    dropout = config.model.get("dropout", 0.0)
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"model.dropout is {dropout}; it must be at least 0 and below 1.")
     known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
     _choice("model.initialization", config.model.initialization, ("he", "release"))
     _choice("model.variant", config.model.variant, ("paper", "release"))
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
-    dataset_entry(config.data.name)
+    _check_dataset(config.data)
     _choice("feed", config.feed, ("device", "tf_data"))
     _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))
     _choice("optimizer.name", config.optimizer.name, ("adamw", "caffe_sgd"))
     _choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "step"))
     _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
-    for key in (
-        "batch_size",
-        "num_steps",
-        "stride",
-        "recompute",
-        "log_every",
-        "eval_every",
-        "eval_batch_size",
-    ):
-        if config[key] < 1:
-            raise ConfigError(f"{key} is {config[key]}; it must be at least 1.")
-    if config.accumulate < 0:
-        raise ConfigError(f"accumulate is {config.accumulate}; it must be 0 (automatic) or more.")
-    if config.optimizer.trunk_multiplier < 0:
-        raise ConfigError(
-            f"optimizer.trunk_multiplier is {config.optimizer.trunk_multiplier}; it must not be "
-            "negative."
-        )
-    for key in ("save_every", "skip_nonfinite", "grow_steps"):
-        if config.get(key, 0) < 0:
-            raise ConfigError(f"{key} is {config[key]}; it must be at least 0.")
-    if not all(config.preprocessing.std):
-        raise ConfigError(f"preprocessing.std is {config.preprocessing.std}; it divides the input.")
-    if config.model.width <= 0:
-        raise ConfigError(f"model.width is {config.model.width}; it must be positive.")
-    for key, length in {"frame_size": 2, "crop_size": 2, "mean": 3, "std": 3}.items():
-        value = config.preprocessing[key]
-        if len(value) != length:
-            raise ConfigError(f"preprocessing.{key} is {value}; it has {length} numbers.")
+    for key, rule in NUMBERS.items():
+        _check_number(key, _value(config, key), rule)
+    for key, (length, rule) in TUPLES.items():
+        values = _value(config, key)
+        if len(values) != length:
+            raise ConfigError(f"{key} is {values}; it has {length} numbers.")
+        for value in values:
+            _check_number(f"an element of {key}", value, rule)
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
+    augmentation = Augmentation.from_config(config.get("augmentation", {}))
+    augmentation.check(kind.fields, Preprocessing.from_dict(config.preprocessing))
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    """The value of a flattened key; None where the configuration has no such key."""
+    for part in key.split("."):
+        config = config.get(part)
+    return config
+
+
+def _check_number(key: str, value: Any, rule: Rule) -> None:
+    fits, words = rule
+    if value is not None and not fits(value):
+        raise ConfigError(f"{key} is {value}; it must be {words}.")
+
+
+def _check_dataset(data: ConfigDict) -> None:
+    """The dataset's own options: not another's, as when the name alone was set later."""
+    known = dataset_entry(data.name).options
+    others = [key for key in data if key != "name" and key not in known]
+    if others:
+        raise ConfigError(
+            f"data.name is {data.name!r}, but data.{others[0]} is an option of another dataset; "
+            f"choose the dataset after the file's colon: --config=FILE:dataset={data.name}."
+        )
+    for key, rule in ({"validation_share": _DECAY} | DATA_NUMBERS.get(data.name, {})).items():
+        _check_number(f"data.{key}", data.get(key), rule)
 
 
 def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:
     h, w = preprocessing.crop_size
-    if preprocessing.clip_length < 1:
-        raise ConfigError(
-            f"preprocessing.clip_length is {preprocessing.clip_length}; it must be at least 1."
-        )
     if h % 16 or w % 16 or (temporal and preprocessing.clip_length % 8):
         raise ConfigError(
             f"preprocessing.crop_size is {(h, w)} and clip_length {preprocessing.clip_length}; "

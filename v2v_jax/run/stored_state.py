@@ -21,6 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from v2v_jax.models.standardization import plain_layers, without_gain
+
 _PARAMS, _TRAINING, _ABOUT, _TOGETHER = "params", "training", "about", "state"
 _SHOWN = 3  # differences named in a message
 
@@ -107,7 +109,7 @@ def read_params(folder: pathlib.Path, like: Any = None) -> Any:
         like = jax.tree.map(lambda x: np.zeros((), x.dtype), tree)
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
     else:
-        like = {_PARAMS: abstract(like)}
+        like = {_PARAMS: _with_stored_gains(path, abstract(like))}
         _compare(path, like, _PARAMS)
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
     args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=together)
@@ -121,9 +123,9 @@ def read_state(folder: pathlib.Path, like: Any) -> Any:
       OtherStructure: it is of another network (part "params") or optimiser ("training").
       Unreadable: it is unfinished or damaged.
     """
-    like = abstract(like)
-    parts = _parts(like)
     together = (folder / _TOGETHER).is_dir()
+    like = _with_stored_gains(folder / (_TOGETHER if together else _PARAMS), abstract(like))
+    parts = _parts(like)
     for part, wanted in parts.items():
         _compare(folder / (_TOGETHER if together else part), wanted, part)
     if together:
@@ -173,6 +175,14 @@ def _as_unreadable():
 
 def _stored_tree(path: pathlib.Path) -> Any:
     return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def _with_stored_gains(path: pathlib.Path, like: Any) -> Any:
+    """`like` without the gains of layers that were stored plain: those that fine-tuning filled."""
+    with _as_unreadable():
+        stored = _stored_tree(path).get(_PARAMS, {})
+    layers = {name: layer for name, layer in stored.items() if isinstance(layer, Mapping)}
+    return without_gain(like, plain_layers(layers))
 
 
 def _compare(path: pathlib.Path, like: Mapping[str, Any], part: str) -> None:

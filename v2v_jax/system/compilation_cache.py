@@ -25,7 +25,14 @@ def enable() -> pathlib.Path | None:
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is None:
-        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        try:
+            root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        except RuntimeError:  # no HOME, and a user whom the system does not know, as in containers
+            logging.warning(
+                "Compiled programs are not kept: there is no home folder; name another one by "
+                "JAX_COMPILATION_CACHE_DIR."
+            )
+            return None
         folder = pathlib.Path(root) / "v2v_jax" / "compiled" / _machine()
     elif chosen:
         folder = pathlib.Path(chosen)

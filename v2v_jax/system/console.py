@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -96,12 +97,11 @@ class JobsBar:
 
 
 class ProgressLine:
-    """Loss, metric, speed and time left: a live line in a terminal, else one a log interval."""
+    """Loss, metric, speed and time left: a live bar in a terminal, else a line a log interval."""
 
     def __init__(self, first_step: int, num_steps: int):
         self._num_steps = num_steps
-        self._live = console.is_terminal
-        self._shown = False  # a live line is on the screen
+        self._bar: rich.progress.Progress | None = None  # while it is on the screen
         self.restart(first_step)
 
     def restart(self, step: int) -> None:
@@ -118,9 +118,9 @@ class ProgressLine:
 
     def end(self) -> None:
         """Leaves a live line as it is, so that something else can be printed below."""
-        if self._shown:
-            console.print()
-            self._shown = False
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def update(self, step: int, batch_size: int, values: Mapping[str, float]) -> float | None:
         """Shows the state after `step` steps; returns clips/s since the last update, if known."""
@@ -130,21 +130,31 @@ class ProgressLine:
         line = f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}"
         line += "".join(f"  {name} {value:.4f}" for name, value in values.items())
         if not steps:  # the first step: it compiled
-            self._show(line)
+            self._show(step, line)
             return None
         left = datetime.timedelta(seconds=round((self._num_steps - step) * seconds / steps))
         speed = steps * batch_size / max(seconds, 1e-9)
-        self._show(f"{line}  {speed:.1f} clips/s  {left} left")
+        self._show(step, f"{line}  {speed:.1f} clips/s  {left} left")
         return speed
 
-    def _show(self, line: str) -> None:
-        if self._live:
-            # Cut to the terminal's width: a line that wraps could not be cleared.
-            console.file.write(f"\r\x1b[K{line[: console.width - 1]}")
-            console.file.flush()
-            self._shown = True
-        else:
+    def _show(self, step: int, line: str) -> None:
+        if not console.is_terminal:
             console.print(line)
+            return
+        if self._bar is None:
+            one_line = rich.table.Column(no_wrap=True, overflow="ellipsis")
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn(
+                    "{task.fields[line]}", markup=False, table_column=one_line
+                ),
+                rich.progress.BarColumn(bar_width=20),
+                console=console,
+                auto_refresh=False,
+                redirect_stderr=sys.stderr.isatty(),  # else warnings stay where they are sent
+            )
+            self._bar.add_task("", total=self._num_steps, line=line)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=step, line=line, refresh=True)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,7 +160,6 @@ def run_jobs(
     backend: Backend | None = None,
     done: Done = output_is_there,
     lock: str | os.PathLike[str] | None = None,
-    replace: bool = False,
     publish: Callable[[str, str], None] = os.replace,
     description: str = "videos",
 ) -> Report:
@@ -173,9 +171,8 @@ def run_jobs(
       done: tells whether a job's output is there; asked before and, by the worker, at its start.
       lock: a folder of outputs that belongs to this run alone: a second run on it is an error, and
         what killed runs left there is removed.
-      replace: whether a folder that is an output, but not `done`, is replaced; files always are.
-      publish: gives what a job has written (first argument) its name (second); by default a folder
-        takes no other's place but an empty one's. Through Ray it is pickled.
+      publish: gives what a job has written (first argument) its name (second). By default a file
+        is replaced, and a folder that holds something never is. Through Ray it is pickled.
       description: for the progress bar.
 
     Returns:
@@ -202,7 +199,7 @@ def run_jobs(
         bar.start(len(report.skipped))
         start = time.perf_counter()
         runner = _run_ray if backend.ray else _run_threads
-        do = functools.partial(_do, done=done, clean=alone, replace=replace, publish=publish)
+        do = functools.partial(_do, done=done, clean=alone, publish=publish)
         for job, error in runner(waiting, make_work, do, backend, bar) if waiting else ():
             if error is None:
                 report.done.append(job.name)
@@ -226,7 +223,6 @@ def _do(
     *,
     done: Done,
     clean: bool,
-    replace: bool,
     publish: Callable[[str, str], None],
 ) -> str | None:
     """Does one job unless it is done; returns what went wrong, in one sentence.
@@ -244,8 +240,6 @@ def _do(
         work(job, temporary, tick)
         if not os.path.exists(temporary):
             raise RuntimeError(f"the work wrote nothing to {temporary}")
-        if replace and os.path.isdir(job.output):
-            shutil.rmtree(job.output)
         sync(temporary)
         publish(temporary, job.output)
     except UserError as error:

@@ -22,7 +22,7 @@ class Depth(Task):
     name = "depth"
     fields = ("video", "depth")
     # The paper has no schedule for depth: flow's, whose loss is of the same kind.
-    options = {"loss": "distance"}
+    options = {"loss": "half_squared"}
     paper = PaperRecipe(
         4e-3,
         weight_decay=0.0,
@@ -45,7 +45,7 @@ class Depth(Task):
     max_depth = 200.0  # metres; the horizon is kilometres away, where log depth means little
     png_steps = 256  # a metre, in 16-bit PNGs, as KITTI's depth has them
 
-    def __init__(self, loss: str = "distance"):
+    def __init__(self, loss: str = "half_squared"):
         """loss: of `losses.REGRESSION`, on log depth."""
         self._loss = loss
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,65 @@ from v2v_jax.errors import ConfigError
 Sum = tuple[jax.Array, jax.Array]  # (float32 sum, float32 count)
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> Sum:
+def softmax_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    class_weights: Sequence[float] | None = None,
+) -> Sum:
     """Voxel-wise softmax loss (paper section 4).
 
     Args:
       logits: (…,K) float32.
       labels: (…) integer in 0..K-1 where valid; anything elsewhere.
       valid: (…) bool.
+      class_weights: K numbers, what a voxel of each class counts; None: each is one.
 
     Returns:
-      Sum over valid voxels of -log softmax(logits)[label], and their number.
+      Sum over valid voxels of -log softmax(logits)[label], and their number, both weighted.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     # A one-hot product instead of a gather: its gradient is no scatter, which GPUs are slow at.
-    chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32) * log_probabilities
-    loss = -jnp.where(valid, chosen.sum(-1), 0.0)
-    return loss.sum(), valid.sum(dtype=jnp.float32)
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    loss = -jnp.where(valid, (truth * log_probabilities).sum(-1), 0.0)
+    if class_weights is None:
+        return loss.sum(), valid.sum(dtype=jnp.float32)
+    weights = jnp.where(valid, truth @ jnp.array(class_weights, jnp.float32), 0.0)
+    return (weights * loss).sum(), weights.sum()
+
+
+def soft_dice(
+    logits: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    class_weights: Sequence[float] | None = None,
+) -> Sum:
+    """1 - Dice of a clip's class probabilities: a small class counts as much as a large one.
+
+    Dice is 2 Σ p y / (Σ p + Σ y), over the clip's valid voxels, of the probability p of a class and
+    its truth y, 0 or 1 (after Milletari et al., 3DV 2016); its mean is over the classes that the
+    clip has. Each clip counts as much as its voxels do in `softmax_cross_entropy`, so that the two
+    can be added.
+
+    Args:
+      logits: (B,…,K) float32.
+      labels, valid: (B,…), as there.
+      class_weights: as there; only of how much a clip counts.
+
+    Returns:
+      Sum over clips of their voxels' number times 1 - Dice, and the number of all voxels, weighted.
+    """
+    k = logits.shape[-1]
+    known = valid.reshape(len(valid), -1, 1)
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32)).reshape(len(valid), -1, k)
+    truth = jnp.where(known, jax.nn.one_hot(labels.reshape(len(valid), -1), k), 0.0)
+    both = 2 * (probabilities * truth).sum(1)  # (B,K)
+    size = truth.sum(1)
+    dice = both / jnp.maximum(jnp.where(known, probabilities, 0.0).sum(1) + size, 1e-6)
+    present = size > 0
+    loss = 1 - jnp.where(present, dice, 0.0).sum(1) / jnp.maximum(present.sum(1), 1)
+    counts = size.sum(1) if class_weights is None else size @ jnp.array(class_weights, jnp.float32)
+    return (counts * loss).sum(), counts.sum()
 
 
 def huber(prediction: jax.Array, target: jax.Array, valid: jax.Array) -> Sum:

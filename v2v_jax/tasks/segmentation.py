@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.drawing import colors
-from v2v_jax.errors import DataError
+from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
@@ -27,23 +28,60 @@ class Segmentation(Task):
         "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
         "over union."
     )
+    options = {"class_weights": (), "dice": 0.0}
     has_probabilities = True
     frame_files = (".png", ".npz")
     array_name = "labels"
 
-    def __init__(self, label_names: Sequence[str]):
-        """label_names: the K classes, index = label. Raises DataError if there are none."""
+    def __init__(
+        self,
+        label_names: Sequence[str],
+        class_weights: Sequence[float] = (),
+        dice: float = 0.0,
+    ):
+        """Which classes there are, and what the loss makes of unbalanced ones.
+
+        Args:
+          label_names: the K classes, index = label.
+          class_weights: K positive numbers, what a voxel of each class counts in the loss, for
+            classes that are rare or matter more; none: each counts the same.
+          dice: how much of `losses.soft_dice` is added to the softmax loss.
+
+        Raises:
+          DataError: there are no classes.
+          ConfigError: there are not as many weights as classes.
+        """
         if len(label_names) < 2:
             raise DataError("Segmentation needs a dataset with at least two classes of labels.")
         self.label_names = tuple(label_names)
+        if class_weights and len(class_weights) != len(label_names):
+            raise ConfigError(
+                f"task_options.class_weights has {len(class_weights)} numbers; expected one for "
+                f"each of the {len(label_names)} classes: {', '.join(label_names)}."
+            )
+        # Only their ratios matter; with a mean of one, batches of few voxels keep their loss.
+        total = sum(class_weights)
+        self._class_weights = [w * len(class_weights) / total for w in class_weights] or None
+        self._dice = dice
 
     @classmethod
-    def from_dataset(cls, dataset):
-        return cls(dataset.label_names)
+    def from_dataset(cls, dataset, **options):
+        return cls(dataset.label_names, **options)
 
     @classmethod
-    def from_stored(cls, about):
-        return cls(about["label_names"])
+    def from_stored(cls, about, **options):
+        return cls(about["label_names"], **options)
+
+    @classmethod
+    def check_options(cls, options):
+        weights, dice = options["class_weights"], options["dice"]
+        if not all(0 < weight < math.inf for weight in weights):
+            raise ConfigError(
+                f"task_options.class_weights is {tuple(weights)}; expected positive numbers, one "
+                "for each class, or () for none."
+            )
+        if not 0 <= dice < math.inf:
+            raise ConfigError(f"task_options.dice is {dice}; it must be 0 (off) or more.")
 
     @property
     def num_outputs(self) -> int:
@@ -53,7 +91,11 @@ class Segmentation(Task):
         return clip_valid(batch["labels"] != IGNORE_LABEL, batch)
 
     def loss(self, outputs, batch):
-        return losses.softmax_cross_entropy(outputs, batch["labels"], self._valid(batch))
+        truth = (batch["labels"], self._valid(batch), self._class_weights)
+        total, count = losses.softmax_cross_entropy(outputs, *truth)
+        if self._dice:
+            total += self._dice * losses.soft_dice(outputs, *truth)[0]
+        return total, count
 
     def sums(self, outputs, batch):
         confusion = metrics.confusion_matrix(

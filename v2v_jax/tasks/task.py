@@ -183,7 +183,12 @@ class Task(abc.ABC):
         return self.sums(outputs, batch)
 
     def summarize(self, sums: Arrays) -> dict[str, float]:
-        """Metrics from the sums of any number of batches; `baseline_…`: the trivial answer's."""
+        """Metrics from the sums of any number of batches.
+
+        Returns:
+          name → value; the headline metric and `baseline_HEADLINE`, the trivial answer's, are
+          always among them. `metric/class` is of a class or another part alone.
+        """
         return metrics.regression_errors(sums)
 
     def predict(self, outputs: jax.Array) -> jax.Array:

@@ -1,8 +1,6 @@
-"""Large batches a part at a time: what is a sum over clips is added up over parts of the batch.
+"""What is a sum over clips, added up over parts of a batch and over devices.
 
-A gradient of the loss's sum is such a sum, so that this changes nothing but rounding. Compared with
-the whole batch at once it keeps the activations of one part only, and the compiler tries its
-algorithms at the part's size: at 128 clips that alone took it minutes on a GPU.
+A gradient of the loss's sum is such a sum, so that neither changes anything but rounding.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 # Clips that keep a data-centre GPU busy; more at a time are not faster (docs/performance.md).
 GPU_CLIPS = 32
@@ -25,21 +24,51 @@ def automatic_parts(clips: int, platform: str) -> int:
     return next(n for n in range(1, clips + 1) if clips % n == 0 and clips // n <= GPU_CLIPS)
 
 
-def summed_over_parts(function: Callable[[Any], Any], parts: int) -> Callable[[Any], Any]:
-    """`function(batch)`, added up over `parts` of the batch, one after the other.
+def summed_over_parts(function: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """`function(*shared, batch)`, added up over `parts` of the batch, one after the other.
+
+    Compared with the whole batch at once this keeps the activations of one part only, and the
+    compiler tries its algorithms at the part's size: at 128 clips that alone took it minutes on a
+    GPU.
 
     Args:
-      function: a pytree of arrays (B,…) → a pytree of sums over B.
+      function: (…, a pytree of arrays (B,…)) → a pytree of sums over B.
       parts: divides B; 1 changes nothing.
     """
     if parts == 1:
         return function
 
-    def total(batch: Any) -> Any:
+    def total(*args: Any) -> Any:
+        *shared, batch = args
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-        shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+        of_part = lambda part: function(*shared, part)
+        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], split))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        add = lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None)
+        add = lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(part)), None)
         return lax.scan(add, zeros, split)[0]
 
     return total
+
+
+def summed_over_devices(
+    function: Callable[[Any, Any, Any], Any], mesh: Mesh
+) -> Callable[[Any, Any, Any], Any]:
+    """`function(params, store, batch)`, each device its rows, added up in one all-reduce.
+
+    Args:
+      function: (params and store, which every device holds whole, and a pytree of its (B,…)) → a
+        pytree of sums over B.
+
+    Returns:
+      The same function of global arrays; every device gets the result.
+    """
+    whole, split = PartitionSpec(), PartitionSpec("data")
+
+    def total(params: Any, store: Any, batch: Any) -> Any:
+        return lax.psum(function(params, store, batch), "data")
+
+    # check_vma would add an all-reduce to the gradient of every parameter, in bfloat16; without it
+    # each device keeps its own until the one all-reduce of `total`.
+    return jax.shard_map(
+        total, mesh=mesh, in_specs=(whole, whole, split), out_specs=whole, check_vma=False
+    )

@@ -14,10 +14,11 @@ from absl import logging
 
 from v2v_jax.datasets.base.reading import read_checked
 from v2v_jax.errors import DataError, UserError
+from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, ClipSampler
-from v2v_jax.input.feeds import Feed
 from v2v_jax.run.experiment import Experiment
 from v2v_jax.run.metrics_log import MetricsLog
+from v2v_jax.run.schedule import Schedule
 from v2v_jax.system.console import ProgressLine, console
 from v2v_jax.tasks.metrics import add
 
@@ -29,7 +30,15 @@ _SPIKE, _SPIKE_SHARE = 10 * 1.4826, 0.5
 
 
 class TrainingDiverged(UserError):
-    """The loss, the gradient or the parameters are not finite any more."""
+    """The loss, the gradient or the parameters are not finite any more.
+
+    Attributes:
+      step: after which that was found.
+    """
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
 
 
 class Monitor:
@@ -53,7 +62,8 @@ class Monitor:
         self._first_step = first_step
         self._losses = collections.deque(progress.get("losses", ()), maxlen=_WINDOW)
         self._skipped: int = progress.get("skipped", 0)  # in a row
-        self.line = ProgressLine(first_step, experiment.config.num_steps)
+        self._schedule = Schedule.of(experiment.config)
+        self.line = ProgressLine(first_step, self._schedule.num_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def progress(self) -> dict[str, Any]:
@@ -78,8 +88,7 @@ class Monitor:
         self._check_finite(step, {name: float(metrics[name]) for name in _WATCHED}, metrics)
         if step == self._first_step + 1:
             self.line.restart(step)  # the first step's time is the compiler's
-        config = self._experiment.config
-        if step % config.log_every == 0 or step == config.num_steps:
+        if self._schedule.is_logged(step):
             self._report(step, metrics)
 
     def _check_finite(self, step: int, values: dict[str, float], metrics: Mapping) -> None:
@@ -90,8 +99,9 @@ class Monitor:
             name = bad[0] if bad else "update_norm"
             if self._skipped > limit:
                 raise TrainingDiverged(
+                    step,
                     f"{self._divergence(step, name, metrics)} It is step number {self._skipped} in "
-                    f"a row to be skipped; skip_nonfinite allows {limit}."
+                    f"a row to be skipped; skip_nonfinite allows {limit}.",
                 )
             clips = self._clips(step)
             self._log.write_event(step, "skipped", {"clips": clips})
@@ -100,7 +110,7 @@ class Monitor:
                 f"are {', '.join(clips)}."
             )
         elif bad:
-            raise TrainingDiverged(self._divergence(step, bad[0], metrics))
+            raise TrainingDiverged(step, self._divergence(step, bad[0], metrics))
         else:
             self._skipped = 0
             self._check_spike(step, values["loss"])
@@ -146,7 +156,7 @@ class Monitor:
         Where there is no mask of what is known, infinity stands for what is not.
         """
         experiment, plan = self._experiment, self._plan(step)
-        length, found = experiment.preprocessing.clip_length, []
+        length, found = experiment.training_clips.clip_length, []
         for name, video, start in zip(self._clips(step), plan.video, plan.start):
             try:
                 clip = read_checked(
@@ -165,11 +175,11 @@ class Monitor:
         return found
 
     def _report(self, step: int, metrics: Mapping[str, Any]) -> None:
-        task, config = self._experiment.task, self._experiment.config
+        task, batch_size = self._experiment.task, self._experiment.config.batch_size
         scalars = {name: float(value) for name, value in metrics.items() if name != "sums"}
         headline = task.summarize(add(None, metrics["sums"]))[task.headline]
         speed = self.line.update(
-            step, config.batch_size, {"loss": scalars["loss"], task.headline: headline}
+            step, batch_size, {"loss": scalars["loss"], task.headline: headline}
         )
         values = {**scalars, task.headline: headline}
         if speed is not None:

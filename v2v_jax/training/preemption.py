@@ -38,8 +38,15 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._previous)
 
     def arm(self) -> None:
-        """From now on there is something to save: the signal is only noted."""
+        """From now on there is something to save: the signal is only noted.
+
+        Raises:
+          Stopped: it came before, and what it raised then was lost: in a callback of the garbage
+            collector, for instance, no exception gets through.
+        """
         self._armed = True
+        if self._asked:
+            raise _nothing_saved()
 
     def reached(self) -> bool:
         """Whether to save and end now; called by all processes, at the same places of the run."""
@@ -49,6 +56,10 @@ class StopRequest:
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True  # first: whatever becomes of the exception
         if not self._armed:
-            raise Stopped("Stopped by SIGTERM before the first step; nothing was to be saved.")
-        self._asked = True
+            raise _nothing_saved()
+
+
+def _nothing_saved() -> Stopped:
+    return Stopped("Stopped by SIGTERM before the first step; nothing was to be saved.")

@@ -82,7 +82,7 @@ def without_repeats(dataset: str, names: Sequence[str], source: str) -> list[str
     repeated = [name for name, count in times.items() if count > 1]
     if repeated:
         logging.warning(
-            "Dataset %s: %s names %d videos more than once (%s); each is used once.",
+            "Dataset %s: %s repeats names (%d: %s); each video is used once.",
             *(dataset, source, len(repeated), some_of(repeated)),
         )
     return list(times)

@@ -18,10 +18,18 @@ VIDEO_LABEL = "video_label"  # a field of whole videos: (B,) int32 in a batch, s
 
 @dataclasses.dataclass(frozen=True)
 class FieldSpec:
-    """How one voxel of a field is stored: numpy dtype and the trailing (channel) shape."""
+    """How one voxel of a field is stored, and what it depends on.
+
+    Attributes:
+      dtype: NumPy's.
+      channels: the trailing (channel) shape.
+      to_next_frame: whether it is about the motion to the next frame, so that it is not known of
+        frames in another order or at another distance.
+    """
 
     dtype: np.dtype
     channels: tuple[int, ...]
+    to_next_frame: bool = False
 
 
 # Every array that a dataset can deliver, aligned voxel for voxel with `video`. Floating point
@@ -29,10 +37,10 @@ class FieldSpec:
 FIELDS: dict[str, FieldSpec] = {
     "video": FieldSpec(np.dtype(np.uint8), (3,)),  # RGB, 0..255
     "labels": FieldSpec(np.dtype(np.uint8), ()),  # class index, 255 = ignore
-    "flow": FieldSpec(np.dtype(np.float16), (2,)),  # (u, v) px/frame, at the resized frame's scale
+    "flow": FieldSpec(np.dtype(np.float16), (2,), True),  # (u, v) px/frame, at the resized scale
     # flow is known; scenes: and its end point is visible and no soft edge blurs it
-    "flow_valid": FieldSpec(np.dtype(np.bool_), ()),
-    "flow_occluded": FieldSpec(np.dtype(np.bool_), ()),  # the point is hidden in the next frame
+    "flow_valid": FieldSpec(np.dtype(np.bool_), (), True),
+    "flow_occluded": FieldSpec(np.dtype(np.bool_), (), True),  # the point is hidden in the next
     "depth": FieldSpec(np.dtype(np.float16), ()),  # metres, inf = none
 }
 

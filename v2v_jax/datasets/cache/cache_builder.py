@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import pathlib
 import shutil
@@ -21,7 +22,6 @@ from v2v_jax.datasets.cache.cache_files import (
     Cache,
     Progress,
     Unusable,
-    flush,
     frame_bytes,
     open_cache,
     sum_of,
@@ -68,14 +68,14 @@ class CacheBuilder:
                 return open_cache(path, key, progress)
         with _writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as alone:
+        with _locked(path) as has_locks:
             try:  # another process may have built it meanwhile
                 return open_cache(path, key, progress)
             except Unusable as error:
                 if path.exists():
                     logging.warning("The cache %s %s; it is built anew.", path, error)
             self._report_others(path)
-            self._build(path, key, progress, alone)
+            self._build(path, key, progress, has_locks)
             try:
                 return open_cache(path, key, progress)
             except Unusable as error:
@@ -109,12 +109,14 @@ class CacheBuilder:
                 *(self.folder, prefix, ", ".join(others)),
             )
 
-    def _build(self, path: pathlib.Path, key: str, progress: Progress | None, alone: bool) -> None:
+    def _build(
+        self, path: pathlib.Path, key: str, progress: Progress | None, has_locks: bool
+    ) -> None:
         """Writes the cache in a folder of its own and gives it its name when it is complete."""
         with _writing(path):
-            if alone:  # nobody else is building: these were left by builders that were killed
+            if has_locks:  # nobody else is building: these were left by builders that were killed
                 for left in leftovers(path):
-                    shutil.rmtree(left)
+                    discard(left)
             if path.exists():
                 shutil.rmtree(path)
         self._check_space(path)
@@ -151,7 +153,7 @@ class CacheBuilder:
             unreadable = self._write_frames(files, sums, path, progress)
             with _writing(path):
                 for file in files.values():
-                    flush(file)
+                    file.flush()
         if self._key() != key:
             raise DataError(
                 f"The files of {self.source.name} changed while they were read; start again."
@@ -209,7 +211,7 @@ def _publish(temporary: pathlib.Path, path: pathlib.Path) -> None:
         publish(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise  # else: the other one's is as good; the caller removes this one
+            raise  # else the other one's is as good; the caller removes this one
 
 
 @contextlib.contextmanager
@@ -218,10 +220,12 @@ def _locked(path: pathlib.Path) -> Iterator[bool]:
 
     Without locks each builds its own, and the first to finish gives it its name.
     """
-    wait = lambda: logging.warning("Waiting for another process, which builds the cache %s.", path)
-    with contextlib.ExitStack() as held:
+    waiting = functools.partial(
+        logging.warning, "Waiting for another process, which builds the cache %s.", path
+    )
+    with contextlib.ExitStack() as stack:
         with _writing(path):
-            has_locks = held.enter_context(locked(path.parent / f".{path.name}.lock", wait))
+            has_locks = stack.enter_context(locked(path.parent / f".{path.name}.lock", waiting))
         yield has_locks
 
 

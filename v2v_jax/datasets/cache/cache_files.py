@@ -21,7 +21,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -101,9 +101,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
 def write_manifest(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest with its sum; the last file of a cache."""
     stored = {"sum": hashlib.sha256(to_json(manifest)).hexdigest(), "manifest": manifest}
-    with open(folder / MANIFEST, "wb") as file:
-        file.write(to_json(stored))
-        flush(file)
+    (folder / MANIFEST).write_bytes(to_json(stored))
 
 
 def _compare_sums(cache: Cache, manifest: dict[str, Any], progress: Progress | None) -> None:
@@ -166,9 +164,3 @@ def sum_of(array: np.ndarray) -> str:
 def to_json(value: Any) -> bytes:
     """The one way to write a value, so that equal ones have equal sums."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def flush(file: BinaryIO) -> None:
-    """To the disk: a power cut must not leave a cache with its name but without its content."""
-    file.flush()
-    os.fsync(file.fileno())

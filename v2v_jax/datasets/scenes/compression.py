@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from v2v_jax.errors import ConfigError
+from v2v_jax.media.pictures import Picture
 
 GROUP = 16  # frames from a key frame to the next
 CODECS = ("h264", "mpeg4", "jpeg", "none")
@@ -79,7 +80,7 @@ def _jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
 
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.asarray(Image.open(file))
+    return Picture(file.getvalue()).frame()
 
 
 def _coded(planes: Sequence[np.ndarray], codec: str, quality: int) -> list[np.ndarray]:

@@ -1,0 +1,34 @@
+"""Opening files of video and sound by PyAV: from the disk alone, and whatever their names."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import av
+
+# Not those of playlists (HLS, concat, …), which would open other files, or addresses.
+_VIDEO = (
+    "3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,"
+    "nut,obu,ogg,rm,webm,yuv4mpegpipe"
+)
+_SOUND = "aac,ac3,aiff,caf,eac3,flac,mp3,w64,wav"
+
+
+def open_input(path: str | os.PathLike[str], **options: Any) -> av.container.InputContainer:
+    """Opens a file of video, or of sound, for reading.
+
+    Args:
+      path: a relative name with a colon is a file, too, and no protocol.
+      options: of `av.open`.
+
+    Raises:
+      av.error.FFmpegError, OSError: it cannot be opened, or is in none of the known formats.
+    """
+    known = {"protocol_whitelist": "file", "format_whitelist": f"{_VIDEO},{_SOUND}"}
+    return av.open(os.path.abspath(path), container_options=known, **options)
+
+
+def open_output(path: str | os.PathLike[str]) -> av.container.OutputContainer:
+    """Creates a file; its extension says of which format. Names are taken as in `open_input`."""
+    return av.open(os.path.abspath(path), "w")

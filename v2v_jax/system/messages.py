@@ -1,0 +1,50 @@
+"""Warnings and errors of all libraries as one line each, without the place in the code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import absl.logging
+
+
+class OneLineHandler(logging.Handler):
+    """Writes `Warning: …` to standard error; above a live line of progress, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record; its traceback, if it has one, is for developers and left out."""
+        try:
+            text = " ".join(record.getMessage().splitlines())
+            # Looked up now: a live display stands in for it as long as it is shown.
+            print(f"{record.levelname.capitalize()}: {text}", file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+def install() -> None:
+    """Shows warnings and errors by a `OneLineHandler`, and what orbax says of a full disk not.
+
+    orbax tells of a failed write with tracebacks of several threads and of tensorstore's callbacks;
+    `Checkpoints` says it once.
+    """
+    handler = OneLineHandler()
+    handler.addFilter(_not_orbax)
+    for other in (absl.logging.get_absl_handler(), *logging.root.handlers):
+        if isinstance(other, OneLineHandler | absl.logging.ABSLHandler):
+            logging.root.removeHandler(other)
+    logging.root.addHandler(handler)
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    sys.unraisablehook = _show_unraisable
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _show_unraisable(error: Any) -> None:
+    """What Python does with an error that nobody can catch, but for those of a write given up."""
+    if isinstance(error.exc_value, RuntimeError) and "loop is closed" in str(error.exc_value):
+        return  # tensorstore, which goes on writing for an event loop that orbax has left
+    sys.__unraisablehook__(error)
