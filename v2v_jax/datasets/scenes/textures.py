@@ -95,7 +95,7 @@ def bank() -> dict[str, np.ndarray]:
 
 
 def pattern(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
-    """A random cut-out of one pattern, read-only: (height, width) float32, about standard normal."""
+    """A cut-out of one pattern: (height, width) float32, about standard normal, read-only."""
     variant = rng.integers(_VARIANTS)
     top, left = rng.integers(BANK_SIZE), rng.integers(BANK_SIZE)
     if max(height, width) <= BANK_SIZE:  # no need to gather
