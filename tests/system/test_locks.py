@@ -77,9 +77,8 @@ FORK = """
 import os, sys, time
 from v2v_jax.system.locks import locked
 with locked(sys.argv[1]):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(600)
 """
 
