@@ -75,7 +75,7 @@ def tiny(args: argparse.Namespace):
     config.data.update(
         num_train_videos=4, num_validation_videos=3, num_test_videos=3, num_frames=12
     )
-    config.data.num_train_frames = config.grow_steps = 0
+    config.data.num_train_frames, config.grow_share = 0, 0.0
     config.preprocessing.update(frame_size=(32, 32), crop_size=(16, 16), clip_length=8)
     config.batch_size, config.eval_batch_size = 1, 1
     config.num_steps, config.feed = args.steps, args.feed

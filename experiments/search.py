@@ -301,7 +301,7 @@ def group_config(group: Group) -> Any:
     config.feed = "device"
     data = DATA[group.data]
     config.data.num_frames = data.frames
-    config.grow_steps = 0
+    config.grow_share = 0.0
     config.preprocessing.frame_size = data.frame_size
     config.lock()
     config.update_from_flattened_dict(dict(group.set))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -10,8 +11,11 @@ import statistics
 import time
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from v2v_jax.evaluation.evaluator import Evaluator, best_params
+from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training.loop import train
 from v2v_jax.training.monitor import TrainingDiverged
 from v2v_jax.training.preemption import StopRequest
@@ -21,7 +25,7 @@ from v2v_jax.training.setup import Setup
 class SeededRuns:
     """Trains a configuration from several seeds in one process, by the loop that trains any run.
 
-    Only the last evaluation of a run leaves a checkpoint.
+    Only the last evaluation of a run leaves a checkpoint, which is measured on the test split.
     """
 
     def __init__(self, config: ConfigDict):
@@ -29,6 +33,11 @@ class SeededRuns:
         config = config.copy_and_resolve_references()
         config.save_every_evaluation = False
         self._setup = Setup(config)
+
+    @functools.cached_property
+    def _test(self) -> Evaluator:
+        experiment = self._setup.experiment
+        return Evaluator(make_experiment(experiment.config, "test", experiment.mesh))
 
     @property
     def compilations(self) -> int:
@@ -44,14 +53,16 @@ class SeededRuns:
           keep: False: the folder is deleted once the run has ended.
 
         Returns:
-          JSON-ready: `metrics` (the last evaluation's), `curve` ([step, headline metric] of all),
-          `loss` ([step, training loss]), `seconds`, `clips_per_second`, and `diverged` (the step
-          at which something was found not to be finite, or None).
+          JSON-ready: `metrics` (the test split's, after the last step), `curve` ([step, headline
+          metric] of all evaluations on the way), `loss` ([step, training loss]), `seconds`,
+          `clips_per_second`, and `diverged` (the step at which something was found not to be
+          finite, or None).
         """
         begin, diverged, values = time.perf_counter(), None, {}
         try:
             with StopRequest() as stop:
-                values = train(self._setup, seed, workdir, stop)
+                train(self._setup, seed, workdir, stop)
+            values = self._measure(workdir)
         except TrainingDiverged as error:
             diverged = error.step
         headline = self._setup.experiment.task.headline
@@ -68,6 +79,12 @@ class SeededRuns:
         if not keep:
             shutil.rmtree(workdir)
         return result
+
+    def _measure(self, workdir: pathlib.Path) -> dict[str, float]:
+        experiment = self._setup.experiment
+        with jax.set_mesh(experiment.mesh):
+            _, params = best_params(experiment, workdir)
+            return self._test(params)
 
 
 def _logged(workdir: pathlib.Path, name: str) -> list[list[float | None]]:

@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from experiments.result_tables import TABLES, Row, write_tables
 from v2v_jax import datasets
-from v2v_jax.errors import ConfigError, UserError
+from v2v_jax.errors import ConfigError, Stopped, UserError
 from v2v_jax.run import recipes
 from v2v_jax.system.console import console, progress
 from v2v_jax.system.whole_files import write_text
@@ -128,11 +128,9 @@ def work(name: str, settings: Settings, seeds: int, workdir: pathlib.Path) -> No
         return
     runs = SeededRuns(row_config(settings, row, workdir))
     for seed in missing:
-        # Known by its seed while it runs, so that a stopped one goes on as what it is.
-        running = folder / f"seed{seed}.running"
-        result = runs.run(seed, running, keep=seed == 0)
-        if seed == 0:
-            running.replace(folder / "run")
+        # A folder for each seed, so that a stopped run goes on as what it is.
+        run = "run" if seed == 0 else f"seed{seed}.running"
+        result = runs.run(seed, folder / run, keep=seed == 0)
         result |= {"compilations": runs.compilations, **_device()}
         _write_json(folder / f"seed{seed}.json", result)
 
@@ -329,6 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except Stopped as reason:  # a worker that was asked to end, and has saved its run
+        print(reason, file=sys.stderr)
+        return 143
     jobs = Jobs(args, settings, workdir, argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the workers end, too
     jobs.run()

@@ -149,7 +149,7 @@ def test_labels_that_are_missing_or_of_another_video(own):
     assert command in str(raised.value)
     (own / "elsewhere").rename(path)
     open_test(own)
-    with pytest.raises(DataError, match="none does not exist; make them: python -m v2v"):
+    with pytest.raises(DataError, match="none does not exist; make them: v2v label"):
         datasets.load(options(own, own / "none"), "test", FRAME)
 
     video = own / "UCF-101" / "Apply" / list(COUNTS)[0]

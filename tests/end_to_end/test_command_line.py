@@ -20,10 +20,11 @@ pytestmark = [
 
 
 def error_of(capsys, *arguments, status, command="train") -> str:
-    """Runs a command in this process; returns its one line on standard error."""
+    """Runs a command in this process; returns its error, the one line that is no warning."""
     capsys.readouterr()
     assert commands.execute([command, *arguments]) == status
     lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in lines if not line.startswith("Warning: ")]
     assert len(lines) == 1, lines
     assert lines[0].startswith("Error: ")
     assert "Traceback" not in lines[0]

@@ -197,6 +197,43 @@ def test_pixels_that_are_not_square(tmp_path, turned):
     assert open_source(tmp_path / "square.mp4").pixel_aspect == 1
 
 
+def test_colours_say_how_they_are_coded_and_are_read_so(tmp_path):
+    """Untagged, a player takes them for BT.709 where a video is large, and shows other colours."""
+    frame = np.zeros((64, 64, 3), np.uint8)
+    frame[:32], frame[32:] = (200, 40, 60), (30, 160, 90)
+    write_video(tmp_path / "own.mp4", [frame] * 2)
+    with av.open(str(tmp_path / "own.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range) == (6, 1)
+    for name, matrix, limits in (("709", 1, 1), ("601", 5, 1), ("2020", 9, 1), ("full", 1, 2)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            stream.codec_context.colorspace = matrix
+            stream.codec_context.color_range = limits
+            coded = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=matrix, dst_color_range=limits
+            )
+            coded.pts = 0
+            container.mux(stream.encode(coded))
+            container.mux(stream.encode(None))
+    for name in ("own", "709", "601", "2020", "full"):
+        for size in (None, (32, 32)):
+            found = read_video(tmp_path / f"{name}.mp4", size=size)[0][0]
+            quarter = len(found) // 4
+            for row, colour in ((quarter, (200, 40, 60)), (3 * quarter, (30, 160, 90))):
+                np.testing.assert_allclose(found[row, quarter], colour, atol=5, err_msg=name)
+
+
+def test_interlaced_videos_are_named(tmp_path, caplog):
+    encode(tmp_path / "fields.ts", moving_frames(9), "libx264", {"x264-params": "tff=1"})
+    encode(tmp_path / "frames.ts", moving_frames(9), "libx264", {})
+    assert len(list(VideoStream(tmp_path / "frames.ts"))) == 9 and caplog.records == []
+    assert len(list(VideoStream(tmp_path / "fields.ts"))) == 9
+    [record] = caplog.records
+    assert "fields.ts is interlaced" in record.getMessage()
+
+
 def test_a_cover_is_not_the_video(tmp_path):
     """A picture that comes first, as music and podcasts have it."""
     cover = encode_picture(np.full((96, 96, 3), 200, np.uint8))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.containers import open_input
@@ -31,6 +32,7 @@ _NOT_CODED_BYTES = 16
 # What a hostile file may claim: 8K video just fits, and 46 hours at 25 frames a second.
 _MAX_PIXELS = 1 << 25
 _MAX_FRAMES = 1 << 22
+_PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are of two fields
 _STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
 # Without `explode` FFmpeg hides damage by copying from neighbouring frames.
 _DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
@@ -212,6 +214,12 @@ class VideoStream:
             self.fps = float(stream.average_rate or stream.guessed_rate or 25)
             seconds = container.duration / av.time_base if container.duration else None
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
+            if stream.codec_context.field_order > _PROGRESSIVE:
+                logging.warning(
+                    "Video %s is interlaced: what moves is combed, as a frame shows two moments; "
+                    "deinterlace it first, as by ffmpeg -i IN -vf bwdif OUT.",
+                    self.path,
+                )
 
     @functools.cached_property
     def pixel_aspect(self) -> Fraction:

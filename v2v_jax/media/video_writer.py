@@ -13,6 +13,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from absl import logging
+from av.video.reformatter import ColorRange
 
 from v2v_jax.errors import DataError
 from v2v_jax.media.containers import open_input, open_output
@@ -20,6 +21,7 @@ from v2v_jax.system.whole_files import discard, publish, temporary_path
 
 # Sound that MP4 files hold and players know, by FFmpeg's names of the formats, not of decoders.
 _COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
+_BT601 = 6  # SMPTE 170M in FFmpeg's numbers
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -76,6 +78,9 @@ class VideoWriter:
             )
             self._stream.pix_fmt = "yuv420p"
             self._stream.sample_aspect_ratio = pixel_aspect
+            # How FFmpeg makes YUV of RGB; players take large untagged videos for BT.709.
+            self._stream.codec_context.colorspace = _BT601
+            self._stream.codec_context.color_range = ColorRange.MPEG
             self._sound = None
             if sound_of is not None:
                 self._sound = _Sound(sound_of, self._container)

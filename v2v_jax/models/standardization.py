@@ -18,6 +18,7 @@ plain weights too, and a layer that was started from plain weights stays plain, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -51,11 +52,45 @@ def standardize(
     Returns:
       The kernel to convolve with, float32, as large as W.
     """
-    axes = tuple(range(kernel.ndim - 1))
     fan_in = math.prod(kernel.shape[:-1]) / math.prod(strides)
-    centred = kernel - kernel.mean(axes)
-    spread = jnp.maximum(fan_in * jnp.square(centred).mean(axes), _SMALLEST)
-    return centred * (gain * jnp.sqrt((2.0 if relu else 1.0) / spread))
+    return _standardize(fan_in, 2.0 if relu else 1.0, kernel, gain)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _standardize(fan_in: float, c: float, kernel: jax.Array, gain: jax.Array) -> jax.Array:
+    return _forward(fan_in, c, kernel, gain)[0]
+
+
+def _forward(fan_in: float, c: float, kernel: jax.Array, gain: jax.Array):
+    """Statistics in one pass over the kernel, the result in a second."""
+    axes = tuple(range(kernel.ndim - 1))
+    shift = kernel[(0,) * (kernel.ndim - 1)]  # one of the values, so that nothing cancels
+    first = (kernel - shift).mean(axes)
+    second = jnp.square(kernel - shift).mean(axes)
+    mean, spread = shift + first, fan_in * (second - jnp.square(first))
+    scale = jnp.sqrt(c / jnp.maximum(spread, _SMALLEST))
+    return (kernel - mean) * (gain * scale), (kernel, gain, mean, spread, scale)
+
+
+def _backward(fan_in: float, c: float, residuals: tuple[jax.Array, ...], gradient: jax.Array):
+    """As in the forward direction, one pass for sums and one for the result.
+
+    With K = W - mean(W) and W' = g·s·K, the gradient of g is s·ΣK·dW', and that of W
+    g·s·(dW' - mean(dW')) less, where the variance decides s, what changes it: along K.
+    """
+    del c
+    kernel, gain, mean, spread, scale = residuals
+    axes = tuple(range(kernel.ndim - 1))
+    count = math.prod(kernel.shape[:-1])
+    average = gradient.mean(axes)
+    along = (gradient * (kernel - mean)).sum(axes)
+    stretch = along * fan_in / (jnp.maximum(spread, _SMALLEST) * count)
+    stretch = jnp.where(spread > _SMALLEST, stretch, 0.0)
+    dkernel = gain * scale * (gradient - average - (kernel - mean) * stretch)
+    return dkernel, scale * along
+
+
+_standardize.defvjp(_forward, _backward)
 
 
 def kernel_of(

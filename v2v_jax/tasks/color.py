@@ -30,6 +30,7 @@ class Color(Task):
     name = "color"
     fields = ("video",)
     options = {"residual": True, "hints": 0, "loss": "distance"}
+    options_before = {"loss": "half_squared"}
     paper = PaperRecipe(
         6e-3,
         weight_decay=0.0,

@@ -23,6 +23,7 @@ class Depth(Task):
     fields = ("video", "depth")
     # The paper has no schedule for depth: flow's, whose loss is of the same kind.
     options = {"loss": "half_squared"}
+    options_before = {"loss": "huber"}
     paper = PaperRecipe(
         4e-3,
         weight_decay=0.0,

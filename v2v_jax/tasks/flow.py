@@ -25,6 +25,7 @@ class Flow(Task):
     name = "flow"
     fields = ("video", "flow", "flow_valid")
     options = {"loss": "distance"}
+    options_before = {"loss": "huber"}
     paper = PaperRecipe(
         4e-3,
         weight_decay=0.0,

@@ -101,14 +101,15 @@ def stored_options(about: Mapping[str, Any]) -> dict[str, Any]:
     """The task's options in a record that is stored with weights, or in a configuration.
 
     Older ones have them among their other entries, not by themselves. An option that is newer than
-    the record has its default.
+    the record has its value of `Task.options_before`, or else its default; JSON's lists are tuples.
 
     Raises:
       ConfigError: the task is not registered.
     """
     kind = task_class(about["task"])
-    stored = about.get("task_options", about)
-    return {name: stored.get(name, default) for name, default in kind.options.items()}
+    stored = {**kind.options, **kind.options_before, **about.get("task_options", about)}
+    values = {name: stored[name] for name in kind.options}
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
 
 
 def restore_task(about: Mapping[str, Any], where: object = "The checkpoint") -> Task:

@@ -69,6 +69,8 @@ class Task(abc.ABC):
       answers: "voxels", or "clips" for one answer a clip: (B,K) outputs, without T, H and W, of a
         network for classification.
       options: what `config.task_options` holds, with defaults; arguments of the constructor.
+      options_before: what was done before an option existed, where that is not its default: weights
+        of that time have no record of it.
       paper: what recipe=paper sets; None: the paper says nothing of this task.
       input_channels: C of the network's input.
       headline: the metric that decides which checkpoint is best, and `better` its direction.
@@ -85,6 +87,7 @@ class Task(abc.ABC):
     fields: ClassVar[tuple[str, ...]]
     answers: ClassVar[Literal["voxels", "clips"]] = "voxels"
     options: ClassVar[Mapping[str, Any]] = {}
+    options_before: ClassVar[Mapping[str, Any]] = {}
     paper: ClassVar[PaperRecipe | None] = None
     input_channels: int = 3
     headline: ClassVar[str] = "rmse"

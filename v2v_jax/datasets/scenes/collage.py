@@ -246,7 +246,7 @@ class Pace:
 
 def random_pace(rng: np.random.Generator) -> Pace:
     """From a tripod before still life to a camera that is torn around."""
-    camera = rng.choice(4, p=[0.34, 0.26, 0.22, 0.18])
+    camera = rng.choice(4, p=[0.42, 0.22, 0.18, 0.18])
     pan = (0.0, log_uniform(rng, 0.1, 1), log_uniform(rng, 1, 6), log_uniform(rng, 6, 44))[camera]
     things = log_uniform(rng, 0.2, 12) if rng.random() < 0.9 else 0.0
     return Pace(pan, things, max(0.0, rng.uniform(-0.6, 1.0)))

@@ -50,7 +50,7 @@ def random_codec(rng: np.random.Generator, compression: str) -> tuple[str, int]:
     drawn = CODECS[rng.choice(len(CODECS), p=_ODDS)]
     codec = drawn if compression == "mixed" else compression
     place = rng.uniform()
-    worst = {"h264": (20, 40), "mpeg4": (3, 20), "jpeg": (85, 10), "none": (0, 0)}[codec]
+    worst = {"h264": (18, 38), "mpeg4": (2, 14), "jpeg": (92, 15), "none": (0, 0)}[codec]
     return codec, round(worst[0] + place * (worst[1] - worst[0]))
 
 

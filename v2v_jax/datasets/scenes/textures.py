@@ -95,11 +95,21 @@ def bank() -> dict[str, np.ndarray]:
 
 
 def pattern(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
-    """A random cut-out of one pattern: (height, width) float32, about standard normal."""
-    tile = bank()[name][rng.integers(_VARIANTS)]
-    rows = (np.arange(height) + rng.integers(BANK_SIZE)) % BANK_SIZE
-    cols = (np.arange(width) + rng.integers(BANK_SIZE)) % BANK_SIZE
-    return tile[rows[:, None], cols[None, :]]
+    """A cut-out of one pattern: (height, width) float32, about standard normal, read-only."""
+    variant = rng.integers(_VARIANTS)
+    top, left = rng.integers(BANK_SIZE), rng.integers(BANK_SIZE)
+    if max(height, width) <= BANK_SIZE:  # no need to gather
+        return _twice(name)[variant, top : top + height, left : left + width]
+    rows, columns = (np.arange(height) + top) % BANK_SIZE, (np.arange(width) + left) % BANK_SIZE
+    return bank()[name][variant][rows[:, None], columns[None, :]]
+
+
+@functools.lru_cache(maxsize=len(PATTERNS))
+def _twice(name: str) -> np.ndarray:
+    """(3, 512, 512) float32, read-only: the pattern and its repetition along both axes."""
+    tiles = np.tile(bank()[name], (1, 2, 2))
+    tiles.flags.writeable = False
+    return tiles
 
 
 def colour(rng: np.random.Generator, odds: dict[str, float]) -> np.ndarray:

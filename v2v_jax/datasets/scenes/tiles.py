@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 SIZE = 256  # texels a side
-_SMOOTHING = 0.75  # texels, standard deviation
+_SMOOTHING = 0.6  # texels, standard deviation
 
 
 def _palette(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -6,9 +6,9 @@ each is taken with a look of its own (`photography`) and coded at some low rate 
 video has a cut.
 
 The truth is that of the sharp rendering at the middle of the exposure: blur, noise and compression
-do not move it. Under the bars of a letter box nothing moves, validly, at no depth, and the label is
-ignored. In a still street scene nobody can tell a driving car from a parked one: what would move is
-labelled as what does not.
+do not move it. The bars of a letter box and captions stand still, validly, at no depth, and their
+label is ignored. In a still street scene nobody can tell a driving car from a parked one: what
+would move is labelled as what does not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from v2v_jax.datasets.scenes.world import Scene, random_scene
 
 STILL = {CARS: SOLID, HUMANS: SOLID, POROUS: VERTICAL_MIX}
 _LONGEST = 4096  # frames after which the pattern of repeated frames begins anew
-_BAR = np.int16(2**15 - 1)  # owner of the bars
+_OVERLAY = np.int16(2**15 - 1)  # owner of what is laid over the picture
 _MOST_EXPOSURES = 12  # renderings that make up a motion blur
 _BLUR_STEP = 1.5  # pixels between two of them
 
@@ -66,7 +66,7 @@ def _random_clock(rng: np.random.Generator, street: bool) -> Clock:
 def _street(rng: np.random.Generator) -> Scene:
     """A street scene, in some videos from a tripod."""
     scene = random_scene(rng)
-    if rng.random() < 0.7:
+    if rng.random() < 0.55:
         return scene
     path = dataclasses.asdict(scene.camera)
     held = {
@@ -108,7 +108,7 @@ class WideVideo:
         if self.clock.rate == 0:
             for label, still in STILL.items():
                 self._relabel[label] = still
-        self._bars = photography.covered(self.look, frame_size)
+        self._over, self._overlay = photography.covered(self.look, frame_size)
         self._scale = max(frame_size[0] / REFERENCE_SIZE[0], frame_size[1] / REFERENCE_SIZE[1])
 
     def read(self, start: int, stop: int, fields: Sequence[str]) -> dict[str, np.ndarray]:
@@ -144,25 +144,25 @@ class WideVideo:
         found: dict[str, np.ndarray] = {}
         if "labels" in fields:
             found["labels"] = self._relabel[self.renderer.labels(now)]
-            found["labels"][self._bars] = IGNORE_LABEL
+            found["labels"][self._over] = IGNORE_LABEL
         if "depth" in fields:
             found["depth"] = self.renderer.depth(now, t)
-            found["depth"][self._bars] = np.inf
+            found["depth"][self._over] = np.inf
         if "flow" in fields or "flow_valid" in fields:
             flow = self.renderer.flow(now, t, then)
-            flow[self._bars | (then == t)] = 0  # not even by a rounding error
+            flow[self._over | (then == t)] = 0  # not even by a rounding error
             if "flow" in fields:
                 found["flow"] = flow
             if "flow_valid" in fields:
-                behind = [self._behind_bars(layers) for layers in (now, following)]
-                found["flow_valid"] = self.renderer.valid(*behind, flow)
+                overlaid = [self._overlaid(layers) for layers in (now, following)]
+                found["flow_valid"] = self.renderer.valid(*overlaid, flow)
         return found
 
-    def _behind_bars(self, layers: Layers) -> Layers:
-        if not self._bars.any():
+    def _overlaid(self, layers: Layers) -> Layers:
+        if not self._over.any():
             return layers
-        owner = np.where(self._bars, _BAR, layers.owner)
-        return dataclasses.replace(layers, owner=owner, pure=layers.pure | self._bars)
+        owner = np.where(self._over, _OVERLAY, layers.owner)
+        return dataclasses.replace(layers, owner=owner, pure=layers.pure | self._over)
 
     def _expose(self, now: Layers, frame: int) -> np.ndarray:
         """(H, W, 3) uint8: the frame as it was taken, before it is coded."""
@@ -177,7 +177,7 @@ class WideVideo:
             planes = photography.defocus(self.look, planes, depth, self._scale)
         rng = self._rng_of(4, frame)
         exposed = photography.expose(self.look, planes, frame, self._scale, rng)
-        exposed[self._bars] = round(self.look.bar_level)
+        exposed[self._over] = self._overlay[self._over]
         return exposed
 
     def _exposures(self, now: Layers, t: float) -> np.ndarray:
