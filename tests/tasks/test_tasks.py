@@ -45,6 +45,12 @@ def loss_of(task, outputs, arrays):
     return float(jax.jit(lambda o, b: losses.mean(task.loss(o, b)))(outputs, arrays))
 
 
+def smooth_distance(prediction, target, valid):
+    """Mean over the valid voxels of √(|x|² + ε²) - ε, in float64."""
+    difference = (prediction.astype(np.float64) - target)[valid]
+    return np.mean(np.sqrt((difference**2).sum(-1) + 1e-6) - 1e-3)
+
+
 def values_of(task, outputs, arrays):
     return task.summarize(metrics.add(None, jax.jit(task.sums)(outputs, arrays)))
 
@@ -122,7 +128,9 @@ def test_flow_is_learned_over_15_and_measured_in_pixels():
     valid = arrays["flow_valid"] & arrays["mask"][:, None, None, None]
     flow = arrays["flow"].astype(np.float64)
     total, count = reference.huber(outputs, flow / 15, valid)
-    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    assert loss_of(Flow(loss="huber"), outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    distance = smooth_distance(15 * outputs, flow, valid)
+    assert loss_of(task, outputs, arrays) == pytest.approx(distance, rel=1e-5)
     np.testing.assert_allclose(task.predict(outputs), 15 * outputs, rtol=1e-6)
     expected = {
         "epe": reference.mean_distance(15 * outputs, flow, valid),
@@ -133,7 +141,8 @@ def test_flow_is_learned_over_15_and_measured_in_pixels():
         expected |= {prefix + name: value for name, value in more.items()}
     assert values_of(task, outputs, arrays) == pytest.approx(expected, rel=1e-5, nan_ok=True)
     exact = np.nan_to_num(flow).astype(np.float32) / 15
-    assert loss_of(task, exact, arrays) < 1e-10
+    assert loss_of(Flow(loss="huber"), exact, arrays) < 1e-10
+    assert loss_of(task, exact, arrays) < 1e-6
     assert values_of(task, exact, arrays)["epe"] < 1e-4
 
 
@@ -186,7 +195,10 @@ def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1():
     level = np.dot([0.299, 0.587, 0.114], RULES.mean)
     np.testing.assert_allclose(inputs, (255 * gray - level) / 60, atol=1e-5)
     total, count = reference.half_squared(outputs, target, valid)
-    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    squared = Color(residual=False, loss="half_squared")
+    assert loss_of(squared, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    distance = smooth_distance(outputs, target, valid)
+    assert loss_of(task, outputs, arrays) == pytest.approx(distance, rel=1e-5)
     np.testing.assert_array_equal(task.predict(outputs), np.clip(outputs, 0, 1))
     assert values_of(task, outputs, arrays) == pytest.approx(
         {
@@ -224,8 +236,12 @@ def test_depth_loss_and_metrics_equal_reference():
     outputs = outputs_for(task)
     depth, valid = depth_truth(arrays)
     finite = np.where(valid, depth, 1.0)
-    total, count = reference.huber(outputs, np.log(finite / 10)[..., None], valid)
-    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
+    log_depth = np.log(finite / 10)[..., None]
+    for loss in ("huber", "half_squared"):
+        total, count = getattr(reference, loss)(outputs, log_depth, valid)
+        found = loss_of(Depth(loss=loss), outputs, arrays)
+        assert found == pytest.approx(total / count, rel=1e-5)
+    assert loss_of(task, outputs, arrays) == found  # the default
     predicted = np.clip(10 * np.exp(outputs[..., 0].astype(np.float64)), 0.5, 200)
     np.testing.assert_allclose(task.predict(outputs), predicted, rtol=1e-5)
     p, t = predicted[valid], depth[valid]
