@@ -70,6 +70,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
+        if options.get("domain", "plain") != "plain":
+            raise ConfigError("data.source=tfds holds the plain domain; leave one of them out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],
