@@ -22,8 +22,10 @@ def train_on_four(workdir, *arguments):
 @pytest.mark.parametrize("feed", ["device", pytest.param("tf_data", marks=pytest.mark.slow)])
 def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
     overrides = dict(num_steps=5, eval_every=3, feed=feed)
+    close = 1e-5
     if feed == "tf_data":
         overrides |= dict(augmentation__scale=(0.9, 1.2), augmentation__noise=0.05)
+        close = 2e-4  # a voxel between two values of uint8 may be rounded to either
     done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
     assert done.returncode == 0, done.stderr
     assert "on 4 cpu device(s)" in done.stdout
@@ -31,7 +33,7 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
     train_and_evaluate(config, tmp_path / "one")
     for name in ("train/loss", "train/parameter_norm"):
         one, four = (read_metrics(tmp_path / n, name) for n in ("one", "four"))
-        assert four == pytest.approx(one, rel=1e-5)
+        assert four == pytest.approx(one, rel=close)
     for name in ("accuracy", "miou", "baseline_accuracy", "share/sky"):
         one, four = (read_metrics(tmp_path / n, f"eval/{name}") for n in ("one", "four"))
         assert list(one) == [3, 5]
