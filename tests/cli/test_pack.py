@@ -3,9 +3,11 @@
 from tests.tiny import ROOT, tiny_arguments, tiny_config
 from v2v_jax import datasets
 from v2v_jax.cli import commands
+from v2v_jax.datasets.scenes import Scenes
 
 
-def test_it_builds_what_training_would_build(tmp_path, capsys):
+def test_it_builds_what_training_would_build(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
     cache = tmp_path / "cache"
     overrides = tiny_arguments(data__cache=str(cache), data__num_validation_videos=2)
     arguments = ["pack", f"--config={ROOT}/configs/seg.py", *overrides]

@@ -207,7 +207,8 @@ def test_progress_sees_every_video(tmp_path):
     assert seen == [(5, "caching memory"), (5, "verifying the cache")]
 
 
-def test_the_configuration_opens_it(tmp_path):
+def test_the_configuration_opens_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
     config = tiny_config(data__cache=str(tmp_path))
     dataset = make_experiment(config, "test").dataset
     assert isinstance(dataset, PackedVideos) and visible(tmp_path) == []

@@ -81,7 +81,7 @@ def packed(source, folder):
 
 
 def subset(source, folder):
-    return Subset(source, [0])
+    return Subset(source, [0], "train")
 
 
 def with_flow(source, folder, labels="labels"):

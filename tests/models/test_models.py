@@ -62,13 +62,24 @@ def test_layers_have_the_releases_names_and_shapes():
     assert trunk == 27_655_936
 
 
-def test_whole_network_equals_reference():
-    """V2V at a small width against the slow layers, wired by hand from the table."""
+@pytest.fixture(scope="module")
+def narrow():
+    """A network, a clip, initial parameters, and `apply` compiled for them."""
     model = V2V(3, width=0.05)
     x = np.random.default_rng(0).standard_normal((1, 8, 16, 32, 2)).astype(np.float32)
-    params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+    return jax.jit(model.apply), jax.jit(model.init)(jax.random.key(1), x)["params"], x
+
+
+def perturbed(params):
+    """Parameters of which none is zero."""
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(p.dtype), params)
+    return jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(p.dtype), params)
+
+
+def test_whole_network_equals_reference(narrow):
+    """V2V at a small width against the slow layers, wired by hand from the table."""
+    apply, params, x = narrow
+    params = perturbed(params)
 
     def conv(x, name, rectify=True):
         y = reference.conv3d(x, params[name]["kernel"], [(1, 1)] * 3) + params[name]["bias"]
@@ -90,38 +101,39 @@ def test_whole_network_equals_reference():
     y = np.concatenate([up4, conv(conv3b, "conv3c", rectify=False)], -1)
     expected = conv(deconv(y, "deconv3", (2, 4, 4), (1, 2, 2)), "conv_pre", rectify=False)
 
-    actual = np.asarray(jax.jit(model.apply)({"params": params}, x))
+    actual = np.asarray(apply({"params": params}, x))
     assert actual.shape == (1, 8, 16, 32, 3)
     assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 def test_2d_network_sees_each_frame_alone():
     model = V2V(2, width=0.05, temporal=False)
-    x = np.random.default_rng(0).standard_normal((1, 5, 16, 16, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    x, others = rng.standard_normal((2, 1, 5, 16, 16, 3)).astype(np.float32)
     variables = random_variables(model, x)
     apply = jax.jit(model.apply)
     together = apply(variables, x)
     assert together.shape == (1, 5, 16, 16, 2)
     for t in range(5):
-        alone = apply(variables, x[:, t : t + 1])
-        np.testing.assert_allclose(together[:, t : t + 1], alone, rtol=1e-4, atol=1e-7)
+        others[:, t] = x[:, t]
+        alone = apply(variables, others)
+        np.testing.assert_allclose(together[:, t], alone[:, t], rtol=1e-4, atol=1e-7)
+        others[:, t] += 1
+        assert np.abs(apply(variables, others)[:, t] - together[:, t]).max() > 1e-4
 
 
-def test_output_depends_on_other_frames():
-    model = V2V(2, width=0.05)
-    x = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 3)).astype(np.float32)
-    variables = random_variables(model, x)
+def test_output_depends_on_other_frames(narrow):
+    apply, params, x = narrow
+    variables = {"params": perturbed(params)}
     changed = x.copy()
     changed[:, 7] += 1
-    apply = jax.jit(model.apply)
     difference = apply(variables, changed) - apply(variables, x)
     assert np.abs(difference[:, 3]).max() > 0
 
 
-def test_he_initialization_starts_at_zero_outputs():
-    model = V2V(4, width=0.05)
-    x = np.random.default_rng(0).standard_normal((1, 8, 16, 16, 3)).astype(np.float32)
-    np.testing.assert_array_equal(jax.jit(model.init_with_output)(jax.random.key(0), x)[0], 0.0)
+def test_he_initialization_starts_at_zero_outputs(narrow):
+    apply, params, x = narrow
+    np.testing.assert_array_equal(apply({"params": params}, x), 0.0)
 
 
 def test_release_initialization():
@@ -133,12 +145,18 @@ def test_release_initialization():
         assert abs(float(layer["kernel"].mean())) < 2e-3, name
 
 
-def test_activations_keep_their_scale_with_he_initialization():
+@pytest.fixture(scope="module")
+def wide():
+    """Variables of a wider network, a clip, its output in float32 and every layer's."""
     model = V2V(4, width=0.25)
     x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
     variables = random_variables(model, x)
-    _, seen = jax.jit(lambda v, x: model.apply(v, x, capture_intermediates=True))(variables, x)
-    for name, layer in seen["intermediates"].items():
+    y, seen = jax.jit(lambda v, x: model.apply(v, x, capture_intermediates=True))(variables, x)
+    return variables, x, y, seen["intermediates"]
+
+
+def test_activations_keep_their_scale_with_he_initialization(wide):
+    for name, layer in wide[-1].items():
         if name not in ("__call__", "conv_pre"):
             output = layer["__call__"][0]
             if name == "deconv3":  # put off to conv_pre
@@ -148,10 +166,8 @@ def test_activations_keep_their_scale_with_he_initialization():
             assert 0.1 < float(output.std()) < 10, name
 
 
-def test_bfloat16_output_is_float32_and_close():
-    x = np.random.default_rng(0).standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
-    variables = random_variables(V2V(4, width=0.25), x)
-    exact = jax.jit(V2V(4, width=0.25).apply)(variables, x)
+def test_bfloat16_output_is_float32_and_close(wide):
+    variables, x, exact, _ = wide
     half = jax.jit(V2V(4, width=0.25, dtype=jnp.bfloat16).apply)(variables, x)
     assert half.dtype == jnp.float32
     assert np.linalg.norm(half - exact) < 0.03 * np.linalg.norm(exact)

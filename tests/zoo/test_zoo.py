@@ -118,7 +118,7 @@ def test_the_list(installed, capsys, monkeypatch, tmp_path):
     _, entry = installed
     assert commands.execute(["models"]) == 0
     printed = capsys.readouterr().out
-    for text in (entry.name, entry.score, f"{entry.parameters:,}", entry.sha256[:12], "Apache-2.0"):
+    for text in (entry.name, entry.score, f"{entry.parameters:,}", entry.sha256, "Apache-2.0"):
         assert text in printed
     write_index(tmp_path, [])
     monkeypatch.setattr(index, "FOLDER", tmp_path)

@@ -12,9 +12,7 @@ import argparse
 
 from v2v_jax import zoo
 from v2v_jax.cli.command_line import Parser
-from v2v_jax.system.console import console, print_table
-
-_COLUMNS = ("name", "task", "trained on", "score", "parameters", "MB", "licence", "SHA-256")
+from v2v_jax.system.console import console
 
 
 def add_options(parser: Parser) -> None:
@@ -22,7 +20,7 @@ def add_options(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints a row for each."""
+    """Prints what the index says of each."""
     entries = zoo.read_index()
     if not entries:
         console.print(
@@ -30,11 +28,10 @@ def run(options: argparse.Namespace) -> None:
             "--workdir=runs/seg) and use them: v2v predict --checkpoint=runs/seg …"
         )
         return
-    rows = [
-        (
-            *(entry.name, entry.task, entry.data, entry.score, f"{entry.parameters:,}"),
-            *(f"{entry.bytes / 1e6:.1f}", entry.licence, entry.sha256[:12]),
+    for entry in entries:
+        console.print(f"{entry.name}: {entry.task}, trained on {entry.data}; {entry.score}")
+        console.print(
+            f"  {entry.parameters:,} parameters, {entry.bytes / 1e6:.1f} MB, {entry.licence}, "
+            f"SHA-256 {entry.sha256}"
         )
-        for entry in entries
-    ]
-    print_table("v2v predict --checkpoint=NAME, v2v_jax.load(NAME)", _COLUMNS, rows)
+    console.print("Use one by its name: v2v predict --checkpoint=NAME, v2v_jax.load(NAME).")

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
-from v2v_jax.models.standardization import fold
 from v2v_jax.tasks import TASKS, Task, restore_task
 
 
@@ -98,6 +97,8 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
 
 def _for_use(params: Any) -> Any:
     """Parameters as training keeps them → as prediction and exports take them: plain kernels."""
+    from v2v_jax.models.standardization import fold  # an export is used without the models
+
     return fold(params)
 
 

@@ -143,6 +143,8 @@ def _executor(dataset: VideoDataset, workers: int) -> concurrent.futures.Executo
 def _set_dataset(dataset: VideoDataset) -> None:
     global _dataset
     _dataset = dataset
+    if hasattr(os, "nice"):
+        os.nice(5)  # training, which compiles and feeds a device meanwhile, goes first
     # Ctrl-C and a cluster's preemption are the main process's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -113,7 +113,7 @@ def random_look(rng: np.random.Generator) -> Look:
         flicker=maybe(0.12, 0.005, 0.06, 0.0),
         balance=tuple(drift(0.2, 0.1) for _ in range(3)),
         tint=np.exp(rng.normal(0, 0.07, 3)).astype(np.float32),
-        gamma=maybe(0.6, 0.7, 1.9, 1.0),
+        gamma=maybe(0.6, 0.7, 1.6, 1.0),
         contrast=maybe(0.75, 0.7, 1.9, 1.0),
         saturation=maybe(0.5, 0.0, 1.1, 1.0),
         grain=maybe(0.6, 0.0, 1.0, 0.0) ** 2 * 9,
