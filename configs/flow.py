@@ -5,7 +5,7 @@
 
 The default trains the full V2V from scratch on rendered scenes, whose flow is exact: 8,000 steps of
 32 clips, 3.2 minutes on one H200 (1,345 clips/s). After a run of 2,000 steps the end-point error on
-scenes of the validation split is 0.15 px (docs/results.md; docs/records/learning.md has the search).
+scenes of the validation split is 0.15 px (docs/results.md; the search: docs/records/learning.md).
 
 On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
 
