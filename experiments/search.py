@@ -219,7 +219,8 @@ class Worker:
                 timed = time.perf_counter()
             if number % max(1, run.steps // 20) == 0:
                 losses.append(round(float(values["loss"]), 5))
-                if not math.isfinite(losses[-1]) or time.time() > self._until:
+                late = time.time() > self._until and number < run.steps
+                if not math.isfinite(losses[-1]) or late:
                     return {"losses": losses, "stopped": number}
             if number > run.steps - _LAST:
                 total = metrics.add(total, values["sums"])
