@@ -38,7 +38,7 @@ class AbstractDeviceFeed:
     """What feed=device does inside the step, with a store of shapes only."""
 
     def __init__(self, experiment: Experiment):
-        self._preprocessing = experiment.preprocessing
+        self._preprocessing = experiment.training_clips
         dataset = experiment.dataset
         frames = sum(video.num_frames for video in dataset.videos)
         whole = functools.partial(
@@ -61,7 +61,7 @@ def abstract_step(config: ConfigDict, mesh: Mesh, feed_kind: str) -> jax.stages.
         feed = AbstractDeviceFeed(experiment)
     else:
         fields = experiment.task.fields
-        feed = TfDataFeed(experiment.dataset, fields, experiment.preprocessing, mesh)
+        feed = TfDataFeed(experiment.dataset, fields, experiment.training_clips, mesh)
     whole = sharding.replicated(mesh)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
@@ -80,7 +80,7 @@ def abstract_batch(experiment: Experiment, feed_kind: str) -> dict[str, jax.Shap
     batch = {"mask": split((b,), jnp.bool_), "mirror": split((b,), jnp.bool_)}
     if feed_kind == "device":
         return batch | {name: split((b,), jnp.int32) for name in ("frame", "top", "left")}
-    preprocessing = experiment.preprocessing
+    preprocessing = experiment.training_clips
     size = (b, preprocessing.clip_length, *preprocessing.crop_size)
     for name in experiment.task.fields:
         batch[name] = split((*size, *FIELDS[name].channels), FIELDS[name].dtype)
