@@ -14,7 +14,8 @@ def sliding():
     world = scipy.ndimage.gaussian_filter(rng.uniform(0, 255, (90, 110, 3)), (2, 2, 0))
     frames = np.stack([world[10 + 2 * t : 58 + 2 * t, 40 - 3 * t : 104 - 3 * t] for t in range(4)])
     flow = np.broadcast_to(np.float32([3, -2]), (3, 48, 64, 2))
-    return np.rint(frames).astype(np.uint8), flow
+    noisy = np.rint(frames) + rng.integers(0, 2, frames.shape)
+    return noisy.astype(np.uint8), flow
 
 
 def test_the_true_flow_explains_the_frames_and_zero_flow_does_not(sliding):
@@ -23,7 +24,7 @@ def test_the_true_flow_explains_the_frames_and_zero_flow_does_not(sliding):
     result = real_video.evaluate({"clip": frames}, found, found)
     assert result["network to Brox"] == 0
     assert result["zero to Brox"] == pytest.approx(np.hypot(3, 2), rel=1e-6)
-    assert result["photometric, network"] < 0.5 < result["photometric, zero"] / 4
+    assert 0.3 < result["photometric, network"] < 0.7 < result["photometric, zero"] / 4
     assert result["photometric, of Brox's"] == 1
     # All but what leaves the frame: 3 columns and 2 rows.
     assert result["visible"] == pytest.approx(61 / 64 * 46 / 48, rel=1e-6)
