@@ -17,6 +17,7 @@ from v2v_jax.errors import CheckpointError, ConfigError
 from v2v_jax.evaluation import evaluator as evaluation
 from v2v_jax.run import manifest
 from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.stored_checkpoints import compare_about
 
 ABOUT = {
     "task": "segmentation",
@@ -457,3 +458,11 @@ def test_folder_that_cannot_be_created(tmp_path):
     file.write_text("")
     with pytest.raises(CheckpointError, match="Cannot create the folder .*another --workdir"):
         opened(file)
+
+
+def test_checkpoints_from_before_standardised_kernels_are_of_plain_ones():
+    wanted = {**ABOUT, "model": {**ABOUT["model"], "standardized": False}}
+    compare_about(ABOUT, wanted, "here")
+    wanted["model"]["standardized"] = True
+    with pytest.raises(CheckpointError, match="model is .*'standardized': False"):
+        compare_about(ABOUT, wanted, "here")
