@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.media.folders import find_videos
 from v2v_jax.media.video import read_video
 from v2v_jax.system import compilation_cache
+from v2v_jax.tasks.metrics import ratio
 
 STILL = 0.02  # pixels a frame
 CONSISTENT = 0.5  # pixels
@@ -144,8 +145,9 @@ def evaluate(
     resting = np.concatenate(still)
     result["median speed where Brox rests"] = float(np.median(resting)) if resting.size else 0.0
     result["share that rests"] = resting.size / sum(b[0][..., 0].size for b in brox.values())
-    result["to Brox, of zero's"] = result["network to Brox"] / result["zero to Brox"]
-    result["photometric, of Brox's"] = result["photometric, network"] / result["photometric, brox"]
+    share = lambda one, other: ratio(result[one], result[other])
+    result["to Brox, of zero's"] = share("network to Brox", "zero to Brox")
+    result["photometric, of Brox's"] = share("photometric, network", "photometric, brox")
     return result
 
 
