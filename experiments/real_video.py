@@ -11,7 +11,7 @@ Of every video some frames at 128×171, the network's size. Printed, and written
   leads back to within half a pixel;
 * the network's median speed where Brox says that nothing moves (below 0.02 px a frame).
 
-Brox's flows are kept in OUTPUT/brox.npz; --brox-only makes nothing else.
+Brox's flows are kept in OUTPUT/brox.npz; --brox_only makes nothing else.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--videos", type=pathlib.Path, action="append", required=True)
     parser.add_argument("--frames", type=int, default=17, help="of each video")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--brox-only", action="store_true")
+    parser.add_argument("--brox_only", action="store_true")
     args = parser.parse_args(argv)
     compilation_cache.enable()
     clips = read_clips(args.videos, args.frames)
