@@ -14,13 +14,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2 --durations=15
 
-# Also the tests marked slow, and Ray for those of many machines.
+# Also the tests marked slow, Ray for those of many machines, and code compiled as users have it.
 test-all: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
-	$(RUN) -m pytest -m ""
+	V2V_TEST_OPTIMIZE=1 $(RUN) -m pytest -m "" -n 2 --durations=15
 
+# Style, and the types of the public names as a user's type checker sees them.
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 $(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("v2v_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another with make PYTHON=…" if sys.version_info < (3, 11) else 0)'

@@ -21,7 +21,7 @@ from v2v_jax.run import recipes
 def get_config(arg: str = "") -> ConfigDict:
     """See the module's docstring; `arg` is what follows the colon of --config."""
     options = recipes.parse_arg(arg, model="c3d")
-    config = recipes.make_config("classification", options, num_steps=5000, learning_rate=1e-4)
+    config = recipes.make_config("classification", options, num_steps=5000, learning_rate=3e-4)
     if options.recipe == "paper":
         config.batch_size = config.eval_batch_size = 30
     if options.dataset == "scenes":

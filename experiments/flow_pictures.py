@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--network", type=pathlib.Path, required=True, help="of configs/flow.py")
     parser.add_argument("--ucf101", help="folder of UCF101; its test clips that are at hand")
     parser.add_argument("--sintel", help="folder that holds training/")
-    parser.add_argument("--render-pass", choices=("clean", "final", "both"), default="both")
+    parser.add_argument("--render_pass", choices=("clean", "final", "both"), default="both")
     parser.add_argument("--partial", action="store_true", help="an incomplete copy of Sintel")
     parser.add_argument("--rows", type=int, default=5)
     parser.add_argument("--output", type=pathlib.Path, required=True)

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     """Prints the shares for videos of several lengths."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=200)
-    parser.add_argument("--clip-length", type=int, default=16)
+    parser.add_argument("--clip_length", type=int, default=16)
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 32, 48])
     args = parser.parse_args(argv)
     print("| frames a video | camera | main object | both |\n|---|---|---|---|")

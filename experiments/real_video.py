@@ -11,7 +11,7 @@ Of every video some frames at 128×171, the network's size. Printed, and written
   leads back to within half a pixel;
 * the network's median speed where Brox says that nothing moves (below 0.02 px a frame).
 
-Brox's flows are kept in OUTPUT/brox.npz; --brox-only makes nothing else.
+Brox's flows are kept in OUTPUT/brox.npz; --brox_only makes nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.media.folders import find_videos
 from v2v_jax.media.video import read_video
 from v2v_jax.system import compilation_cache
+from v2v_jax.tasks.metrics import ratio
 
 STILL = 0.02  # pixels a frame
 CONSISTENT = 0.5  # pixels
@@ -144,8 +145,9 @@ def evaluate(
     resting = np.concatenate(still)
     result["median speed where Brox rests"] = float(np.median(resting)) if resting.size else 0.0
     result["share that rests"] = resting.size / sum(b[0][..., 0].size for b in brox.values())
-    result["to Brox, of zero's"] = result["network to Brox"] / result["zero to Brox"]
-    result["photometric, of Brox's"] = result["photometric, network"] / result["photometric, brox"]
+    share = lambda one, other: ratio(result[one], result[other])
+    result["to Brox, of zero's"] = share("network to Brox", "zero to Brox")
+    result["photometric, of Brox's"] = share("photometric, network", "photometric, brox")
     return result
 
 
@@ -156,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--videos", type=pathlib.Path, action="append", required=True)
     parser.add_argument("--frames", type=int, default=17, help="of each video")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--brox-only", action="store_true")
+    parser.add_argument("--brox_only", action="store_true")
     args = parser.parse_args(argv)
     compilation_cache.enable()
     clips = read_clips(args.videos, args.frames)

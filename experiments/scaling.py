@@ -1,7 +1,7 @@
 """Weak scaling: clips/s of the real training step on more and more devices, as many clips on each.
 
     python -m experiments.scaling                         # 1, 2, 4, … and all devices; two minutes
-    python -m experiments.scaling --devices=1,2 --clips-per-device=32 --json=scaling.json
+    python -m experiments.scaling --devices=1,2 --clips_per_device=32 --json=scaling.json
 
 The step is `configs/seg.py`'s (with --arg), full size by default: forward, gradient, one
 all-reduce, optimiser. Its batch stays on the devices, so that the network between them is measured
@@ -12,7 +12,7 @@ device over those of the smallest size. Prints a Markdown table.
 On a machine without accelerators, to see that it runs (its efficiency there means nothing):
 
     XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m experiments.scaling \\
-        --arg=size=small --clips-per-device=1 --crop=32 --steps=2 --rounds=2
+        --arg=size=small --clips_per_device=1 --crop=32 --steps=2 --rounds=2
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     numbers = lambda text: [int(word) for word in text.split(",")]
     parser.add_argument("--devices", type=numbers, help="how many, e.g. 1,2,4")
-    parser.add_argument("--clips-per-device", type=int, default=32)
+    parser.add_argument("--clips_per_device", type=int, default=32)
     parser.add_argument("--arg", default="", help="configs/seg.py's argument, e.g. size=small")
     parser.add_argument("--crop", type=int, default=0, help="the crop's height and width")
     parser.add_argument("--steps", type=int, default=20, help="in a round")

@@ -120,13 +120,13 @@ def network_accuracies(folder: pathlib.Path, num_steps: int | None) -> dict[str,
 def main(argv: list[str] | None = None) -> None:
     """Prints the class distribution and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train-videos", type=int, default=200)
-    parser.add_argument("--test-videos", type=int, default=60)
+    parser.add_argument("--train_videos", type=int, default=200)
+    parser.add_argument("--test_videos", type=int, default=60)
     parser.add_argument("--every", type=int, default=12, help="use every n-th frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", type=pathlib.Path, help="folder to train the networks in")
     parser.add_argument(
-        "--num-steps", type=int, help="of their training; default: configs/seg.py's"
+        "--num_steps", type=int, help="of their training; default: configs/seg.py's"
     )
     args = parser.parse_args(argv)
     train = Scenes("train", seed=args.seed, num_videos=args.train_videos)

@@ -14,6 +14,7 @@ Nothing is chosen on the test split: runs are judged on the validation split.
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
 import importlib
@@ -124,7 +125,7 @@ class Worker:
     """Runs groups, one after the other; keeps the last one's data in the accelerator's memory."""
 
     def __init__(self, workdir: pathlib.Path, data: pathlib.Path, until: float):
-        """until: the time at which the last run has to end."""
+        """until: the time at which training ends; the runs are then judged as they are."""
         self._workdir, self._data, self._until = workdir, data, until
         self._feeds: dict[Any, Any] = {}
 
@@ -200,57 +201,56 @@ class Worker:
     def _run(
         self, group: Group, run: Run, experiment: Any, feed: Any, evaluators: Any, train_step: Any
     ) -> dict[str, Any]:
+        """Trains, judges and saves; a run that is out of time is judged as it is then."""
+        config = experiment.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.seed = run.seed
+        experiment, begin = dataclasses.replace(experiment, config=config), time.perf_counter()
+        state, result = self._train(run, experiment, feed, train_step)
+        if not all(map(math.isfinite, result["losses"])):
+            finite = [loss for loss in result["losses"] if math.isfinite(loss)]
+            return {"losses": finite, "diverged": True}
+        values, judged = _judge(group, experiment, evaluators, state)
+        result |= judged | {"seconds": round(time.perf_counter() - begin, 1)}
+        if group.save:
+            folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
+            small = state.replace(opt_state=())  # to be used and started from, not to be resumed
+            save(experiment, small, values, self._workdir / folder)
+            result["saved"] = folder
+        return result
+
+    def _train(
+        self, run: Run, experiment: Any, feed: Any, train_step: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The last state, and what is known from the steps."""
         import jax
 
         from v2v_jax.tasks import metrics
         from v2v_jax.training.setup import make_sampler
 
-        config = experiment.config.copy_and_resolve_references()
-        with config.unlocked():
-            config.seed = run.seed
-        state = start(run, experiment)
-        sampler = make_sampler(dataclasses.replace(experiment, config=config))
-        losses, total, begin = [], None, time.perf_counter()
-        timed = begin
+        state, sampler = start(run, experiment), make_sampler(experiment)
+        losses, sums, timed, number = [], collections.deque(maxlen=_LAST), 0.0, 0
         for number, batch in enumerate(feed.batches(map(sampler.plan, range(run.steps))), 1):
             state, values = train_step(state, feed.store, batch)
+            sums.append(values["sums"])
             if number == 1:
                 jax.block_until_ready(values["loss"])
                 timed = time.perf_counter()
             if number % max(1, run.steps // 20) == 0:
                 losses.append(round(float(values["loss"]), 5))
                 if not math.isfinite(losses[-1]) or time.time() > self._until:
-                    return {"losses": losses, "stopped": number}
-            if number > run.steps - _LAST:
-                total = metrics.add(total, values["sums"])
+                    break
         jax.block_until_ready(state.params)
         seconds = time.perf_counter() - timed
-        task, evaluator = experiment.task, evaluators[0]
-        every = evaluators[-1](state.params)  # of the test split, if there is such a one
-        values = evaluator(state.params) if group.test else every
+        total = None
+        for value in sums:
+            total = metrics.add(total, value)
         result = {
-            "metric": task.headline,
-            "held_out": values[task.headline],
-            "averaged": evaluator(state.opt_state.average)[task.headline],
-            "baseline": values[f"baseline_{task.headline}"],
-            "test": every[task.headline] if group.test else None,
-            "train": task.summarize(total)[task.headline],
-            "metrics": {n: round(float(v), 5) for n, v in every.items() if math.isfinite(v)},
             "losses": losses,
-            "clips_per_second": round((run.steps - 1) * config.batch_size / seconds, 1),
-            "seconds": round(time.perf_counter() - begin, 1),
+            "train": experiment.task.summarize(total)[experiment.task.headline],
+            "clips_per_second": round((number - 1) * experiment.config.batch_size / seconds, 1),
         }
-        if task.name == "flow":
-            from experiments.grid import of_flow
-
-            result["grid"] = of_flow(evaluator.clips(state.params, 24))
-        if group.save:
-            folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
-            real = dataclasses.replace(experiment, config=config)
-            small = state.replace(opt_state=())  # to be used and started from, not to be resumed
-            save(real, small, values, self._workdir / folder)
-            result["saved"] = folder
-        return result
+        return state, result | ({"stopped": number} if number < run.steps else {})
 
     def write(self, group: Group, run: Run, result: dict[str, Any]) -> None:
         """One line; atomic, as it is short and the file is opened for appending."""
@@ -274,6 +274,28 @@ def save(experiment: Any, state: Any, values: dict[str, float], workdir: pathlib
     ) as checkpoints:
         checkpoints.save(state, int(state.step), values)
     write_text(workdir / "config.json", experiment.config.to_json_best_effort(indent=2) + "\n")
+
+
+def _judge(
+    group: Group, experiment: Any, evaluators: Any, state: Any
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The held-out metrics, and all that is written of them and of the test split's."""
+    task, evaluator = experiment.task, evaluators[0]
+    every = evaluators[-1](state.params)  # of the test split, if there is such a one
+    values = evaluator(state.params) if group.test else every
+    result = {
+        "metric": task.headline,
+        "held_out": values[task.headline],
+        "averaged": evaluator(state.opt_state.average)[task.headline],
+        "baseline": values[f"baseline_{task.headline}"],
+        "test": every[task.headline] if group.test else None,
+        "metrics": {n: round(float(v), 5) for n, v in every.items() if math.isfinite(v)},
+    }
+    if task.name == "flow":
+        from experiments.grid import of_flow
+
+        result["grid"] = of_flow(evaluator.clips(state.params, 24))
+    return values, result
 
 
 def start(run: Run, experiment: Any) -> Any:
@@ -360,7 +382,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=pathlib.Path, help="default: WORKDIR/data")
     parser.add_argument("--gpus", default="0", help="numbers, with commas")
     parser.add_argument("--slots", type=int, default=1, help="processes a GPU")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="then all runs end")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="then training ends")
     parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)
     parser.add_argument(
         "--scenes",

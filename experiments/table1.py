@@ -4,7 +4,7 @@
 
 Trains and evaluates every row with the same seeds, that is, the same clips and, where the networks
 agree, the same start. Rows that the paper fine-tunes start from a C3D that is trained first
-(configs/c3d.py on the dataset's video-level labels; its trunk is used), or from --init-from.
+(configs/c3d.py on the dataset's video-level labels; its trunk is used), or from --init_from.
 
 `--task=color` is the comparison of section 6 (V2V against 2D-V2V), `--task=flow` that of section 5
 (whether C3D's weights help or hurt flow).
@@ -293,12 +293,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Settings]:
     parser.add_argument("--steps", type=int, default=1000, help="of every row")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--gpus", default="", help="numbers, with commas; default: the first")
-    parser.add_argument("--init-from", default="", help="C3D's weights; default: trained first")
+    parser.add_argument("--init_from", default="", help="C3D's weights; default: trained first")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of all configs"
     )
     parser.add_argument(
-        "--set-c3d", action="append", default=[], metavar="KEY=VALUE", help="a field of C3D's"
+        "--set_c3d", action="append", default=[], metavar="KEY=VALUE", help="a field of C3D's"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """Trains and evaluates the full-size network on every task, on rendered and on real video.
 
     python -m experiments.tasks --workdir=runs/tasks --ucf101=data/ucf101 --davis=data/davis \\
-        --held-out=libby,drift-chicane
+        --held_out=libby,drift-chicane
 
 Prints a Markdown table: the metric beside the trivial baseline's, steps, minutes and clips/s; the
 pictures are in WORKDIR/<row>/eval. A row whose data is not given is left out. Runs that were
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--ucf101", help="folder of UCF101; left out: no such row")
     parser.add_argument("--davis", help="folder of DAVIS; left out: no such row")
-    parser.add_argument("--held-out", default="", help="DAVIS sequences to test on, with commas")
+    parser.add_argument("--held_out", default="", help="DAVIS sequences to test on, with commas")
     args = parser.parse_args(argv)
     lines = [run(name, config, args.workdir) for name, config in rows(args)]
     print("| run | metric | V2V | trivial baseline | steps × clips | minutes | clips/s |")

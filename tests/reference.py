@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -106,6 +107,13 @@ def half_squared(
     """Sum over valid voxels and channels of half the squared difference; number of terms."""
     x = [float(p) - float(t) for p, t in _valid_pairs(prediction, target, valid)]
     return sum(0.5 * d * d for d in x), len(x)
+
+
+def distance(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> tuple[float, int]:
+    """Sum over valid voxels of √(|difference|² + ε²) - ε, ε = 1e-3; number of voxels."""
+    pairs = zip(prediction[valid].astype(np.float64), target[valid].astype(np.float64), strict=True)
+    x = [math.sqrt(((p - t) ** 2).sum() + 1e-6) - 1e-3 for p, t in pairs]
+    return sum(x), len(x)
 
 
 def _valid_pairs(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray) -> list:

@@ -1,7 +1,7 @@
 """Compiles the real training step for TPUs, on a machine that has none.
 
     python -m benchmarks.tpu_compile
-    python -m benchmarks.tpu_compile --topology v5e:2x2 --clips-per-chip 8 --json tpu.json
+    python -m benchmarks.tpu_compile --topology v5e:2x2 --clips_per_chip 8 --json tpu.json
     python -m benchmarks.tpu_compile --forms taps_in_input native --layers conv2a deconv3
 
 Needs the extra `tpu` (`pip install -c constraints.txt -e '.[tpu]'`), whose libtpu holds the
@@ -66,7 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; see --help."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", nargs="+", default=["v5e:4x4", "v5e:16x16"])
-    parser.add_argument("--clips-per-chip", type=int, default=16)
+    parser.add_argument("--clips_per_chip", type=int, default=16)
     parser.add_argument("--config", default="configs/seg.py", help="as of train.py")
     parser.add_argument("--feed", choices=["tf_data", "device"], default="tf_data")
     parser.add_argument("--json", help="file for all figures")

@@ -51,7 +51,7 @@ def check_memory(memory: Memory, what: str, chip: Chip) -> None:
     if memory.peak > chip.memory:
         raise StepProblem(
             f"The step for {what} does not fit a chip's {chip.memory / 1e9:.0f} GB: it needs "
-            f"{memory.peak / 1e9:.1f} GB; take fewer clips a chip (--clips-per-chip)."
+            f"{memory.peak / 1e9:.1f} GB; take fewer clips a chip (--clips_per_chip)."
         )
 
 

@@ -105,5 +105,5 @@ def out_of_memory(what: str, message: str, chip: Chip) -> str:
     used = f": it needs {found[1]} of {found[2]}" if found else ""
     return (
         f"The step for {what} does not fit a chip's {chip.memory / 1e9:.0f} GB{used}; "
-        "take fewer clips a chip (--clips-per-chip)."
+        "take fewer clips a chip (--clips_per_chip)."
     )

@@ -19,7 +19,7 @@ def test_network(tmp_path, capsys):
     options = ["--rounds=1", "--seconds=0.1", f"--json={path}"]
     has_pytorch = importlib.util.find_spec("torch") is not None
     if not has_pytorch:
-        options.append("--no-pytorch")
+        options.append("--no_pytorch")
     network.main([*options, "--batch", "1", "--jobs", "forward"])
     written = json.loads(path.read_text())
     assert written["environment"]["dtype"] == "float32"

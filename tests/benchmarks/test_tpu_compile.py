@@ -101,7 +101,7 @@ def test_step_that_does_not_fit_fails_in_one_sentence():
         figures.check_memory(memory, "v5e:4x4 with 64 clips a chip", topology.CHIPS["v5e"])
     assert str(caught.value) == (
         "The step for v5e:4x4 with 64 clips a chip does not fit a chip's 16 GB: it needs 16.2 GB; "
-        "take fewer clips a chip (--clips-per-chip)."
+        "take fewer clips a chip (--clips_per_chip)."
     )
 
 
@@ -109,7 +109,7 @@ def test_step_that_does_not_fit_fails_in_one_sentence():
 def test_compiler_that_runs_out_of_memory_fails_in_the_same_sentence(message):
     assert step.out_of_memory("v5e:4x4", message, topology.CHIPS["v5e"]) == (
         "The step for v5e:4x4 does not fit a chip's 16 GB: it needs 20.00G of 15.75G; "
-        "take fewer clips a chip (--clips-per-chip)."
+        "take fewer clips a chip (--clips_per_chip)."
     )
 
 

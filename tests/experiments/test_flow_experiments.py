@@ -85,8 +85,8 @@ def test_whole_runs(tmp_path, trained, capsys):
     for name, count in (("alley_1", 16), ("cave_4", 16), ("short", 3)):
         make_texture(tmp_path / "sintel", name, count)
     run = trained("flow").workdir
-    common = [f"--network={run}", f"--sintel={tmp_path}/sintel", "--render-pass=clean"]
-    options = ["--partial", "--folds=2", "--steps=2", "--batch-size=2", f"--workdir={tmp_path}/t3"]
+    common = [f"--network={run}", f"--sintel={tmp_path}/sintel", "--render_pass=clean"]
+    options = ["--partial", "--folds=2", "--steps=2", "--batch_size=2", f"--workdir={tmp_path}/t3"]
     table3.main([*common, *options])
     printed = json.loads((tmp_path / "t3/table3.json").read_text())
     rows = printed["rows"]

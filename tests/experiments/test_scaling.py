@@ -21,7 +21,7 @@ def test_default_sizes():
 
 def test_efficiency():
     """As many clips a device: twice the clips in the same time is all of it."""
-    args = scaling.parse(["--clips-per-device=10"])
+    args = scaling.parse(["--clips_per_device=10"])
     rows = scaling.summarize(args, {1: [0.5, 0.5], 2: [0.5, 0.5], 4: [0.9, 1.0, 1.1]})["rows"]
     assert [row["clips_per_second"] for row in rows] == [20, 40, 40]
     assert [row["efficiency"] for row in rows] == [1, 1, 0.5]
@@ -31,7 +31,7 @@ def test_efficiency():
 @pytest.mark.slow
 def test_scaling_of_one_device(tmp_path, capsys, compilation_cache):
     path = tmp_path / "scaling.json"
-    scaling.main([*SMALL, "--clips-per-device=1", "--steps=2", f"--json={path}"])
+    scaling.main([*SMALL, "--clips_per_device=1", "--steps=2", f"--json={path}"])
     (row,) = json.loads(path.read_text())["rows"]
     assert row["batch_size"] == 1 and row["efficiency"] == 1
     assert f"| {row['clips_per_second']:.1f} | 1.00 | 100.0% |" in capsys.readouterr().out

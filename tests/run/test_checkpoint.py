@@ -17,6 +17,7 @@ from v2v_jax.errors import CheckpointError, ConfigError
 from v2v_jax.evaluation import evaluator as evaluation
 from v2v_jax.run import manifest
 from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.stored_checkpoints import compare_about
 
 ABOUT = {
     "task": "segmentation",
@@ -464,3 +465,11 @@ def test_a_state_without_parameters(tmp_path):
         checkpoints.save({"x": jnp.arange(3)}, 1)
         checkpoints.wait()
         assert_equal(checkpoints.restore(1, {"x": jnp.zeros(3, jnp.int32)}), {"x": jnp.arange(3)})
+
+
+def test_checkpoints_from_before_standardised_kernels_are_of_plain_ones():
+    wanted = {**ABOUT, "model": {**ABOUT["model"], "standardized": False}}
+    compare_about(ABOUT, wanted, "here")
+    wanted["model"]["standardized"] = True
+    with pytest.raises(CheckpointError, match="model is .*'standardized': False"):
+        compare_about(ABOUT, wanted, "here")

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
+from v2v_jax.models.transposed_kernels import balanced
 from v2v_jax.run.optimizers import caffe_sgd, frozen_layers, learning_rate, make_optimizer
 
 
@@ -147,6 +148,29 @@ def test_adamw_clips_the_global_norm_unless_it_is_zero(clip_norm):
     kernels = [s * g["conv1a"]["kernel"] for s, g in zip(scales, gradients)]
     expected = params["conv1a"]["kernel"] + np.sum(adamw_first_steps(kernels), axis=0)
     np.testing.assert_allclose(found[1]["conv1a"]["kernel"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_balanced_kernels_stay_so_and_only_transposed_ones_are_held():
+    rng = np.random.default_rng(0)
+    layer = lambda: {"kernel": rng.standard_normal((4, 8, 8, 2, 3)), "bias": np.zeros(3)}
+    params = jax.tree.map(np.float32, {"deconv3": layer(), "conv1a": layer()})
+    params["deconv3"]["kernel"] = np.asarray(balanced(params["deconv3"]["kernel"]))
+    gradients = [jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), params)] * 3
+    found = {}
+    for held in (False, True):
+        optimizer = make_optimizer(options(balanced=held, weight_decay=0.1), 10)
+        found[held] = train(optimizer, params, gradients)[-1]
+        kernel = found[held]["deconv3"]["kernel"]
+        off = float(jnp.abs(balanced(kernel) - kernel).max())
+        assert off < 1e-5 if held else off > 1e-2
+    np.testing.assert_array_equal(found[True]["conv1a"]["kernel"], found[False]["conv1a"]["kernel"])
+    # What the optimiser does else is left alone.
+    np.testing.assert_allclose(
+        found[True]["deconv3"]["kernel"], balanced(found[False]["deconv3"]["kernel"]), atol=1e-5
+    )
+    frozen = make_optimizer(options(balanced=True, freeze="deconv3"), 10)
+    kept = train(frozen, params, gradients)[-1]
+    np.testing.assert_array_equal(kept["deconv3"]["kernel"], params["deconv3"]["kernel"])
 
 
 def test_unknown_names_list_the_known_ones():

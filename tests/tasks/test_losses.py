@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
+from v2v_jax.errors import ConfigError
 from v2v_jax.tasks import losses
 
 SHAPE = (2, 3, 4, 5)
-LOSSES = {"huber": losses.huber, "half_squared": losses.half_squared}
-REFERENCES = {"huber": reference.huber, "half_squared": reference.half_squared}
+LOSSES = losses.REGRESSION
+REFERENCES = {
+    "huber": reference.huber,
+    "half_squared": reference.half_squared,
+    "distance": reference.distance,
+}
 few = settings(max_examples=10, deadline=None)
 softmax = jax.jit(losses.softmax_cross_entropy)
 softmax_gradient = jax.jit(jax.grad(lambda *args: losses.softmax_cross_entropy(*args)[0]))
@@ -126,7 +131,7 @@ def test_regression_losses_equal_reference(name, seed):
     total, count = jitted[name](prediction, target, valid)
     expected, number = REFERENCES[name](prediction, target, valid)
     assert total.dtype == count.dtype == jnp.float32
-    assert count == number == 2 * valid.sum()
+    assert count == number == (1 if name == "distance" else 2) * valid.sum()
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
@@ -164,7 +169,22 @@ def test_half_precision_targets_are_widened_before_the_difference(name):
     prediction = np.full((1, 1, 1, 1, 1), 1000.25, np.float32)
     target = np.full(prediction.shape, 1000, np.float16)
     total, _ = jitted[name](prediction, target, np.ones((1, 1, 1, 1), bool))
-    assert total == 0.5 * 0.25**2
+    expected = np.sqrt(0.25**2 + 1e-6) - 1e-3 if name == "distance" else 0.5 * 0.25**2
+    assert float(total) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_distance_is_smooth_where_the_prediction_is_right():
+    x = np.zeros((1, 2), np.float32)
+    assert losses.distance(x, x, np.ones(1, bool))[0] == 0
+    np.testing.assert_array_equal(gradients["distance"](x, x, np.ones(1, bool)), 0)
+    slope = gradients["distance"](x + np.float32([3e-4, 4e-4]), x, np.ones(1, bool))
+    expected = np.array([3e-4, 4e-4]) / np.hypot(5e-4, 1e-3)
+    np.testing.assert_allclose(slope[0], expected, rtol=1e-4)
+
+
+def test_an_unknown_loss_is_named():
+    with pytest.raises(ConfigError, match="task_options.loss is 'l3'; known: huber, half_squared"):
+        losses.check("l3")
 
 
 def test_huber_is_continuous_at_one_in_value_and_slope():

@@ -122,15 +122,18 @@ def test_as_many_weights_as_classes():
         Segmentation(NAMES, class_weights=(1.0, 2.0))
 
 
-def test_flow_is_learned_over_15_and_measured_in_pixels():
-    task, arrays = Flow(), batch()
+@pytest.mark.parametrize("loss", ["huber", "distance"])
+def test_flow_is_learned_as_the_loss_says_and_measured_in_pixels(loss):
+    task, arrays = Flow(loss=loss), batch()
     outputs = outputs_for(task)
     valid = arrays["flow_valid"] & arrays["mask"][:, None, None, None]
     flow = arrays["flow"].astype(np.float64)
-    total, count = reference.huber(outputs, flow / 15, valid)
-    assert loss_of(Flow(loss="huber"), outputs, arrays) == pytest.approx(total / count, rel=1e-5)
-    distance = smooth_distance(15 * outputs, flow, valid)
-    assert loss_of(task, outputs, arrays) == pytest.approx(distance, rel=1e-5)
+    expected = {
+        "huber": lambda: reference.huber(outputs, flow / 15, valid),
+        "distance": lambda: reference.distance(15 * outputs, flow, valid),
+    }
+    total, count = expected[loss]()
+    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
     np.testing.assert_allclose(task.predict(outputs), 15 * outputs, rtol=1e-6)
     expected = {
         "epe": reference.mean_distance(15 * outputs, flow, valid),
@@ -141,7 +144,6 @@ def test_flow_is_learned_over_15_and_measured_in_pixels():
         expected |= {prefix + name: value for name, value in more.items()}
     assert values_of(task, outputs, arrays) == pytest.approx(expected, rel=1e-5, nan_ok=True)
     exact = np.nan_to_num(flow).astype(np.float32) / 15
-    assert loss_of(Flow(loss="huber"), exact, arrays) < 1e-10
     assert loss_of(task, exact, arrays) < 1e-6
     assert values_of(task, exact, arrays)["epe"] < 1e-4
 
@@ -184,8 +186,9 @@ def test_training_counts_only_what_its_headline_needs():
     }
 
 
-def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1():
-    task, arrays = Color(residual=False), batch()
+@pytest.mark.parametrize("loss", ["half_squared", "distance"])
+def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1(loss):
+    task, arrays = Color(residual=False, loss=loss), batch()
     outputs = outputs_for(task)
     valid = np.broadcast_to(arrays["mask"][:, None, None, None], SHAPE)
     target = arrays["video"].astype(np.float64) / 255
@@ -194,11 +197,8 @@ def test_color_reads_one_grey_channel_and_gives_rgb_in_0_to_1():
     assert inputs.shape == (*SHAPE, 1) and task.input_channels == 1
     level = np.dot([0.299, 0.587, 0.114], RULES.mean)
     np.testing.assert_allclose(inputs, (255 * gray - level) / 60, atol=1e-5)
-    total, count = reference.half_squared(outputs, target, valid)
-    squared = Color(residual=False, loss="half_squared")
-    assert loss_of(squared, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
-    distance = smooth_distance(outputs, target, valid)
-    assert loss_of(task, outputs, arrays) == pytest.approx(distance, rel=1e-5)
+    total, count = getattr(reference, loss)(outputs, target, valid)
+    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
     np.testing.assert_array_equal(task.predict(outputs), np.clip(outputs, 0, 1))
     assert values_of(task, outputs, arrays) == pytest.approx(
         {
@@ -231,17 +231,15 @@ def depth_truth(arrays):
     return depth, (depth <= Depth.max_depth) & arrays["mask"][:, None, None, None]
 
 
-def test_depth_loss_and_metrics_equal_reference():
-    task, arrays = Depth(), batch()
+@pytest.mark.parametrize("loss", ["huber", "half_squared", "distance"])
+def test_depth_loss_and_metrics_equal_reference(loss):
+    task, arrays = Depth(loss=loss), batch()
     outputs = outputs_for(task)
     depth, valid = depth_truth(arrays)
     finite = np.where(valid, depth, 1.0)
-    log_depth = np.log(finite / 10)[..., None]
-    for loss in ("huber", "half_squared"):
-        total, count = getattr(reference, loss)(outputs, log_depth, valid)
-        found = loss_of(Depth(loss=loss), outputs, arrays)
-        assert found == pytest.approx(total / count, rel=1e-5)
-    assert loss_of(task, outputs, arrays) == found  # the default
+    of = getattr(reference, loss)
+    total, count = of(outputs, np.log(finite / 10)[..., None], valid)
+    assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)
     predicted = np.clip(10 * np.exp(outputs[..., 0].astype(np.float64)), 0.5, 200)
     np.testing.assert_allclose(task.predict(outputs), predicted, rtol=1e-5)
     p, t = predicted[valid], depth[valid]

@@ -10,12 +10,16 @@ import pytest
 from tests.tiny import tiny_config
 from v2v_jax.errors import ConfigError, WeightsError
 from v2v_jax.models.c3d import TRUNK_LAYERS
+from v2v_jax.models.standardization import GAIN, fold, plain_layers
 from v2v_jax.pretrained import read_weights
 from v2v_jax.pretrained.folders import write_folder
+from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
+from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.training import fine_tuning
 from v2v_jax.training.loop import train_and_evaluate
 
+HEADLINE = {"headline": "accuracy", "better": "max"}
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
@@ -135,12 +139,65 @@ def test_another_input_is_folded_or_named(converted):
     config = tiny_config(init_from=str(converted))
     config.update_from_flattened_dict(same | {"preprocessing.std": (1.0, 2.0, 3.0)})
     _, after = start(config)
-    expected = params["conv1a"]["kernel"][..., ::-1, :] * (np.array([[1], [2], [3]]) / 60)
+    kernel = np.asarray(fold(params)["conv1a"]["kernel"])
+    expected = kernel[..., ::-1, :] * (np.array([[1], [2], [3]]) / 60)
     np.testing.assert_allclose(after.params["conv1a"]["kernel"], expected, rtol=1e-6)
     assert_equal(after.params["conv1a"]["bias"], params["conv1a"]["bias"])
     config.preprocessing.mean = (90.0, 98.0, 102.0)
     with pytest.raises(ConfigError, match=r"mean \(90.3,97.7,101.4\) .* from BGR, .* set --config"):
         start(config)
+
+
+def outputs(experiment, params):
+    clip = jax.random.normal(jax.random.key(0), (1, 8, 32, 32, 3))
+    return np.asarray(jax.jit(experiment.model.apply)({"params": params}, clip))
+
+
+@pytest.fixture(scope="module")
+def plain(converted, tmp_path_factory):
+    """The run's weights as a folder of plain ones, as they come from other programs."""
+    weights = read_weights(converted)
+    folder = tmp_path_factory.mktemp("plain") / "weights"
+    params = {n: arrays(layer) for n, layer in fold(weights.params).items()}
+    write_folder(type(weights)(params, weights.preprocessing, "test", "plain"), folder)
+    return folder
+
+
+def test_plain_weights_stay_plain_and_exact(plain, tmp_path, capsys):
+    config = tiny_config(init_from=str(plain), optimizer__freeze="conv1a")
+    source = read_weights(plain).params
+    _, after = start(config)
+    assert re.search(r"conv2a .*filled, stays plain", capsys.readouterr().out)
+    assert_equal(after.params, source)
+    assert plain_layers(after.params) == list(after.params)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(after.opt_state)]
+    assert any("deconv3" in path for path in paths) and not any(GAIN in path for path in paths)
+
+    # A checkpoint of it is read back, although new parameters have gains.
+    experiment = make_experiment(config, "train")
+    assert "gain" in experiment.init_state().params["conv2a"]
+    with Checkpoints(tmp_path, experiment.about, **HEADLINE, writable=True) as checkpoints:
+        checkpoints.save(after, 1)
+        checkpoints.wait()
+        state, step = checkpoints.restore_latest(experiment.abstract_state())
+    assert step == 1
+    assert_equal(state, after)
+    assert_equal(find_checkpoint(tmp_path).params(experiment.abstract_state().params), source)
+
+
+def test_standardised_weights_stay_so_or_are_folded(converted, capsys):
+    source = read_weights(converted).params
+    config = tiny_config(init_from=str(converted))
+    _, after = start(config)
+    assert_equal(after.params, source)
+    assert "stays plain" not in capsys.readouterr().out
+    config.model.standardized = False
+    _, folded = start(config)
+    assert_equal(folded.params, fold(source))
+    experiment = make_experiment(config, "train")
+    np.testing.assert_allclose(
+        outputs(experiment, folded.params), outputs(experiment, after.params), rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("change", [{"model__width": 0.1}, {"model__name": "v2v_2d"}])

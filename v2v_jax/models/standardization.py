@@ -53,7 +53,7 @@ def standardize(
       The kernel to convolve with, float32, as large as W.
     """
     fan_in = math.prod(kernel.shape[:-1]) / math.prod(strides)
-    return _standardize(fan_in, 2.0 if relu else 1.0, kernel, gain)
+    return _standardize(fan_in, 2.0 if relu else 1.0, jnp.asarray(kernel), jnp.asarray(gain))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -185,10 +185,10 @@ def shrink_to_demo(
     if config.data.name != "scenes":
         raise ConfigError("demo runs on rendered scenes; leave dataset= out.")
     config.model.width = 0.25
-    config.data.num_train_videos = 96
+    config.data.num_train_videos = 192
     config.data.num_validation_videos = config.data.num_test_videos = 12
     config.data.num_frames = 32
-    config.data.num_train_frames = 0
+    config.data.num_train_frames = 16
     config.grow_share = 0.0
     config.preprocessing.frame_size = (72, 96)
     config.preprocessing.crop_size = crop_size

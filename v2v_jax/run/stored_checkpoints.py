@@ -302,6 +302,8 @@ def compare_about(found: Mapping[str, Any], wanted: Mapping[str, Any], where: An
 
 
 def _with_options(about: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record with the task's options where newer ones have them."""
+    """The record with the task's options where newer ones have them, and the model's."""
+    if isinstance(about.get("model"), Mapping):
+        about = {**about, "model": {"standardized": False, **about["model"]}}
     known = about.get("task") in TASKS
     return {**about, "task_options": stored_options(about)} if known else about
