@@ -271,6 +271,12 @@ def test_configuration_opens_it_and_its_cache_is_its_own() -> None:
     assert len({str(dataset.identity()) for dataset in identities}) == 3
 
 
+def test_what_is_prepared_is_of_the_plain_domain() -> None:
+    data = datasets.DATASETS["scenes"].options | {"name": "scenes", "source": "tfds"}
+    with pytest.raises(ConfigError, match="holds the plain domain"):
+        datasets.load(data | {"domain": "wide"}, "train", TINY)
+
+
 def test_plain_videos_are_those_that_results_refer_to() -> None:
     """Means, not bytes: another processor's sine may round another way."""
     dataset = Scenes("test", num_videos=3, frame_size=TINY, noise=0.0)

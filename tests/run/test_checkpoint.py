@@ -466,3 +466,10 @@ def test_checkpoints_from_before_standardised_kernels_are_of_plain_ones():
     wanted["model"]["standardized"] = True
     with pytest.raises(CheckpointError, match="model is .*'standardized': False"):
         compare_about(ABOUT, wanted, "here")
+
+
+def test_a_state_without_parameters(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save({"x": jnp.arange(3)}, 1)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(1, {"x": jnp.zeros(3, jnp.int32)}), {"x": jnp.arange(3)})

@@ -45,6 +45,12 @@ def loss_of(task, outputs, arrays):
     return float(jax.jit(lambda o, b: losses.mean(task.loss(o, b)))(outputs, arrays))
 
 
+def smooth_distance(prediction, target, valid):
+    """Mean over the valid voxels of √(|x|² + ε²) - ε, in float64."""
+    difference = (prediction.astype(np.float64) - target)[valid]
+    return np.mean(np.sqrt((difference**2).sum(-1) + 1e-6) - 1e-3)
+
+
 def values_of(task, outputs, arrays):
     return task.summarize(metrics.add(None, jax.jit(task.sums)(outputs, arrays)))
 

@@ -70,6 +70,8 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
     if options["source"] == "tfds":
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
+        if options.get("domain", "plain") != "plain":
+            raise ConfigError("data.source=tfds holds the plain domain; leave one of them out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],
@@ -389,7 +391,8 @@ def load(
         )
     if split == "validation" and isinstance(training, Subset):
         return training.others(split)
-    entry, options = dataset_entry(data["name"]), {**data, "min_frames": min_frames}
+    entry = dataset_entry(data["name"])
+    options = {**entry.options, **data, "min_frames": min_frames}  # older ones lack some
     if data["name"] == "scenes" or split == "test" or not has_validation(data):
         return _cached(entry.open(options, split, frame_size), data, split)
     dataset = _cached(entry.open(options, "train", frame_size), data, "train")

@@ -179,6 +179,8 @@ def _stored_tree(path: pathlib.Path) -> Any:
 
 def _with_stored_gains(path: pathlib.Path, like: Any) -> Any:
     """`like` without the gains of layers that were stored plain: those that fine-tuning filled."""
+    if not path.is_dir():  # a state without parameters
+        return like
     with _as_unreadable():
         stored = _stored_tree(path).get(_PARAMS, {})
     layers = {name: layer for name, layer in stored.items() if isinstance(layer, Mapping)}
