@@ -47,7 +47,7 @@ class Weights:
     """Parameters and what they were made for.
 
     Attributes:
-      params: layer → {"kernel", "bias"}, float32, and "gain" where kernels of one of our own runs are
+      params: layer → {"kernel", "bias"}, float32, and "gain" where a kernel of one of our runs is
         standardised (`models.standardization`); kernels (T,H,W,in,out), of fully connected layers
         (in,out), where fc6's inputs are pool5 in the order (T,H,W,C).
       preprocessing: color_order, mean and std of the input that they expect.
