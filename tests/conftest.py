@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 
+import filelock
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from tests.tiny import tiny_config
+from tests.tiny import SMALLEST, tiny_config
 
 # Tests run little of what they compile: quick compiling matters more than quick code. Set before
 # JAX makes its first program; programs that tests start inherit it. V2V_TEST_OPTIMIZE=1 compiles as
@@ -22,6 +24,12 @@ if not os.environ.get("V2V_TEST_OPTIMIZE"):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of this run of the tests, one for all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """What was compiled once is found again, by all workers and by the programs that tests start.
@@ -29,10 +37,7 @@ def compilation_cache(tmp_path_factory):
     Compiling is most of the tests' time. V2V_TEST_CACHE=DIR keeps the folder between runs; without
     it the workers of one run share a new one, and the user's own cache is left alone.
     """
-    folder = os.environ.get("V2V_TEST_CACHE")
-    if not folder:
-        base = tmp_path_factory.getbasetemp()
-        folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
+    folder = os.environ.get("V2V_TEST_CACHE") or str(shared_folder(tmp_path_factory) / "compiled")
     settings = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.2,
@@ -58,18 +63,29 @@ class Run:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compilation_cache):
-    """name of a configuration → its tiny run, trained on first use."""
+    """name of a configuration → its tiny run: trained once for all workers, a copy for each."""
     from v2v_jax.training.loop import train_and_evaluate
 
     runs: dict[str, Run] = {}
 
+    def train(name: str) -> Run:
+        # Of the four, one is V2V, and one has the schedule that the configurations have.
+        model = "" if name == "seg" else SMALLEST
+        schedule = "cosine" if name == "depth" else "step"
+        config = tiny_config(name, model, num_steps=60, eval_every=20, optimizer__schedule=schedule)
+        original = shared_folder(tmp_path_factory) / "trained" / name
+        original.parent.mkdir(exist_ok=True)
+        values = original.with_suffix(".json")
+        with filelock.FileLock(original.with_suffix(".lock")):
+            if not values.exists():
+                values.write_text(json.dumps(train_and_evaluate(config, original)))
+        workdir = tmp_path_factory.mktemp(name) / "run"
+        shutil.copytree(original, workdir)
+        return Run(config, workdir, json.loads(values.read_text()))
+
     def get(name: str) -> Run:
         if name not in runs:
-            # Of the four, one with the schedule that the configurations have.
-            schedule = "cosine" if name == "depth" else "step"
-            config = tiny_config(name, num_steps=60, eval_every=20, optimizer__schedule=schedule)
-            workdir = tmp_path_factory.mktemp(name)
-            runs[name] = Run(config, workdir, train_and_evaluate(config, workdir))
+            runs[name] = train(name)
         return runs[name]
 
     return get

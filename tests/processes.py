@@ -12,10 +12,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tests.tiny import ROOT, tiny_config
+from tests.tiny import ROOT, SMALLEST, tiny_config
 
-# The smallest network: these tests compile it once for each number of devices.
-ARGUMENT = "model=conv3b_up"
+ARGUMENT = SMALLEST  # these tests compile it once for each number of devices
 
 # Trains as train.py does, and notes in a file what this process reads of the training videos.
 _NOTING = """

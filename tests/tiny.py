@@ -10,6 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The smallest network, for tests of all but the network: compiling is most of their time.
+SMALLEST = "model=conv3b_up"
 # Flattened keys, as on the command line.
 TINY = {
     "model.width": 0.05,

@@ -43,7 +43,7 @@ def test_grey_filters_are_grey():
 def test_missing_runs_are_left_out_with_a_sentence(tmp_path, capsys):
     figures.main([f"--output={tmp_path / 'out'}", f"--table1={tmp_path}"])
     printed = capsys.readouterr().out
-    assert f"Left out, figure 4: No run in {tmp_path / 'v2v' / 'run'}" in printed
+    assert f"Left out, figure 4: No checkpoint in {tmp_path / 'v2v' / 'run'}" in printed
     assert "Left out, figures 6 and 7: " in printed
     assert "Left out, figure 8: neither --c3d nor --flow is given" in printed
     assert "Left out, figure 9: no folder of experiments.table1 is given" in printed

@@ -195,7 +195,7 @@ def _manifest_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def _read_metrics(data: bytes, folder: pathlib.Path) -> None:
     (folder / "metrics.jsonl").write_bytes(data)
-    metrics_log._drop_later_lines(folder / "metrics.jsonl", 3)
+    metrics_log._drop_later_lines(folder / "metrics.jsonl", 3, False)
 
 
 _text = lambda *texts: lambda folder: [text.encode() for text in texts]

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 import v2v_jax
-from tests.tiny import read_metrics, tiny_config
+from tests.tiny import SMALLEST, read_metrics, tiny_config
 from v2v_jax.datasets.scenes import Scenes
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.evaluation.evaluator import Evaluator, evaluate
@@ -108,7 +108,7 @@ def test_latest_two_and_best_checkpoints_are_kept(trained, name):
 
 @pytest.mark.parametrize("feed", FEEDS)
 def test_resumed_run_equals_uninterrupted_one(tmp_path, monkeypatch, capsys, feed):
-    config = tiny_config(feed=feed)
+    config = tiny_config("seg", SMALLEST, feed=feed)
     train_and_evaluate(config, tmp_path / "whole")
 
     add = loop.Monitor.add
@@ -265,7 +265,7 @@ def test_pictures_of_at_most_all_windows(trained):
 def first_step_without_video(video):
     """A configuration whose first clips avoid that video, and the plans of its steps."""
     for seed in range(100):
-        config = tiny_config("flow", eval_every=1, seed=seed)
+        config = tiny_config("flow", SMALLEST, eval_every=1, seed=seed)
         sampler = make_sampler(make_experiment(config, "train"))
         plans = [sampler.plan(step) for step in range(6)]
         if video not in plans[0].video:
@@ -302,7 +302,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_parameters_that_overflow_are_not_saved(tmp_path):
     """The loss of step 1 is finite, but what its update leaves is not usable."""
-    config = tiny_config(optimizer__learning_rate=1e30, eval_every=1)
+    config = tiny_config("seg", SMALLEST, optimizer__learning_rate=1e30, eval_every=1)
     with pytest.raises(TrainingDiverged, match="parameter norm is inf at step 1,"):
         train_and_evaluate(config, tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
@@ -329,7 +329,7 @@ def corrupt_scenes(monkeypatch):
 @pytest.mark.parametrize("feed", ["device", "tf_data"])
 def test_one_corrupt_video_is_skipped(tmp_path, capsys, corrupt_scenes, feed):
     corrupt_scenes(1)
-    train_and_evaluate(tiny_config(feed=feed), tmp_path)
+    train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
     assert list(read_metrics(tmp_path, "train/loss")) == [1, 2, 3, 4, 5, 6]
     assert "1 unreadable videos were skipped" in capsys.readouterr().out
 
@@ -338,7 +338,7 @@ def test_one_corrupt_video_is_skipped(tmp_path, capsys, corrupt_scenes, feed):
 def test_more_than_one_percent_corrupt_videos_stop_the_run(tmp_path, corrupt_scenes, feed):
     corrupt_scenes(1, 2)
     with pytest.raises(DataError, match="2 of 4 videos cannot be read"):
-        train_and_evaluate(tiny_config(feed=feed), tmp_path)
+        train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
 
 
 @pytest.mark.parametrize("feed", ["device", "tf_data"])
@@ -346,7 +346,7 @@ def test_label_without_a_class_stops_the_run(tmp_path, monkeypatch, feed):
     monkeypatch.setattr(Scenes, "label_names", ("a", "b"))
     monkeypatch.setattr(Scenes, "python_bound", False)
     with pytest.raises(DataError, match="has the label [2-7]; its 2 classes are 0 to 1"):
-        train_and_evaluate(tiny_config(feed=feed), tmp_path)
+        train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.tiny import ROOT, read_metrics, tiny_arguments, tiny_config
+from tests.tiny import ROOT, SMALLEST, read_metrics, tiny_arguments, tiny_config
 from v2v_jax.training.loop import train_and_evaluate
 
 
@@ -14,7 +14,7 @@ def train_on_four(workdir, *arguments):
     """train.py with four devices; three test windows, so that one of four rows is padding."""
     flags = "--xla_force_host_platform_device_count=4"
     return subprocess.run(
-        [sys.executable, "train.py", "--config=configs/seg.py", f"--workdir={workdir}", *arguments],
+        [sys.executable, "train.py", f"--config=configs/seg.py:{SMALLEST}", f"--workdir={workdir}", *arguments],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -29,7 +29,7 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
     done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
     assert done.returncode == 0, done.stderr
     assert "on 4 cpu device(s)" in done.stdout
-    config = tiny_config("seg", **overrides)
+    config = tiny_config("seg", SMALLEST, **overrides)
     train_and_evaluate(config, tmp_path / "one")
     for name in ("train/loss", "train/parameter_norm"):
         one, four = (read_metrics(tmp_path / n, name) for n in ("one", "four"))
