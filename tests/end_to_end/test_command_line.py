@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import ROOT, TINY, tiny_arguments
+from tests.tiny import ROOT, SMALLEST, TINY, tiny_arguments
 from v2v_jax.cli import command_line, commands, train
 from v2v_jax.media.video import write_video
 
@@ -232,14 +233,14 @@ def test_piped_output_of_training(tmp_path, compilation_cache):
     """A line a log interval, nothing on standard error; also with TensorFlow in the process."""
     arguments = tiny_arguments(feed="tf_data", log_every=2)
     process = start(
-        "train.py", "--config=configs/seg.py", f"--workdir={tmp_path}", *arguments,
+        "train.py", f"--config=configs/seg.py:{SMALLEST}", f"--workdir={tmp_path}", *arguments,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compilation_cache},
     )  # fmt: skip
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith(f"segmentation with v2v (width {TINY['model.width']}) on scenes")
+    assert lines[0].startswith(f"segmentation with conv3b_up (width {TINY['model.width']}) on scenes")
     assert lines[1].startswith("Evaluated every 3 steps, logged every 2")
     expected = ["step 2/6", "step 3  ", "step 4/6", "step 6/6", "step 6  "]
     assert [line[:8] for line in lines[2:]] == expected
@@ -250,7 +251,7 @@ def test_terminal_output_of_training(tmp_path, compilation_cache):
     """The progress line is replaced, not added to; what stays is whole lines."""
     ours, theirs = pty.openpty()
     process = start(
-        "train.py", "--config=configs/seg.py", f"--workdir={tmp_path}",
+        "train.py", f"--config=configs/seg.py:{SMALLEST}", f"--workdir={tmp_path}",
         *tiny_arguments(feed="tf_data", num_steps=6, eval_every=6),
         stdin=theirs, stdout=theirs, stderr=theirs,
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": compilation_cache, "TERM": "xterm"},
@@ -261,12 +262,13 @@ def test_terminal_output_of_training(tmp_path, compilation_cache):
         output += chunk
     assert process.wait() == 0
     lines = output.decode().split("\r\n")
-    shown = [line for line in lines if "step" in line and "steps of" not in line]
+    shown = [line for line in lines if "step" in line and "steps" not in line]
     assert len(shown) == 2  # the live line, and the evaluation's
-    states = shown[0].split("\r\x1b[K")
-    assert states[0] == "" and [s[:8] for s in states[1:]] == [f"step {i}/6" for i in range(1, 7)]
-    assert all(len(state) < 80 for state in states)
-    assert shown[1].startswith("step 6  validation accuracy")
+    states = re.findall(r"step (\d)/6", shown[0])
+    assert states[0] == "1" and states[-1] == "6" and states == sorted(states)
+    erased = shown[0].count("\r\x1b[2K")  # before each state but the first
+    assert erased >= len(states) - 1
+    assert "step 6  validation accuracy" in shown[1]
 
 
 def read_terminal(descriptor: int) -> bytes:

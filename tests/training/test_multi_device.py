@@ -14,7 +14,8 @@ def train_on_four(workdir, *arguments):
     """train.py with four devices; three test windows, so that one of four rows is padding."""
     flags = "--xla_force_host_platform_device_count=4"
     return subprocess.run(
-        [sys.executable, "train.py", f"--config=configs/seg.py:{SMALLEST}", f"--workdir={workdir}", *arguments],
+        [sys.executable, "train.py", f"--config=configs/seg.py:{SMALLEST}",
+         f"--workdir={workdir}", *arguments],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
 

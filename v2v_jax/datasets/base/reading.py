@@ -19,6 +19,8 @@ from v2v_jax.errors import CorruptVideoError, DataError
 Frames = dict[str, np.ndarray]
 T = TypeVar("T")
 
+# What a process renders in the second or two that it takes to start.
+_PIXELS_A_PROCESS = 2_000_000
 _dataset: VideoDataset  # in a worker process: what it reads from
 
 
@@ -29,7 +31,7 @@ def read_videos(
 
     Args:
       fields: which fields to read.
-      workers: processes (for a `python_bound` dataset) or threads; default: one a processor.
+      workers: see `map_videos`.
 
     Yields:
       (index of the video, field → (T,H,W,…) of all its frames), or the error in place of the frames
@@ -49,12 +51,13 @@ def map_videos(
     Args:
       function: (dataset, index of the video) → result; both must be picklable for a `python_bound`
         dataset. What it raises ends the iteration.
-      workers: processes (for a `python_bound` dataset) or threads; default: one a processor.
+      workers: processes (for a `python_bound` dataset) or threads; default: one a processor, but
+        no processes for what is done before they have started.
 
     Yields:
       (index of the video, result).
     """
-    workers = min(workers or os.cpu_count() or 1, len(dataset.videos))
+    workers = min(workers or _worthwhile_workers(dataset), len(dataset.videos))
     if workers <= 1:
         for video in range(len(dataset.videos)):
             yield video, function(dataset, video)
@@ -81,6 +84,15 @@ def map_videos(
         finally:
             for future in running:
                 future.cancel()
+
+
+def _worthwhile_workers(dataset: VideoDataset) -> int:
+    processors = os.cpu_count() or 1
+    if not dataset.python_bound:
+        return processors
+    h, w = dataset.frame_size
+    pixels = h * w * sum(video.num_frames for video in dataset.videos)
+    return min(processors, max(1, pixels // _PIXELS_A_PROCESS))
 
 
 def read_video_labels(dataset: VideoDataset, workers: int | None = None) -> np.ndarray:
