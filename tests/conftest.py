@@ -20,7 +20,7 @@ from tests.tiny import SMALLEST, tiny_config
 # JAX makes its first program; programs that tests start inherit it. V2V_TEST_OPTIMIZE=1 compiles as
 # users do (make test-all).
 if not os.environ.get("V2V_TEST_OPTIMIZE"):
-    _QUICK = "--xla_backend_optimization_level=0"
+    _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 

@@ -167,8 +167,16 @@ def reference_flow(frame0, frame1, *, alpha, gamma, scale, inner, solver, warps,
 
 @pytest.mark.parametrize(
     ("max_padding", "options"),
-    [(PADDING, {}), (5.0, {}), (5.0, {"warps": 2}), (5.0, {"warps": 2, "warped_levels": 1})],
-    ids=["two canvases", "one canvas", "two warps", "two warps, the finest level"],
+    [
+        pytest.param(PADDING, {}, id="two canvases", marks=pytest.mark.slow),
+        pytest.param(5.0, {}, id="one canvas"),
+        pytest.param(5.0, {"warps": 2}, id="two warps"),
+        pytest.param(
+            *(5.0, {"warps": 2, "warped_levels": 1}),
+            id="two warps, the finest level",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_equals_slow_reference(max_padding, options, monkeypatch):
     monkeypatch.setattr(brox, "MAX_PADDING", max_padding)

@@ -252,6 +252,7 @@ def test_frames_of_all_videos_need_folders_of_their_own(tmp_path, run):
     assert status == 1 and "belongs into the folder's name" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_program_itself(trained, tmp_path):
     write_video(tmp_path / "in.mp4", smooth(5, 40, 50))
     arguments = [f"--checkpoint={trained('seg').workdir}", f"--video={tmp_path / 'in.mp4'}"]

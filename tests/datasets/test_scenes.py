@@ -266,6 +266,7 @@ def test_foliage_flutters_visibly() -> None:
     assert np.mean(speeds) > 0.8
 
 
+@pytest.mark.slow
 def test_classes_are_balanced_and_colour_does_not_give_them_away() -> None:
     train = scenes(num_videos=60, num_frames=1)
     accuracies, share = cell_accuracies(train, scenes("test", num_videos=30, num_frames=1), 1)

@@ -240,13 +240,15 @@ def test_piped_output_of_training(tmp_path, compilation_cache):
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith(f"segmentation with conv3b_up (width {TINY['model.width']}) on scenes")
+    width = TINY["model.width"]
+    assert lines[0].startswith(f"segmentation with conv3b_up (width {width}) on scenes")
     assert lines[1].startswith("Evaluated every 3 steps, logged every 2")
     expected = ["step 2/6", "step 3  ", "step 4/6", "step 6/6", "step 6  "]
     assert [line[:8] for line in lines[2:]] == expected
     assert "\x1b" not in out and "\r" not in out
 
 
+@pytest.mark.slow
 def test_terminal_output_of_training(tmp_path, compilation_cache):
     """The progress line is replaced, not added to; what stays is whole lines."""
     ours, theirs = pty.openpty()

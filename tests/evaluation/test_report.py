@@ -178,7 +178,8 @@ def test_tables_of_classes_and_confusions_agree_with_the_metrics(reports):
             assert sum(map(float, row[1:-1])) == pytest.approx(100, abs=0.5)
 
 
-@pytest.mark.parametrize("name", ["seg", "flow"])  # accuracy: more is better; epe: less is
+# Accuracy: more is better; end-point error: less is.
+@pytest.mark.parametrize("name", ["seg", pytest.param("flow", marks=pytest.mark.slow)])
 def test_windows_add_up_to_the_whole_and_are_ranked_by_their_own_metric(reports, name):
     """Against NumPy, on the fields and predictions that the evaluator reads back."""
     run, text = reports(name)

@@ -81,7 +81,10 @@ def test_scale_and_mean_of_a_kernel_do_not_matter():
     np.testing.assert_allclose(same, standardize(kernel, jnp.ones(5)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=["v2v", "v2v_2d", "conv4b_up", "c3d"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("v2v_2d", "conv4b_up")]
+
+
+@pytest.fixture(scope="module", params=["v2v", "c3d", *_SLOW])
 def network(request):
     """A standardised network, its parameters, all random, and a clip."""
     options = dict(width=0.04, standardized=True)

@@ -51,6 +51,7 @@ def test_steps_are_a_function_of_seed_and_step(whole):
     assert np.isfinite(first).all()
 
 
+@pytest.mark.slow
 def test_they_do_not_depend_on_how_the_batch_is_split(whole):
     assert losses(prepared(OPTIONS, accumulate=2)) == pytest.approx(losses(whole), rel=1e-5)
 

@@ -150,7 +150,7 @@ def test_finished_run_is_only_evaluated(trained, capsys):
 
 
 @pytest.mark.parametrize(
-    "arg", ["recipe=paper", pytest.param("model=v2v_2d", marks=pytest.mark.slow)]
+    "arg", [f"recipe=paper,{SMALLEST}", pytest.param("model=v2v_2d", marks=pytest.mark.slow)]
 )
 def test_other_recipe_and_model_run(tmp_path, arg):
     config = tiny_config("seg", arg, num_steps=2, eval_every=2)
@@ -326,7 +326,7 @@ def corrupt_scenes(monkeypatch):
     return damage
 
 
-@pytest.mark.parametrize("feed", ["device", "tf_data"])
+@pytest.mark.parametrize("feed", FEEDS)
 def test_one_corrupt_video_is_skipped(tmp_path, capsys, corrupt_scenes, feed):
     corrupt_scenes(1)
     train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
@@ -334,14 +334,14 @@ def test_one_corrupt_video_is_skipped(tmp_path, capsys, corrupt_scenes, feed):
     assert "1 unreadable videos were skipped" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("feed", ["device", "tf_data"])
+@pytest.mark.parametrize("feed", FEEDS)
 def test_more_than_one_percent_corrupt_videos_stop_the_run(tmp_path, corrupt_scenes, feed):
     corrupt_scenes(1, 2)
     with pytest.raises(DataError, match="2 of 4 videos cannot be read"):
         train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
 
 
-@pytest.mark.parametrize("feed", ["device", "tf_data"])
+@pytest.mark.parametrize("feed", FEEDS)
 def test_label_without_a_class_stops_the_run(tmp_path, monkeypatch, feed):
     monkeypatch.setattr(Scenes, "label_names", ("a", "b"))
     monkeypatch.setattr(Scenes, "python_bound", False)

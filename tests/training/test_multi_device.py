@@ -20,7 +20,8 @@ def train_on_four(workdir, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("feed", ["device", pytest.param("tf_data", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["device", "tf_data"])
 def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
     overrides = dict(num_steps=5, eval_every=3, feed=feed)
     close = 1e-5
