@@ -34,6 +34,7 @@ def test_every_notebook_is_tested_and_stored_without_outputs():
         assert "python train.py --config=configs/" in notebook.cells[0].source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["segmentation", *(pytest.param(n, marks=pytest.mark.slow) for n in ("flow", "colouring"))],

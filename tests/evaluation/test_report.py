@@ -179,7 +179,8 @@ def test_tables_of_classes_and_confusions_agree_with_the_metrics(reports):
 
 
 # Accuracy: more is better; end-point error: less is.
-@pytest.mark.parametrize("name", ["seg", pytest.param("flow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seg", "flow"])
 def test_windows_add_up_to_the_whole_and_are_ranked_by_their_own_metric(reports, name):
     """Against NumPy, on the fields and predictions that the evaluator reads back."""
     run, text = reports(name)

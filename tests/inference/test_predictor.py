@@ -188,7 +188,7 @@ def test_bad_options_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["seg", "flow", "color", pytest.param("depth", marks=pytest.mark.slow)]
+    "name", ["seg", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("color", "depth"))]
 )
 def test_a_checkpoint_predicts_what_the_network_does(trained, name):
     run = trained(name)

@@ -88,6 +88,7 @@ def test_logits_equal_the_reference_where_pool5_rounds_up():
     assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training_only():
     model, variables, x = random_c3d((8, 16, 16), width=0.1)
     apply = jax.jit(model.apply, static_argnames="train")
@@ -188,6 +189,7 @@ def test_the_configurations_videos_are_one_clip_long():
     assert make_model(get_config("dataset=ucf101"), 101).dropout == 0.5
 
 
+@pytest.mark.slow
 def test_every_class_is_as_likely_at_first():
     variables = C3D(5, width=0.1).init(jax.random.key(0), jnp.zeros((1, 8, 16, 16, 3)))
     assert not np.any(variables["params"]["fc8"]["kernel"])

@@ -49,7 +49,12 @@ def interpreted(function, **options):
     return functools.partial(function, **options, interpret=True)
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "clip by clip"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="whole"),
+        pytest.param(True, id="clip by clip", marks=pytest.mark.slow),
+    ]
+)
 def in_parts(request, monkeypatch):
     """Whether a batch is taken for one too large to address, so that it is worked off in parts."""
     if request.param:

@@ -15,6 +15,7 @@ def test_one_part_changes_nothing():
     assert recompute.in_parts(apply, 1) is apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [4])
 def test_same_outputs_and_gradients(parts):
     model = MODELS["conv3b_up"](num_outputs=2, width=0.05)
