@@ -4,8 +4,9 @@
     python eval.py --config=configs/flow.py --workdir=runs/flow
 
 The default trains the full V2V from scratch on rendered scenes, whose flow is exact: 8,000 steps of
-32 clips, 3.2 minutes on one H200 (1,345 clips/s). After a run of 2,000 steps the end-point error on
-scenes of the validation split is 0.15 px (docs/results.md; the search: docs/records/learning.md).
+32 clips, which at the 1,345 clips/s of one H200 is 3.2 minutes; such a run was not evaluated yet.
+After 2,000 steps the end-point error on scenes of the validation split is 0.15 px
+(docs/results.md; the search: docs/records/learning.md).
 
 On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
 

@@ -30,8 +30,8 @@ from v2v_jax.media.flow_label_files import (
 )
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system.console import progress
-from v2v_jax.system.jobs import Backend, Job, Report, Tick, is_temporary, run_jobs
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.jobs import Backend, Job, Report, Tick, run_jobs
+from v2v_jax.system.whole_files import is_temporary, write_text
 
 _SET = "labels.json"
 _CHECK_FRAMES = 64  # that are read at a time

@@ -120,7 +120,7 @@ def distance(prediction: jax.Array, target: jax.Array, valid: jax.Array) -> Sum:
 
 _SMOOTH = 1e-3
 Loss = Callable[[jax.Array, jax.Array, jax.Array], Sum]
-# `config.loss` of the tasks that predict numbers.
+# `config.task_options.loss` of the tasks that predict numbers.
 REGRESSION: dict[str, Loss] = {
     "huber": huber,
     "half_squared": half_squared,
