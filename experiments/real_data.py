@@ -14,10 +14,12 @@ Every frame is scaled to cover 120×213 (16:9) and its middle is kept, so that s
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import functools
 import io
 import json
+import multiprocessing
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +35,10 @@ from v2v_jax.datasets.base.video_dataset import FIELDS, IGNORE_LABEL, VideoDatas
 FRAME_SIZE = (120, 213)
 CAMVID_SIZE = (128, 171)
 TEACHER_SIZE = (224, 384)  # of ESPNetv2's frames
+LABEL_EVERY = 2  # frames from one that ESPNetv2 labels to the next
 FLOW_FRAMES = 64  # of each clip that Brox's method labels
 SOURCES = ("davis_train", "davis_val", "clips_train", "clips_test", "camvid")
+TEACHERS_SEE = ("clips_train", "davis_train", "davis_val")  # the last to compare with alone
 CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
     *("pedestrian", "bicyclist"),
@@ -170,10 +174,10 @@ def sets(root: pathlib.Path) -> dict[str, Set]:
     return {
         "people": Set(
             (
-                train(labels="people", **shipped),
-                Part("davis_train", "people", without=free),
+                train(labels="persons", names=tuple(c for c in licensed if c not in NO_PERSON)),
+                Part("davis_train", "persons", without=free),
             ),
-            with_labels(chosen, "people"),
+            with_labels(chosen, "persons"),
             (Part("davis_val", "masks", names=PEOPLE),),
             ("background", "person"),
         ),
@@ -192,6 +196,8 @@ def sets(root: pathlib.Path) -> dict[str, Set]:
     }
 
 
+# What the teacher of people takes for persons here is a bowl and a cup.
+NO_PERSON = ("TencentARC+ST-LLM__cooking", "lixirui142+VidToMe__tea-pour")
 # A training clip of the same room as a test clip: left out of training.
 TWINS = ("facebookresearch+sam2__bedroom",)
 _CAMVID = {
@@ -245,7 +251,8 @@ def _one(job: tuple[pathlib.Path, str, np.ndarray | None, np.ndarray | None]) ->
     video, large, labels = [], [], []
     for t, frame in enumerate(decoded(path)):
         video.append(cover(frame, FRAME_SIZE))
-        if source == "clips_train":
+        every = 1 if source == "davis_val" else LABEL_EVERY
+        if source in TEACHERS_SEE and t % every == 0:
             large.append(cover(frame, TEACHER_SIZE))
         if masks is not None:
             bits = np.unpackbits(masks[t], axis=-1)[:, : frame.shape[1]]
@@ -271,11 +278,10 @@ def unpack_labels(bits: np.ndarray) -> np.ndarray:
     return np.where(unknown, IGNORE_LABEL, one).astype(np.uint8)
 
 
-def unpack(packed: pathlib.Path, output: pathlib.Path, source: str, workers: int) -> None:
-    """Writes one source's arrays; `done` last."""
-    import concurrent.futures
-    import multiprocessing
-
+def unpack(
+    packed: pathlib.Path, output: pathlib.Path, source: str, pool: concurrent.futures.Executor
+) -> None:
+    """Writes one source's arrays."""
     folder = output / source
     folder.mkdir(parents=True, exist_ok=True)
     masks, people = (
@@ -287,9 +293,7 @@ def unpack(packed: pathlib.Path, output: pathlib.Path, source: str, workers: int
         key = f"{source}/{path.stem}"
         mask = masks[path.stem] if source.startswith("davis") else None
         jobs.append((path, source, mask, people[key] if key in people else None))
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        videos = list(pool.map(_one, jobs))
+    videos = list(pool.map(_one, jobs))
     names = [job[0].stem for job in jobs]
     _write(folder, names, videos)
 
@@ -325,8 +329,12 @@ def unpack_camvid(packed: pathlib.Path, output: pathlib.Path) -> None:
 # Teachers
 
 
-def label_objects(packed: pathlib.Path, output: pathlib.Path, batch: int = 64) -> None:
-    """clips_train/objects.npy: what ESPNetv2 takes for something that moves by itself."""
+def ask_espnet(packed: pathlib.Path, output: pathlib.Path, batch: int = 64) -> None:
+    """moving.npy and others.npy: probabilities 0..255 of the frames that are labelled.
+
+    `moving` is of what moves by itself or is ridden, persons among it; `others` of all objects that
+    are no persons.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -336,23 +344,50 @@ def label_objects(packed: pathlib.Path, output: pathlib.Path, batch: int = 64) -
     moving = np.array([espnetv2.VOC.index(name) for name in espnetv2.MOVING])
 
     @jax.jit
-    def probability(frames: jax.Array) -> jax.Array:
-        found = espnetv2.espnetv2(state, frames)[..., moving].sum(-1)
-        found = jax.image.resize(found, (len(found), *FRAME_SIZE), "linear")
-        return jnp.round(255 * found).astype(jnp.uint8)
+    def probabilities(frames: jax.Array) -> jax.Array:
+        found = espnetv2.espnetv2(state, frames)
+        others = 1 - found[..., 0] - found[..., espnetv2.PERSON]
+        two = jnp.stack([found[..., moving].sum(-1), others])
+        two = jax.image.resize(two, (2, len(frames), *FRAME_SIZE), "linear")
+        return jnp.round(255 * jnp.clip(two, 0, 1)).astype(jnp.uint8)
 
-    large = np.load(output / "clips_train" / "large.npy", mmap_mode="r")
-    parts = []
-    for start in range(0, len(large), batch):
-        frames = np.array(large[start : start + batch])
-        count = len(frames)
-        frames = np.pad(frames, ((0, batch - count), (0, 0), (0, 0), (0, 0)))
-        parts.append(probability(frames)[:count])
-    found = np.concatenate([np.asarray(part) for part in parts])
-    people = np.load(output / "clips_train" / "people.npy", mmap_mode="r")
-    labels = sure(found)
-    labels[people == 1] = 1  # what either of the two teachers sees
-    np.save(output / "clips_train" / "objects.npy", labels)
+    for source in TEACHERS_SEE:
+        large = np.load(output / source / "large.npy", mmap_mode="r")
+        parts = []
+        for start in range(0, len(large), batch):
+            frames = np.array(large[start : start + batch])
+            count = len(frames)
+            frames = np.pad(frames, ((0, batch - count), (0, 0), (0, 0), (0, 0)))
+            parts.append(probabilities(frames)[:, :count])
+        found = np.concatenate([np.asarray(part) for part in parts], 1)
+        for name, values in zip(("moving", "others"), found):
+            np.save(output / source / f"{name}.npy", values)
+
+
+def label_objects(output: pathlib.Path) -> None:
+    """objects.npy and persons.npy of the training videos, from what both teachers say.
+
+    An object is what either sees. A person is what the teacher of people takes for one and ESPNetv2
+    for no other object: alone, that teacher takes most things in the middle for a person.
+    """
+    for source in ("clips_train", "davis_train"):
+        folder = output / source
+        read = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")
+        people, moving, others = map(read, ("people", "moving", "others"))
+        objects, persons = (np.full(people.shape, IGNORE_LABEL, np.uint8) for _ in range(2))
+        first = begin = 0
+        for _, count in json.loads((folder / "index.json").read_text()):
+            place = slice(first, first + count, LABEL_EVERY)
+            number = len(people[place])
+            seen = slice(begin, begin + number)
+            some, other = sure(moving[seen]), sure(others[seen])
+            some[people[place] == 1] = 1
+            one = np.where(other == 1, 0, people[place])
+            one[(other == IGNORE_LABEL) & (one == 1)] = IGNORE_LABEL
+            objects[place], persons[place] = some, one
+            first, begin = first + count, begin + number
+        np.save(folder / "objects.npy", objects)
+        np.save(folder / "persons.npy", persons)
 
 
 def sure(probability: np.ndarray) -> np.ndarray:
@@ -402,7 +437,8 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     said = lambda what: print(f"{what}: {time.perf_counter() - start:.1f} s", flush=True)
     if args.teachers:
-        label_objects(args.packed, args.output)
+        ask_espnet(args.packed, args.output)
+        label_objects(args.output)
         (args.output / "objects done").touch()
         said("objects")
         for source in ("clips_test", "clips_train"):
@@ -413,12 +449,14 @@ def main(argv: list[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     text = (args.packed / "licensed.json").read_text()
     (args.output / "licensed.json").write_text(text)
-    for source in args.sources.split(","):
-        if source == "camvid":
-            unpack_camvid(args.packed, args.output)
-        else:
-            unpack(args.packed, args.output, source, args.workers)
-        said(source)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+        for source in args.sources.split(","):
+            if source == "camvid":
+                unpack_camvid(args.packed, args.output)
+            else:
+                unpack(args.packed, args.output, source, pool)
+            said(source)
     (args.output / "done").touch()
 
 

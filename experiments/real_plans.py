@@ -108,16 +108,6 @@ def plan(wide_flow: str = "") -> list[Group]:
     fine = dict(set=(*_FLOW, *_HALF, ("init_from", wide_flow)), needs="flow done")
     return [
         RealGroup(
-            "people",
-            "seg",
-            "people",
-            runs(1500, 1.5e-3),
-            set=(*_SEGMENT, *_HALF),
-            save=True,
-            predict=_MASKS,
-            export="people",
-        ),
-        RealGroup(
             "color shipped",
             "color",
             "color shipped",
@@ -127,6 +117,17 @@ def plan(wide_flow: str = "") -> list[Group]:
             export="color",
         ),
         davis_row("V2V-0", "v2v", 1.5e-3),
+        RealGroup(
+            "people",
+            "seg",
+            "people",
+            runs(1500, 1.5e-3),
+            set=(*_SEGMENT, *_HALF),
+            save=True,
+            predict=_MASKS,
+            export="people",
+            needs=_TEACHER,
+        ),
         objects("objects", "v2v", 1200),
         davis_row("V2V", "v2v", 5e-4, **tuned),
         davis_row("2D-V2V", "v2v_2d", 1.5e-3),
