@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from experiments.search_plans import DATA, Group, runs
+from experiments.search_plans import Group, runs
 
 SEEDS = (0, 1, 2)
 # What varies in training clips; colours only where they are not what is to be learned.
@@ -94,7 +94,6 @@ def objects(name: str, model: str, steps: int, *more: Any) -> RealGroup:
         set=(*_SEGMENT, *more),
         save=True,
         needs=_TEACHER,
-        predict=_MASKS,
     )
 
 
@@ -181,5 +180,3 @@ def tiny(group: Group) -> Group:
     few = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:1])
     return dataclasses.replace(group, set=(*group.set, *small), runs=few)
 
-
-DATA.setdefault("plain", DATA["plain"])

@@ -33,6 +33,9 @@ from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
 
 
+IMPORTANT = 9  # groups of the plan that patient workers wait for
+
+
 class RealWorker(search.Worker):
     """A worker of `experiments.search` that takes groups of both kinds."""
 
@@ -232,9 +235,11 @@ def work(args: argparse.Namespace, groups: list[Group]) -> None:
     compilation_cache.enable()
     without_pyav()
     worker = RealWorker(args.workdir, args.data, args.packed, args.until)
-    waiting = list(groups)
+    waiting, first = list(groups), {group.name for group in groups[:IMPORTANT]}
     while waiting and time.time() < args.until:
-        group = next((group for group in waiting if worker.ready(group)), None)
+        # Some keep free for what matters most, which others have to prepare first.
+        open_to = [g for g in waiting if g.name in first] if args.patient else []
+        group = next((group for group in open_to or waiting if worker.ready(group)), None)
         if group is None:
             time.sleep(0.3)
             continue
@@ -264,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     parser.add_argument("--only", default="", help="groups by name, with semicolons")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--patient", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--render", action="store_true", help="nothing but the scenes")
     args = parser.parse_args(argv)
     groups = plan(args.wide_flow)
@@ -278,7 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.worker:
         work(args, groups)
         return 0
-    processes = [_spawn(gpu, slot, args) for slot in range(args.slots) for gpu in args.gpus.split(",")]
+    gpus = args.gpus.split(",")
+    processes = [_spawn(gpu, slot, args) for slot in range(args.slots) for gpu in gpus]
     return max(process.wait() for process in processes)
 
 
@@ -286,6 +293,7 @@ def _spawn(gpu: str, slot: int, args: argparse.Namespace) -> subprocess.Popen:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / args.slots:.3f}")
     command = [sys.executable, "-m", "experiments.real_runs", "--worker", *sys.argv[1:]]
+    command += ["--patient"] if slot and slot == args.slots - 1 else []
     with open(args.workdir / f"gpu{gpu}-{slot}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
