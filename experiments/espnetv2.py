@@ -153,9 +153,7 @@ class _Network:
             other = tuple(max(5, math.ceil(n * scale)) for n in size)
             y = _pooled(x, other) if scale < 1 else _resized(x, other) if scale > 1 else x
             y = self.plain(y, f"{name}.stages.{number}")
-            parts.append(
-                _resized(y, size) if scale < 1 else _pooled(y, size) if scale > 1 else y
-            )
+            parts.append(_resized(y, size) if scale < 1 else _pooled(y, size) if scale > 1 else y)
         merge = f"{name}.merge_layer"
         y = self.norm(jnp.concatenate(parts, -1), f"{merge}.0.br.0")
         y = self.act(y, f"{merge}.0.br.1")

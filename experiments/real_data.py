@@ -246,7 +246,7 @@ def decoded(path: pathlib.Path) -> Iterator[np.ndarray]:
 
 
 def _one(job: tuple[pathlib.Path, str, np.ndarray | None, np.ndarray | None]) -> dict[str, Any]:
-    """Arrays of one video: frames, those for the teacher, masks, what the teacher of people says."""
+    """Arrays of one video: frames, those for the teacher, masks, the teacher of people's answer."""
     path, source, masks, people = job
     video, large, labels = [], [], []
     for t, frame in enumerate(decoded(path)):
@@ -372,8 +372,8 @@ def label_objects(output: pathlib.Path) -> None:
     """
     for source in ("clips_train", "davis_train"):
         folder = output / source
-        read = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r")
-        people, moving, others = map(read, ("people", "moving", "others"))
+        files = [folder / f"{name}.npy" for name in ("people", "moving", "others")]
+        people, moving, others = (np.load(path, mmap_mode="r") for path in files)
         objects, persons = (np.full(people.shape, IGNORE_LABEL, np.uint8) for _ in range(2))
         first = begin = 0
         for _, count in json.loads((folder / "index.json").read_text()):
@@ -397,20 +397,23 @@ def sure(probability: np.ndarray) -> np.ndarray:
     return labels
 
 
-def label_flow(output: pathlib.Path, source: str, batch: int = 32) -> None:
-    """flow.npy and flow_valid.npy: Brox's, accurate, of the first `FLOW_FRAMES` of each video."""
+def _pairs(folder: pathlib.Path, frames: int) -> list[int]:
+    """The first frame, in the source's arrays, of every pair of neighbours of its videos."""
+    pairs, first = [], 0
+    for _, count in json.loads((folder / "index.json").read_text()):
+        pairs += range(first, first + min(count, frames) - 1)
+        first += count
+    return pairs
+
+
+def _brox(
+    video: np.ndarray, pairs: Sequence[int], batch: int = 32
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(first frames, flow (n,H,W,2)) of all pairs, by Brox's method, accurate."""
     import jax.numpy as jnp
 
     from v2v_jax.brox import brox_flow
 
-    folder = output / source
-    video = np.load(folder / "video.npy", mmap_mode="r")
-    flow = np.zeros((*video.shape[:3], 2), np.float16)
-    valid = np.zeros(video.shape[:3], bool)
-    pairs, first = [], 0
-    for _, count in json.loads((folder / "index.json").read_text()):
-        pairs += range(first, first + min(count, FLOW_FRAMES) - 1)
-        first += count
     solve = functools.partial(brox_flow.brox_flow, **brox_flow.ACCURATE)
     results = []
     for start in range(0, len(pairs), batch):
@@ -419,10 +422,31 @@ def label_flow(output: pathlib.Path, source: str, batch: int = 32) -> None:
         grey = [brox_flow.grey_of_rgb(np.array(video[padded + k])) for k in (0, 1)]
         results.append((some, jnp.asarray(solve(*grey), jnp.float16)))
     for some, found in results:
-        flow[some] = np.asarray(found)[: len(some)]
-        valid[some] = True
+        yield some, np.asarray(found)[: len(some)]
+
+
+def label_flow(output: pathlib.Path, source: str) -> None:
+    """flow.npy and flow_valid.npy: Brox's of the first `FLOW_FRAMES` of each video."""
+    folder = output / source
+    video = np.load(folder / "video.npy", mmap_mode="r")
+    flow = np.zeros((*video.shape[:3], 2), np.float16)
+    valid = np.zeros(video.shape[:3], bool)
+    for some, found in _brox(video, _pairs(folder, FLOW_FRAMES)):
+        flow[some], valid[some] = found, True
     np.save(folder / "flow_valid.npy", valid)
     np.save(folder / "flow.npy", flow)
+
+
+def motion_of_objects(output: pathlib.Path, source: str) -> None:
+    """motion.npy (N,H/2,W/2) uint8: sixteenths of a pixel that differ from the median motion."""
+    folder = output / source
+    video = np.load(folder / "video.npy", mmap_mode="r")
+    speed = np.zeros((len(video), (video.shape[1] + 1) // 2, (video.shape[2] + 1) // 2), np.uint8)
+    for some, found in _brox(video, _pairs(folder, 10**9)):
+        flow = found.astype(np.float32)
+        rest = np.linalg.norm(flow - np.median(flow, (1, 2), keepdims=True), axis=-1)
+        speed[some] = np.clip(16 * rest[:, ::2, ::2], 0, 255)
+    np.save(folder / "motion.npy", speed)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -445,6 +469,10 @@ def main(argv: list[str] | None = None) -> None:
             label_flow(args.output, source)
         (args.output / "flow done").touch()
         said("flow")
+        for source in ("davis_val", "davis_train"):
+            motion_of_objects(args.output, source)
+        (args.output / "motion done").touch()
+        said("motion")
         return
     args.output.mkdir(parents=True, exist_ok=True)
     text = (args.packed / "licensed.json").read_text()

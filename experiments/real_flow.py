@@ -14,6 +14,7 @@ import io
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 
 from experiments import real_data, real_video, real_weights
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
+from v2v_jax.inference.predictor import Predictor
 from v2v_jax.system import compilation_cache
 
 
@@ -52,7 +54,7 @@ def unpack(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def of_videos(folder: pathlib.Path, count: int = 17) -> dict[str, np.ndarray]:
-    """"clips/name" → `count` frames (T,H,W,3) of 128×171 from the middle of each video."""
+    """ "clips/name" → `count` frames (T,H,W,3) of 128×171 from the middle of each video."""
     clips = {}
     for path in sorted(folder.glob("*.mp4")):
         frames = list(real_data.decoded(path))
@@ -62,6 +64,19 @@ def of_videos(folder: pathlib.Path, count: int = 17) -> dict[str, np.ndarray]:
             scaled = [image.resize(FRAME_SIZE[::-1], Image.Resampling.BICUBIC) for image in some]
             clips[f"clips/{path.stem}"] = np.stack([np.asarray(image) for image in scaled])
     return clips
+
+
+def by_set(
+    clips: dict[str, np.ndarray], predictor: Predictor, brox: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """set → `real_video.evaluate`'s figures of its clips."""
+    found = real_video.both_ways(lambda frames: predictor(frames)[:-1], clips)
+    results: dict[str, Any] = {}
+    for name in sorted({key.partition("/")[0] for key in clips}):
+        mine = [key for key in clips if key.partition("/")[0] == name]
+        parts = ({key: flows[key] for key in mine} for flows in (clips, found, brox))
+        results[name] = real_video.evaluate(*parts) | {"clips": len(mine)}
+    return results
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,13 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     brox = real_video.brox_flows(clips, args.output / "brox.npz")
     print(f"Brox: {time.perf_counter() - start:.1f} s", flush=True)
     for path in args.weights:
-        predictor = real_weights.load(path)
-        found = real_video.both_ways(lambda frames: predictor(frames)[:-1], clips)
-        results = {}
-        for name in sorted({key.partition("/")[0] for key in clips}):
-            mine = lambda flows: {k: v for k, v in flows.items() if k.startswith(f"{name}/")}
-            results[name] = real_video.evaluate(mine(clips), mine(found), mine(brox))
-            results[name]["clips"] = len(mine(clips))
+        results = by_set(clips, real_weights.load(path), brox)
         results["device"] = jax.devices()[0].device_kind
         text = json.dumps(results, indent=2)
         (args.output / f"real_flow_{path.stem}.json").write_text(text + "\n")

@@ -39,9 +39,7 @@ def augmented(*kinds: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((f"augmentation.{k}", v) for kind in kinds for k, v in kind.items())
 
 
-_WHOLE = settings(
-    preprocessing__crop_size=(112, 192), batch_size=16, eval_batch_size=16
-)
+_WHOLE = settings(preprocessing__crop_size=(112, 192), batch_size=16, eval_batch_size=16)
 _SEGMENT = (*_WHOLE, *augmented(_GEOMETRY, _COLORS, _CAMERA), ("task_options.dice", 1.0))
 _RECOLOR = (*_WHOLE, *augmented(_GEOMETRY))
 # The flow to another frame is another one, so time stays as it is.
@@ -179,4 +177,3 @@ def tiny(group: Group) -> Group:
     small = settings(model__width=0.04, batch_size=2, eval_batch_size=2, dtype="float32")
     few = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:1])
     return dataclasses.replace(group, set=(*group.set, *small), runs=few)
-

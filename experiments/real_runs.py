@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -32,14 +31,15 @@ from experiments import real_data, real_weights, search
 from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
 
-
 IMPORTANT = 9  # groups of the plan that patient workers wait for
 
 
 class RealWorker(search.Worker):
     """A worker of `experiments.search` that takes groups of both kinds."""
 
-    def __init__(self, workdir: pathlib.Path, data: pathlib.Path, packed: pathlib.Path, until: float):
+    def __init__(
+        self, workdir: pathlib.Path, data: pathlib.Path, packed: pathlib.Path, until: float
+    ):
         """data: what `real_data` unpacked; packed: where from."""
         super().__init__(workdir, data, until)
         self._packed = packed
