@@ -172,7 +172,7 @@ def _whole(packed: pathlib.Path, data: pathlib.Path, source: str) -> list[tuple[
 
 
 def whole_videos(packed: pathlib.Path, data: pathlib.Path, sources: tuple[str, ...]) -> Any:
-    """(source/video, frames (T,H,W,3) at their own size); of training videos those that validate."""
+    """(source/video, frames (T,H,W,3) at their own size); of DAVIS's training those that validate."""
     for source in sources:
         yield from _whole(packed, data, source)
 
@@ -211,7 +211,7 @@ def _finite(values: Any) -> dict[str, float]:
 
 
 def without_pyav() -> None:
-    """Scales the frames that are predicted by Pillow where a mere stand-in for PyAV is installed."""
+    """Scales frames by Pillow where a mere stand-in for PyAV is installed."""
     import av
 
     from v2v_jax.inference import predictor
