@@ -172,7 +172,7 @@ def _whole(packed: pathlib.Path, data: pathlib.Path, source: str) -> list[tuple[
 
 
 def whole_videos(packed: pathlib.Path, data: pathlib.Path, sources: tuple[str, ...]) -> Any:
-    """(source/video, frames (T,H,W,3) at their own size); of DAVIS's training those that validate."""
+    """(source/video, frames (T,H,W,3) at their size); of DAVIS's training those that validate."""
     for source in sources:
         yield from _whole(packed, data, source)
 
