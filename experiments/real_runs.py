@@ -121,7 +121,11 @@ class RealWorker(search.Worker):
             search.save(experiment, small, values, self._workdir / folder)
             result["saved"] = folder
         if isinstance(group, RealGroup):
-            self._keep(group, run, experiment, state.params)
+            try:
+                self._keep(group, run, experiment, state.params)
+            except Exception as error:  # what is known of the run is written all the same
+                traceback.print_exc()
+                result["not kept"] = f"{type(error).__name__}: {error}"[:300]
         return result | {"seconds": round(time.perf_counter() - begin, 1)}
 
     def _keep(self, group: RealGroup, run: Run, experiment: Any, params: Any) -> None:

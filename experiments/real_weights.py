@@ -2,6 +2,10 @@
 
 The file is NumPy's .npz: "layer/leaf" → float16 and `about`, the record that is stored with every
 checkpoint, as the bytes of JSON.
+
+    python -m experiments.real_weights FILE.npz RUN
+
+makes a run's folder of it, for `init_from`, `v2v predict --checkpoint` and `v2v eval`.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -55,3 +60,27 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, dict[s
 def load(path: str | os.PathLike[str], **options: Any) -> Predictor:
     """A predictor; options as of `v2v_jax.load`."""
     return Predictor(trained(*read(path)), **options)
+
+
+def as_run(path: str | os.PathLike[str], workdir: pathlib.Path) -> None:
+    """Writes a run's folder, with one checkpoint and no state of an optimiser."""
+    import jax.numpy as jnp
+
+    from v2v_jax.run.checkpoint import Checkpoints
+    from v2v_jax.run.experiment import TrainState
+    from v2v_jax.system.whole_files import write_text
+    from v2v_jax.tasks import task_class
+
+    about, params = read(path)
+    task = task_class(about["task"])
+    workdir.mkdir(parents=True, exist_ok=True)
+    state = TrainState(jnp.int32(1), params, ())
+    with Checkpoints(
+        workdir, about, headline=task.headline, better=task.better, writable=True
+    ) as checkpoints:
+        checkpoints.save(state, 1, {task.headline: 0.0})
+    write_text(workdir / "config.json", json.dumps(about["config"], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    as_run(sys.argv[1], pathlib.Path(sys.argv[2]))
