@@ -1,0 +1,114 @@
+"""Real videos in arrays: geometry, labels, which videos make which set, what teachers are asked."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from experiments import espnetv2, real_data
+from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
+
+
+def write_source(root, source, videos, **fields):
+    """videos: name → frames; frame t of video k is 10k + t; fields by name, the same with + 1, …"""
+    folder = root / source
+    folder.mkdir(parents=True)
+    numbers = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(videos.values())])
+    frames = np.broadcast_to(numbers[:, None, None].astype(np.uint8), (len(numbers), 6, 8))
+    np.save(folder / "video.npy", np.repeat(frames[..., None], 3, -1))
+    for name, offset in fields.items():
+        np.save(folder / f"{name}.npy", frames + np.uint8(offset))
+    (folder / "index.json").write_text(json.dumps(list(videos.items())))
+
+
+def test_parts_of_several_sources(tmp_path):
+    write_source(tmp_path, "a", {"x": 20, "short": 9, "y": 30}, people=1, masks=2)
+    write_source(tmp_path, "b", {"z": 40}, masks=2)
+    parts = [Part("a", "people", without=("x",), frames=25), Part("b", "masks")]
+    videos = RealVideos(tmp_path, parts, ("no", "yes"))
+    assert [(v.name, v.num_frames) for v in videos.videos] == [("a/y", 25), ("b/z", 40)]
+    assert videos.fields == ("video", "labels") and videos.label_names == ("no", "yes")
+    found = videos.read(0, 3, 5, ("video", "labels"))
+    assert found["video"][:, 0, 0, 0].tolist() == [23, 24]
+    assert found["labels"][:, 0, 0].tolist() == [24, 25]
+    assert videos.read(1, 0, 1, ("labels",))["labels"].max() == 2
+
+
+def test_labels_survive_packing():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, IGNORE_LABEL], (3, *FRAME_SIZE)).astype(np.uint8)
+    np.testing.assert_array_equal(unpack_labels(pack_labels(labels)), labels)
+    assert real_data.sure(np.array([0, 89, 90, 165, 166, 255], np.uint8)).tolist() == [
+        *(0, 0, IGNORE_LABEL, IGNORE_LABEL, 1, 1)
+    ]
+
+
+@pytest.mark.parametrize("size", [(180, 320), (320, 180), (180, 180), (180, 432)])
+def test_cover_keeps_the_middle_and_the_shape(size):
+    """A round disk in the middle stays one, in the middle."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    middle = (np.array(size) - 1) / 2
+    disk = (np.hypot(y - middle[0], x - middle[1]) < 30).astype(np.uint8) * 255
+    found = np.argwhere(cover(np.repeat(disk[..., None], 3, -1), FRAME_SIZE)[..., 0] > 127)
+    np.testing.assert_allclose(found.mean(0), (np.array(FRAME_SIZE) - 1) / 2, atol=0.6)
+    height, width = found.max(0) - found.min(0) + 1
+    assert abs(height - width) <= 1
+    assert set(np.unique(cover(disk, FRAME_SIZE, nearest=True))) == {0, 255}
+
+
+def test_sets_share_no_video(tmp_path):
+    """What validates or tests does not train, and what ships was trained on free videos alone."""
+    clips = {f"clip{k}": 16 for k in range(19)} | {real_data.TWINS[0]: 16}
+    davis = dict.fromkeys((*real_data.VALIDATION, "hike", "drift-turn", "motocross-bumps"), 16)
+    labels = dict.fromkeys(("people", "persons", "objects", "masks"), 0)
+    write_source(tmp_path, "clips_train", clips, **labels)
+    write_source(tmp_path, "clips_test", {"other": 16}, **labels)
+    write_source(tmp_path, "davis_train", davis, **labels)
+    write_source(tmp_path, "davis_val", dict.fromkeys(("parkour", "cows"), 16), masks=0)
+    write_source(tmp_path, "camvid", {v: 16 for names in real_data._CAMVID.values() for v in names})
+    np.save(tmp_path / "camvid" / "classes.npy", np.zeros((96, 6, 8), np.uint8))
+    (tmp_path / "licensed.json").write_text(json.dumps(["clip1", "clip2", "clip3"]))
+    for name, chosen in real_data.sets(tmp_path).items():
+        names = [
+            {info.name for info in RealVideos(tmp_path, parts).videos}
+            for parts in (chosen.train, chosen.validation, chosen.test)
+        ]
+        assert all(names), name
+        assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2]), name
+        assert f"clips_train/{real_data.TWINS[0]}" not in names[0]
+        if name in ("people", "color shipped"):
+            assert names[0] <= {f"clips_train/clip{k}" for k in (1, 2, 3)} | {"davis_train/hike"}
+
+
+# ------------------------------------------------------------------------------------------------
+# The teacher
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "outputs", "kernel", "stride", "dilation"),
+    [(8, 8, 8, 3, 1, 2), (8, 8, 8, 3, 2, 1), (32, 2, 12, 1, 1, 1), (12, 4, 4, 3, 1, 1)],
+)
+def test_grouped_convolution(channels, groups, outputs, kernel, stride, dilation):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 10, channels)).astype(np.float32)
+    w = rng.normal(size=(kernel, kernel, channels // groups, outputs)).astype(np.float32)
+    pad = kernel // 2 * dilation
+    expected = lax.conv_general_dilated(
+        *(x, w, (stride, stride), [(pad, pad)] * 2),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    found = jax.jit(espnetv2._grouped, static_argnums=(2, 3))(x, w, stride, dilation)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_resizing_of_the_teacher():
+    """Corners on corners; adaptive means of as equal parts as can be."""
+    x = np.arange(5, dtype=np.float32)[None, :, None, None]
+    row = lambda found: np.asarray(found)[0, :, 0, 0].tolist()
+    assert row(espnetv2._resized(x, (9, 1))) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
+    assert row(espnetv2._pooled(x, (2, 1))) == [1.0, 3.0]  # frames 0..2 and 2..4
