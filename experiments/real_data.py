@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -477,8 +476,7 @@ def main(argv: list[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     text = (args.packed / "licensed.json").read_text()
     (args.output / "licensed.json").write_text(text)
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+    with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:  # nearly all is C code
         for source in args.sources.split(","):
             if source == "camvid":
                 unpack_camvid(args.packed, args.output)
