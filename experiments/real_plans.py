@@ -20,7 +20,7 @@ class RealGroup(Group):
 
     Attributes:
       predict: sources whose videos' labels are written at their own size.
-      export: the name of the file, in half precision, that the last run's weights are written to.
+      export: the name of the file, in half precision, that the best run's weights are written to.
       needs: a file of the unpacked data that it waits for.
     """
 
@@ -108,7 +108,7 @@ def plan(wide_flow: str = "") -> list[Group]:
             "color shipped",
             "color",
             "color shipped",
-            runs(1500, 5e-4),
+            runs(2000, 5e-4),
             set=(*_RECOLOR, *_HALF),
             test=True,
             export="color",
@@ -118,23 +118,23 @@ def plan(wide_flow: str = "") -> list[Group]:
             "people",
             "seg",
             "people",
-            runs(1500, 1.5e-3),
+            runs(2000, 1.5e-3),
             set=(*_SEGMENT, *_HALF),
             save=True,
             predict=_MASKS,
             export="people",
             needs=_TEACHER,
         ),
-        objects("objects", "v2v", 1200),
+        objects("objects", "v2v", 1500),
         davis_row("V2V", "v2v", 5e-4, **tuned),
         davis_row("2D-V2V", "v2v_2d", 1.5e-3),
         davis_row("Conv5b-up", "conv5b_up", 5e-4, **tuned),
-        RealGroup("flow", "flow", "flow", runs(700, 3e-4), test=True, export="flow", **fine),
+        RealGroup("flow", "flow", "flow", runs(1500, 1e-3, 4e-4), test=True, export="flow", **fine),
         davis_row("Conv4b-up", "conv4b_up", 5e-4, **tuned),
         davis_row("Conv3b-up", "conv3b_up", 5e-4, **tuned),
         colors("color, V2V", "v2v"),
         colors("color, 2D-V2V", "v2v_2d"),
-        objects("objects, 2D", "v2v_2d", 1200),
+        objects("objects, 2D", "v2v_2d", 1500),
         davis_row("2D-V2V, tuned", "v2v_2d", 5e-4, init_from=("objects, 2D",)),
         started("scratch"),
         started("people", init_from=("people",)),

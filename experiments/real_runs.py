@@ -44,6 +44,7 @@ class RealWorker(search.Worker):
         super().__init__(workdir, data, until)
         self._packed = packed
         self._predictors: dict[str, Any] = {}
+        self._best: dict[str, list[float]] = {}
 
     def ready(self, group: Group) -> bool:
         """Whether its data is there and what it starts from has ended."""
@@ -122,15 +123,23 @@ class RealWorker(search.Worker):
             result["saved"] = folder
         if isinstance(group, RealGroup):
             try:
-                self._keep(group, run, experiment, state.params)
+                self._keep(group, run, experiment, state.params, result["held_out"])
             except Exception as error:  # what is known of the run is written all the same
                 traceback.print_exc()
                 result["not kept"] = f"{type(error).__name__}: {error}"[:300]
         return result | {"seconds": round(time.perf_counter() - begin, 1)}
 
-    def _keep(self, group: RealGroup, run: Run, experiment: Any, params: Any) -> None:
+    def _is_best(self, group: RealGroup, better: str, held_out: float) -> bool:
+        """Whether it is the best run of its group so far on the validation split."""
+        before = self._best.setdefault(group.name, [])
+        before.append(held_out)
+        return held_out == (max if better == "max" else min)(before)
+
+    def _keep(
+        self, group: RealGroup, run: Run, experiment: Any, params: Any, held_out: float
+    ) -> None:
         """Weights and labels."""
-        if group.export:
+        if group.export and self._is_best(group, experiment.task.better, held_out):
             path = self._workdir / "weights" / f"{group.export}.npz"
             real_weights.write(path, experiment.about, params)
         if group.predict:
