@@ -52,7 +52,7 @@ _MASKS = ("davis_val", "davis_train")
 _TEACHER = "objects done"
 
 
-def davis_row(name: str, model: str, rate: float, steps: int = 500, **more: Any) -> RealGroup:
+def davis_row(name: str, model: str, rate: float, steps: int, **more: Any) -> RealGroup:
     """A row of Table 1 on DAVIS 2016, three seeds."""
     return RealGroup(
         f"davis, {name}",
@@ -67,7 +67,7 @@ def davis_row(name: str, model: str, rate: float, steps: int = 500, **more: Any)
     )
 
 
-def colors(name: str, model: str, steps: int = 700, **more: Any) -> RealGroup:
+def colors(name: str, model: str, steps: int = 800, **more: Any) -> RealGroup:
     """Colouring, three seeds."""
     arg = f"model={model}"
     group = RealGroup(name, "color", "color", runs(steps, 4e-4, seeds=SEEDS), arg=arg, set=_RECOLOR)
@@ -92,6 +92,7 @@ def objects(name: str, model: str, steps: int, *more: Any) -> RealGroup:
         set=(*_SEGMENT, *more),
         save=True,
         needs=_TEACHER,
+        predict=_MASKS,
     )
 
 
@@ -108,34 +109,34 @@ def plan(wide_flow: str = "") -> list[Group]:
             "color shipped",
             "color",
             "color shipped",
-            runs(2000, 5e-4),
+            runs(3000, 5e-4),
             set=(*_RECOLOR, *_HALF),
             test=True,
             export="color",
         ),
-        davis_row("V2V-0", "v2v", 1.5e-3),
+        davis_row("V2V-0", "v2v", 1.5e-3, 600),
         RealGroup(
             "people",
             "seg",
             "people",
-            runs(2000, 1.5e-3),
+            runs(3000, 1.5e-3),
             set=(*_SEGMENT, *_HALF),
             save=True,
             predict=_MASKS,
             export="people",
             needs=_TEACHER,
         ),
-        objects("objects", "v2v", 1500),
-        davis_row("V2V", "v2v", 5e-4, **tuned),
-        davis_row("2D-V2V", "v2v_2d", 1.5e-3),
-        davis_row("Conv5b-up", "conv5b_up", 5e-4, **tuned),
+        objects("objects", "v2v", 2000),
+        davis_row("V2V", "v2v", 3e-4, 300, **tuned),
+        davis_row("2D-V2V", "v2v_2d", 1.5e-3, 600),
         RealGroup("flow", "flow", "flow", runs(1500, 1e-3, 4e-4), test=True, export="flow", **fine),
-        davis_row("Conv4b-up", "conv4b_up", 5e-4, **tuned),
-        davis_row("Conv3b-up", "conv3b_up", 5e-4, **tuned),
+        objects("objects, 2D", "v2v_2d", 2000),
+        davis_row("2D-V2V, tuned", "v2v_2d", 3e-4, 300, init_from=("objects, 2D",)),
+        davis_row("Conv5b-up", "conv5b_up", 3e-4, 300, **tuned),
+        davis_row("Conv4b-up", "conv4b_up", 3e-4, 300, **tuned),
+        davis_row("Conv3b-up", "conv3b_up", 3e-4, 300, **tuned),
         colors("color, V2V", "v2v"),
         colors("color, 2D-V2V", "v2v_2d"),
-        objects("objects, 2D", "v2v_2d", 1500),
-        davis_row("2D-V2V, tuned", "v2v_2d", 5e-4, init_from=("objects, 2D",)),
         started("scratch"),
         started("people", init_from=("people",)),
         started("flow", set=(*_SEGMENT, *_HALF, ("init_from", wide_flow))),
