@@ -4,7 +4,8 @@
 
 Of videos of both test sets (unpacked by `experiments.real_data`) the first frames, 120×213: ADE,
 and the mean RGB distance along Brox's motion, of the network's windows, of each frame on its own,
-of grey and of the frames themselves; "of chroma" leaves grey, which is given, out. Writes real_color.json and a picture of each video.
+of grey and of the frames themselves; "of chroma" leaves grey, which is given, out. Writes
+real_color.json and a picture of each video.
 """
 
 from __future__ import annotations
