@@ -1,5 +1,6 @@
 """Real videos in arrays: geometry, labels, which videos make which set, what teachers are asked."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from experiments import espnetv2, real_data
+from experiments import espnetv2, real_data, real_plans, real_runs, real_weights
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
+from v2v_jax.inference.predictor import load
+from v2v_jax.models.standardization import fold
+from v2v_jax.pretrained import read_weights
+from v2v_jax.run import recipes
+from v2v_jax.run.experiment import make_experiment
 
 
 def write_source(root, source, videos, **fields):
@@ -59,21 +65,29 @@ def test_cover_keeps_the_middle_and_the_shape(size):
     assert set(np.unique(cover(disk, FRAME_SIZE, nearest=True))) == {0, 255}
 
 
-def test_sets_share_no_video(tmp_path):
-    """What validates or tests does not train, and what ships was trained on free videos alone."""
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """A few videos of every source."""
+    root = tmp_path_factory.mktemp("real")
     clips = {f"clip{k}": 16 for k in range(19)} | {real_data.TWINS[0]: 16}
     davis = dict.fromkeys((*real_data.VALIDATION, "hike", "drift-turn", "motocross-bumps"), 16)
     labels = dict.fromkeys(("people", "persons", "objects", "masks"), 0)
-    write_source(tmp_path, "clips_train", clips, **labels)
-    write_source(tmp_path, "clips_test", {"other": 16}, **labels)
-    write_source(tmp_path, "davis_train", davis, **labels)
-    write_source(tmp_path, "davis_val", dict.fromkeys(("parkour", "cows"), 16), masks=0)
-    write_source(tmp_path, "camvid", {v: 16 for names in real_data._CAMVID.values() for v in names})
-    np.save(tmp_path / "camvid" / "classes.npy", np.zeros((96, 6, 8), np.uint8))
-    (tmp_path / "licensed.json").write_text(json.dumps(["clip1", "clip2", "clip3"]))
-    for name, chosen in real_data.sets(tmp_path).items():
+    write_source(root, "clips_train", clips, **labels, flow=0, flow_valid=0)
+    write_source(root, "clips_test", {"other": 16}, **labels, flow=0, flow_valid=0)
+    write_source(root, "davis_train", davis, **labels)
+    write_source(root, "davis_val", dict.fromkeys(("parkour", "cows"), 16), masks=0)
+    camvid = {v: 16 for names in real_data._CAMVID.values() for v in names}
+    write_source(root, "camvid", camvid, classes=0)
+    (root / "flow done").touch()
+    (root / "licensed.json").write_text(json.dumps(["clip1", "clip2", "clip3"]))
+    return root
+
+
+def test_sets_share_no_video(unpacked):
+    """What validates or tests does not train, and what ships was trained on free videos alone."""
+    for name, chosen in real_data.sets(unpacked).items():
         names = [
-            {info.name for info in RealVideos(tmp_path, parts).videos}
+            {info.name for info in RealVideos(unpacked, parts).videos}
             for parts in (chosen.train, chosen.validation, chosen.test)
         ]
         assert all(names), name
@@ -81,6 +95,42 @@ def test_sets_share_no_video(tmp_path):
         assert f"clips_train/{real_data.TWINS[0]}" not in names[0]
         if name in ("people", "color shipped"):
             assert names[0] <= {f"clips_train/clip{k}" for k in (1, 2, 3)} | {"davis_train/hike"}
+
+
+def test_every_group_can_be_configured(unpacked):
+    groups = real_plans.plan("runs/wide")
+    names = [group.name for group in groups]
+    assert len(set(names)) == len(names)
+    for place, group in enumerate(groups):
+        assert set(group.init_from) <= set(names[:place]), group.name  # no circle
+        if isinstance(group, real_plans.RealGroup):
+            config = real_runs.real_config(group, unpacked)
+            recipes.validate(config)
+            assert config.data.validation.count("/") >= 1
+    assert {g.runs[0].steps for g in map(real_plans.tiny, groups)} == {2}
+
+
+def test_weights_in_half_precision(unpacked, tmp_path):
+    """Written, read, and made a run that loads."""
+    group = next(g for g in real_plans.plan() if g.name == "davis, Conv3b-up")
+    group = dataclasses.replace(group, set=(*group.set, ("model.width", 0.04)))
+    experiment = make_experiment(real_runs.real_config(group, unpacked), "train")
+    rng = np.random.default_rng(0)
+    draw = lambda x: rng.normal(size=x.shape).astype(np.float16).astype(np.float32)
+    params = jax.tree.map(draw, experiment.abstract_params())
+    path = tmp_path / "weights" / "some.npz"
+    real_weights.write(path, experiment.about, params)
+    about, found = real_weights.read(path)
+    assert about == experiment.about
+    jax.tree.map(np.testing.assert_array_equal, params, found)
+    assert real_weights.load(path).label_names == ("background", "foreground")
+    real_weights.as_run(path, tmp_path / "run")
+    network = load(tmp_path / "run").network
+    folded = fold(params)
+    np.testing.assert_allclose(network.params["conv2a"]["kernel"], folded["conv2a"]["kernel"])
+    np.testing.assert_array_equal(
+        read_weights(tmp_path / "run").params["conv2a"]["gain"], params["conv2a"]["gain"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------
