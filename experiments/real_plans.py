@@ -67,7 +67,7 @@ def davis_row(name: str, model: str, rate: float, steps: int, **more: Any) -> Re
     )
 
 
-def colors(name: str, model: str, steps: int = 800, **more: Any) -> RealGroup:
+def colors(name: str, model: str, steps: int = 1500, **more: Any) -> RealGroup:
     """Colouring, three seeds."""
     arg = f"model={model}"
     group = RealGroup(name, "color", "color", runs(steps, 4e-4, seeds=SEEDS), arg=arg, set=_RECOLOR)
