@@ -64,6 +64,11 @@ def measured(masks: Masks, truth: Truth, names: Iterable[str]) -> dict[str, Stat
     return summarize({name: measure(masks[name], truth[name]) for name in names})
 
 
+def region_mean(masks: Masks, truth: Truth, names: Iterable[str]) -> float:
+    """The mean of J over sequences, alone."""
+    return float(np.mean([region(masks[n], truth[n])[1:-1].mean() for n in names]))
+
+
 def resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T,h,w) → (T,H,W) float32, bilinear."""
     picture = lambda v: Image.fromarray(v.astype(np.float32))
@@ -75,10 +80,8 @@ def thresholded(values: dict[str, np.ndarray], truth: Truth) -> tuple[float, Mas
     """The threshold with the best J on the validation sequences, and all masks above it."""
     low, high = 0.0, max(float(v.max()) for v in values.values())
     candidates = np.linspace(low, high, THRESHOLDS, endpoint=False)
-    score = lambda t: np.mean(
-        [region(values[n] > t, truth[n])[1:-1].mean() for n in truth.validation]
-    )
-    best = float(max(candidates, key=score))
+    above = lambda t: {n: values[n] > t for n in truth.validation}
+    best = float(max(candidates, key=lambda t: region_mean(above(t), truth, truth.validation)))
     return best, {name: value > best for name, value in values.items()}
 
 
@@ -116,10 +119,10 @@ def davis_table(runs: pathlib.Path, truth: Truth) -> str:
         masks = predicted(path, size)
         name = path.stem.rpartition("-")[0].removeprefix("davis_")
         seeds[name].append(measured(masks, truth, truth.test))
-        chosen[name].append(measured(masks, truth, truth.validation)["J"].mean)
+        chosen[name].append(region_mean(masks, truth, truth.validation))
     for name, masks in simple_answers(runs, truth).items():
         seeds[name].append(measured(masks, truth, truth.test))
-        chosen[name].append(measured(masks, truth, truth.validation)["J"].mean)
+        chosen[name].append(region_mean(masks, truth, truth.validation))
     lines = [
         "| | J mean | J recall | J decay | F mean | F recall | F decay | J of each seed "
         "| J, validation |",

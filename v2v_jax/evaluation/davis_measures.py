@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage
 
 TOLERANCE = 0.008  # of the frame's diagonal, how far apart boundaries may lie
 RECALL_ABOVE = 0.5
@@ -70,11 +69,24 @@ def _boundary_of_frame(mask: np.ndarray, truth: np.ndarray, reach: int) -> float
     found, wanted = contour(mask), contour(truth)
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
-    # Within the distance of a pixel of the other boundary: inside of its dilation by a disk.
-    near = lambda edge: scipy.ndimage.distance_transform_edt(~edge) <= reach
-    precision = (found & near(wanted)).sum() / found.sum()
-    recall = (wanted & near(found)).sum() / wanted.sum()
+    precision = (found & _near(wanted, reach)).sum() / found.sum()
+    recall = (wanted & _near(found, reach)).sum() / wanted.sum()
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _near(edge: np.ndarray, reach: int) -> np.ndarray:
+    """Where a pixel of (H,W) bool is at most `reach` away: its dilation by a disk.
+
+    By shifts, which for the few pixels of `reach` takes a tenth of a distance transform's time.
+    """
+    h, w = edge.shape
+    padded = np.pad(edge, reach)
+    result = np.zeros_like(edge)
+    for y in range(-reach, reach + 1):
+        for x in range(-reach, reach + 1):
+            if x * x + y * y <= reach * reach:
+                result |= padded[reach + y : reach + y + h, reach + x : reach + x + w]
+    return result
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
