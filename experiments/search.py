@@ -290,10 +290,7 @@ def _judge(
 
 
 def _choice(task: Any, values: dict[str, float]) -> float:
-    """What runs are chosen by, the more the better: of flow, the error of what moves slowly.
-
-    The fastest would decide alone otherwise; real video has few of them.
-    """
+    """What runs are chosen by, the more the better; of flow without the fastest voxels."""
     if task.name == "flow":
         return -values["epe_s0-10"]
     return values[task.headline] * (1 if task.better == "max" else -1)
@@ -320,7 +317,9 @@ def group_config(group: Group) -> Any:
     config = module.get_config(group.arg)
     config.feed = "device"
     data = DATA[group.data]
-    config.data.num_frames = data.frames
+    train = dict(num_train_videos=data.videos, num_train_frames=data.frames)
+    held_out = dict(num_validation_videos=data.held_out, num_test_videos=data.held_out)
+    config.data.update(train | held_out, num_frames=data.held_out_frames, domain=data.domain)
     config.grow_share = 0.0
     config.preprocessing.frame_size = data.frame_size
     config.lock()

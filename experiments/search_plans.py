@@ -194,6 +194,28 @@ def _final() -> list[Group]:
     ]
 
 
+def _wide() -> list[Group]:
+    """Of the wide domain, flow from a network that has left zero flow on the plain one.
+
+    From scratch it may answer zero for ever (docs/records/learning.md).
+    """
+    groups = []
+    for name, width in (("", 1.0), (", half", 0.5)):
+        size = _settings(model__width=width)
+        start = f"flow, start{name}"
+        groups += [
+            Group(start, "flow", "many", runs(2000, 1e-3), set=size, save=True),
+            Group(
+                *(f"wide flow{name}", "flow", "wide", runs(6000, 5e-4)),
+                set=size,
+                test=True,
+                save=True,
+                init_from=(start,),
+            ),
+        ]
+    return [*groups, _half("wide seg, half", "seg", 2e-3), _half("wide depth, half", "depth", 1e-3)]
+
+
 # Demonstrations, at about the same cost on a CPU: crop, frames of a clip, clips of a batch, steps.
 _DEMOS = ((64, 16, 4, 300), (64, 16, 2, 600), (48, 8, 4, 1060), (32, 16, 4, 1200))
 _MORE = {
@@ -278,5 +300,6 @@ PLANS = {
     "demos": _demos(),
     "more demos": _more_demos(),
     "final": _final(),
+    "wide": _wide(),
     "tiny": _tiny(),
 }
