@@ -10,7 +10,7 @@ of the test split right (docs/results.md). 32 cores rendered them in 122 s, half
 share it) trained in 231 s. The videos are one clip long, because the class is of a whole video: of
 16 of 48 frames it tells the right one in half of the cases only, even to who knows all that moves.
 Crops are wider than the paper's: the object that gives the class its name is in the
-middle 112×112 of 74 % of the videos, in 112×160 of 92 % (docs/records/learning.md).
+middle 112×112 of 73 % of the videos, in 112×160 of 92 % (experiments/motion_classes.py).
 
 UCF101's 101 actions: c3d.py:dataset=ucf101 --config.data.root=DIR (docs/data.md), from its videos
 or, with --config.data.source=tfds, from tensorflow-datasets.
