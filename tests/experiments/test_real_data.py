@@ -1,5 +1,6 @@
 """Real videos in arrays: geometry, labels, which videos make which set, what teachers are asked."""
 
+import argparse
 import dataclasses
 import json
 
@@ -18,12 +19,12 @@ from v2v_jax.run import recipes
 from v2v_jax.run.experiment import make_experiment
 
 
-def write_source(root, source, videos, **fields):
+def write_source(root, source, videos, size=(6, 8), **fields):
     """videos: name → frames; frame t of video k is 10k + t; fields by name, the same with + 1, …"""
     folder = root / source
     folder.mkdir(parents=True)
     numbers = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(videos.values())])
-    frames = np.broadcast_to(numbers[:, None, None].astype(np.uint8), (len(numbers), 6, 8))
+    frames = np.broadcast_to(numbers[:, None, None].astype(np.uint8), (len(numbers), *size))
     np.save(folder / "video.npy", np.repeat(frames[..., None], 3, -1))
     for name, offset in fields.items():
         np.save(folder / f"{name}.npy", frames + np.uint8(offset))
@@ -131,6 +132,52 @@ def test_weights_in_half_precision(unpacked, tmp_path):
     np.testing.assert_array_equal(
         read_weights(tmp_path / "run").params["conv2a"]["gain"], params["conv2a"]["gain"]
     )
+
+
+@pytest.mark.slow
+def test_a_run_is_written_down(tmp_path, monkeypatch):
+    """Two steps of a row of DAVIS: results, weights of the better one."""
+    size = (32, 40)
+    monkeypatch.setattr(real_data, "FRAME_SIZE", size)
+    for source, names in (("davis_train", ("hike", "bus")), ("davis_val", ("cows",))):
+        write_source(tmp_path, source, dict.fromkeys(names, 18), size)
+        masks = np.zeros((18 * len(names), *size), np.uint8)
+        masks[:, 8:24, 8:24] = 1
+        np.save(tmp_path / source / "masks.npy", masks)
+    for source in ("clips_train", "clips_test", "camvid"):
+        write_source(tmp_path, source, {f"{source}1": 16, f"{source}2": 16}, size)
+    (tmp_path / "licensed.json").write_text("[]")
+    (tmp_path / "done").touch()
+    group = next(g for g in real_plans.plan() if g.name == "davis, Conv3b-up")
+    small = dict(
+        preprocessing__crop_size=(32, 32),
+        preprocessing__clip_length=8,
+        batch_size=2,
+        eval_batch_size=2,
+        model__width=0.04,
+        augmentation__scale=(1.0, 1.0),
+        augmentation__aspect=0.0,
+        dtype="float32",
+    )
+    runs = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:2])
+    group = dataclasses.replace(
+        group,
+        set=(*group.set, *real_plans.settings(**small)),
+        runs=runs,
+        init_from=(),
+        predict=(),
+        export="row",
+    )
+    args = argparse.Namespace(
+        workdir=tmp_path / "runs", data=tmp_path, packed=tmp_path, until=np.inf, patient=False
+    )
+    args.workdir.mkdir()
+    real_runs.work(args, [group])
+    lines = (args.workdir / "results.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [r["seed"] for r in found] == [0, 1] and "error" not in found[0], found
+    assert found[0]["by source"]["davis_val"]["windows"] == 2
+    assert real_weights.load(args.workdir / "weights" / "row.npz").task == "segmentation"
 
 
 # ------------------------------------------------------------------------------------------------
