@@ -3,8 +3,8 @@
     python -m experiments.real_color_scale --data=/dev/shm/real --weights=color.npz [--test] \\
         [--write=scaled.npz --scale=0.4]
 
-Of the set `color shipped` (`experiments.real_data`): the validation windows, or with --test those of
-the test sets; ADE for every factor from 0, grey, to 1, the network as it was trained. The last
+Of the set `color shipped` of `experiments.real_data`: the validation windows, or with --test those
+of the test sets; ADE for every factor from 0, grey, to 1, the network as it was trained. The last
 layer is linear, so that the chosen factor can be written into it.
 """
 

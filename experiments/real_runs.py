@@ -30,6 +30,7 @@ from PIL import Image
 from experiments import real_data, real_weights, search
 from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
+from experiments.trained_runs import save_run
 
 IMPORTANT = 9  # groups of the plan that patient workers wait for
 
@@ -48,9 +49,10 @@ class RealWorker(search.Worker):
 
     def ready(self, group: Group) -> bool:
         """Whether its data is there and what it starts from has ended."""
-        if isinstance(group, RealGroup) and not (self._data / group.needs).exists():
-            return False
-        return super().ready(group)
+        if not isinstance(group, RealGroup):
+            return super().ready(group)
+        saved = {r["group"] for r in self._results() if "saved" in r}
+        return (self._data / group.needs).exists() and set(group.init_from) <= saved
 
     def run_group(self, group: Group) -> None:
         """All runs for which there is time."""
@@ -66,7 +68,8 @@ class RealWorker(search.Worker):
         config = real_config(group, self._data)
         if group.init_from:
             with config.unlocked():
-                config.init_from = str(self._best_of(group.init_from))
+                best = self._best_of(group.init_from)
+                config.init_from = str(self._workdir / best["saved"])
         training = make_experiment(config, "train")
         validation = make_experiment(config, "validation", training=training.dataset)
         judged = [validation, *([make_experiment(config, "test")] if group.test else [])]
@@ -113,33 +116,33 @@ class RealWorker(search.Worker):
             finite = [loss for loss in result["losses"] if math.isfinite(loss)]
             return {"losses": finite, "diverged": True}
         values, judged = search._judge(group, experiment, evaluators, state)
-        result |= judged | {"validation": _finite(values)}
+        result |= judged
         if group.test:
             result["by source"] = by_source(evaluators[-1], state.params, experiment.task.headline)
         if group.save:
             folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
             small = state.replace(opt_state=())
-            search.save(experiment, small, values, self._workdir / folder)
+            save_run(experiment, small, values, self._workdir / folder)
             result["saved"] = folder
         if isinstance(group, RealGroup):
             try:
-                self._keep(group, run, experiment, state.params, result["held_out"])
+                self._keep(group, run, experiment, state.params, result["chosen_by"])
             except Exception as error:  # what is known of the run is written all the same
                 traceback.print_exc()
                 result["not kept"] = f"{type(error).__name__}: {error}"[:300]
         return result | {"seconds": round(time.perf_counter() - begin, 1)}
 
-    def _is_best(self, group: RealGroup, better: str, held_out: float) -> bool:
+    def _is_best(self, group: RealGroup, chosen_by: float) -> bool:
         """Whether it is the best run of its group so far on the validation split."""
         before = self._best.setdefault(group.name, [])
-        before.append(held_out)
-        return held_out == (max if better == "max" else min)(before)
+        before.append(chosen_by)
+        return chosen_by == max(before)
 
     def _keep(
-        self, group: RealGroup, run: Run, experiment: Any, params: Any, held_out: float
+        self, group: RealGroup, run: Run, experiment: Any, params: Any, chosen_by: float
     ) -> None:
         """Weights and labels."""
-        if group.export and self._is_best(group, experiment.task.better, held_out):
+        if group.export and self._is_best(group, chosen_by):
             path = self._workdir / "weights" / f"{group.export}.npz"
             real_weights.write(path, experiment.about, params)
         if group.predict:
@@ -217,10 +220,6 @@ def real_config(group: RealGroup, data: pathlib.Path) -> Any:
     config.lock()
     config.update_from_flattened_dict(dict(group.set))
     return config
-
-
-def _finite(values: Any) -> dict[str, float]:
-    return {n: round(float(v), 5) for n, v in values.items() if math.isfinite(v)}
 
 
 def without_pyav() -> None:
