@@ -128,7 +128,8 @@ def test_soft_targets_that_are_certain_are_hard_ones():
     labels, valid = rng.integers(0, 6, SHAPE), rng.random(SHAPE) < 0.7
     certain = 255 * np.eye(6, dtype=np.uint8)[labels]
     found = losses.soft_cross_entropy(logits, certain, valid)
-    np.testing.assert_allclose(found, losses.softmax_cross_entropy(logits, labels, valid), rtol=1e-6)
+    expected = losses.softmax_cross_entropy(logits, labels, valid)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_dice_of_a_perfect_answer_and_of_no_voxels_is_zero():
