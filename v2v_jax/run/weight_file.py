@@ -19,7 +19,6 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
