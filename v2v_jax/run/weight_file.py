@@ -92,8 +92,8 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
             members[_WEIGHTS + name] = _npy(stored)
             if not np.isfinite(stored).all():
                 raise CheckpointError(
-                    f"The {leaf} of {layer} is not finite in {weights.bits} bits; use --bits=32, or "
-                    "another checkpoint."
+                    f"The {leaf} of {layer} is not finite in {weights.bits} bits; use --bits=32, "
+                    "or another checkpoint."
                 )
     write_sealed(path, members, compress=True)
 
