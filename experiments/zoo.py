@@ -106,6 +106,7 @@ def evaluate(
     with config.unlocked():
         config.data = dict(stored["data"] if data is None else data) | {"cache": ""}
     config.feed, config.init_from = "device", ""
+    config.batch_size = min(stored["batch_size"], 8)  # metrics do not depend on it; CPUs gain
     experiment = make_experiment(config, "test")
     with jax.set_mesh(experiment.mesh):
         evaluator = Evaluator(experiment)

@@ -93,17 +93,25 @@ def from_weights(weights: StoredWeights, where: object = "The weights") -> Train
     """The network of stored weights, rebuilt from the record that came with them.
 
     Raises:
-      CheckpointError: see `from_about`; or the weights do not fit the record.
+      CheckpointError: see `from_about`. Weights that do not fit the record are found out when
+        `apply` is traced.
     """
     fields = from_about(weights.about, where)
     try:
-        like, apply = _rebuilt(weights.about, fields["task"])
+        _, unchecked = _rebuilt(weights.about, fields["task"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(weights.about, where, error) from error
-    if _shapes(weights.params) != _shapes(jax.eval_shape(_for_use, like)):
-        raise CheckpointError(
-            f"{where} holds other layers than its record says; use the version that wrote it."
-        )
+
+    def apply(params: Any, video: jax.Array) -> jax.Array:
+        import flax.errors
+
+        try:  # where it is traced: tracing it only to compare shapes would take a second
+            return unchecked(params, video)
+        except flax.errors.FlaxError as error:
+            raise CheckpointError(
+                f"{where} holds other layers than its record says; use the version that wrote it."
+            ) from error
+
     return TrainedNetwork(apply=apply, params=weights.params, step=weights.step, **fields)
 
 
@@ -122,7 +130,12 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     where = f"The checkpoint {found.folder}"
     fields = from_about(found.about, where)
     try:
-        like, apply = _rebuilt(found.about, fields["task"])
+        init, apply = _rebuilt(found.about, fields["task"])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(init),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(found.about, where, error) from error
     params = _for_use(found.params(like))
@@ -134,10 +147,6 @@ def _for_use(params: Any) -> Any:
     from v2v_jax.models.standardization import fold  # an export is used without the models
 
     return fold(params)
-
-
-def _shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {n: {k: tuple(v.shape) for k, v in layer.items()} for n, layer in params.items()}
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:
@@ -155,8 +164,8 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
 
 def _rebuilt(
     about: Mapping[str, Any], task: Task
-) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """Abstract parameters and `apply` of a stored configuration."""
+) -> tuple[Callable[[], Any], Callable[[Any, jax.Array], jax.Array]]:
+    """What initialises the parameters, and `apply`, of a stored configuration."""
     from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
@@ -168,16 +177,11 @@ def _rebuilt(
         clip = jnp.zeros((*size, task.input_channels))
         return model.init(jax.random.key(0), clip)["params"]
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(params)
-    )
-
     def apply(params: Any, video: jax.Array) -> jax.Array:
         inputs = task.inputs({"video": video}, preprocessing)
         return task.blendable(model.apply({"params": params}, inputs))
 
-    return like, apply
+    return params, apply
 
 
 def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:
