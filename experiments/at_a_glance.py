@@ -9,7 +9,7 @@ of it. The video that comes with the package is of DAVIS 2016: examples/README.m
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import concurrent.futures
 import pathlib
 import sys
 import time
@@ -21,9 +21,10 @@ from v2v_jax import zoo
 from v2v_jax.drawing.panels import join, panels, text_picture, write_png
 from v2v_jax.errors import UserError
 from v2v_jax.inference.output_files import Drawing
-from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.inference.predictor import Chunk
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video_writer import write_video
+from v2v_jax.tasks import Task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VIDEO = ROOT / "examples" / "dance-twirl.mp4"
@@ -31,43 +32,38 @@ SOURCE = "Video: DAVIS 2016 (Perazzi et al.), dance-twirl, CC BY 4.0; the networ
 # In the order of the picture, and its titles. Those that are not in the zoo are left out.
 MODELS = {"people": "people", "flow": "optical flow", "color": "colours", "depth": "depth"}
 _COLUMNS = 3  # of the video
+_OVERLAP = 0.125  # of clips: the quickest that hides where one ends
 
 
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What is shown of one video.
-
-    Attributes:
-      columns: title → (T,H,W,3) uint8 RGB.
-      legends: (h,w,3) uint8 RGB.
-      seconds: name → what predicting took, compilation included.
-    """
-
-    columns: dict[str, np.ndarray]
-    legends: tuple[np.ndarray, ...]
-    seconds: dict[str, float]
-
-
-def answers(frames: np.ndarray, models: Sequence[str]) -> Answers:
+def answers(
+    frames: np.ndarray, models: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     """Predicts and draws.
 
     Args:
       frames: (T,H,W,3) uint8 RGB.
       models: names in the zoo.
+
+    Returns:
+      Title → (T,H,W,3) uint8 RGB, the video first, and legends (h,w,3).
     """
-    columns, legends, seconds = {"video": frames}, [], {}
-    for name in models:
-        start = time.perf_counter()
-        predictor: Predictor = zoo.load(name, full_frame=True)
-        task = predictor.network.task
-        values = predictor(frames)
+
+    def predicted(name: str) -> tuple[Task, np.ndarray]:
+        predictor = zoo.load(name, full_frame=True, overlap=_OVERLAP)
+        return predictor.network.task, predictor(frames)
+
+    columns: dict[str, np.ndarray] = {"video": frames}
+    legends: list[np.ndarray] = []
+    # Together: one network is compiled while another computes.
+    with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
+        found = list(pool.map(predicted, models))
+    for name, (task, values) in zip(models, found, strict=True):
         if task.finish_reads_video:  # of a colouring: what it was given
             columns["grey"] = task.shown_input(frames)
         drawing = Drawing(task, "overlay" if task.label_names else "plain")
         columns[MODELS.get(name, name)] = drawing.draw(Chunk(frames, values))
         legends += task.legends(*task.drawing_scale(values))
-        seconds[name] = time.perf_counter() - start
-    return Answers(columns, tuple(legends), seconds)
+    return columns, legends
 
 
 def tiled(columns: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
@@ -94,22 +90,24 @@ def main(argv: list[str] | None = None) -> int:
     if not models:
         print("No weights ship with this version; nothing to show.")
         return 0
+    start = time.perf_counter()
     try:
         source = open_source(args.video)
         frames = np.stack(list(source.frames))
-        found = answers(frames, models)
+        columns, legends = answers(frames, models)
         args.output.mkdir(parents=True, exist_ok=True)
         movie = args.output / "at_a_glance.mp4"
-        write_video(movie, tiled(found.columns), source.fps or 25.0)
+        write_video(movie, tiled(columns), source.fps or 25.0)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     moments = [round(share * (len(frames) - 1)) for share in (0.15, 0.5, 0.85)]
     caption = SOURCE if args.video == str(VIDEO) else ""
-    picture = panels(found.columns, moments, legends=found.legends, caption=caption)
+    shown = [join(legends, axis=1)] if legends else []
+    picture = panels(columns, moments, legends=shown, caption=caption)
     write_png(args.output / "at_a_glance.png", picture)
-    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found.seconds.items())
-    print(f"{len(frames)} frames: {took}")
+    seconds = time.perf_counter() - start
+    print(f"{', '.join(models)} on {len(frames)} frames: {seconds:.0f} s")
     print(f"See {movie} and {args.output / 'at_a_glance.png'}")
     return 0
 

@@ -5,8 +5,8 @@
     python -m experiments.zoo page
 
 WEIGHTS are a run's folder, a file of `v2v export --bits`, or an .npz of "layer/leaf" arrays with
-`about`, the record that a checkpoint holds, as the bytes of JSON (or --about=FILE). First write the
-card's text, v2v_jax/zoo/NAME.md.
+`about`, the record that a checkpoint holds, as the bytes of JSON; or --about=FILE, such a record or
+a run's config.json. First write the card's text, v2v_jax/zoo/NAME.md.
 
 The task's own metrics are taken on the test split of the data that the weights were trained on, or
 of --data, once with the weights as they are and once as they will ship. Where the headline metric
@@ -24,8 +24,8 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from v2v_jax.run.weight_file import StoredWeights, is_weights, read_weights, wri
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.zoo import cards, index
 from v2v_jax.zoo.index import ShippedWeights
+
+if TYPE_CHECKING:
+    from v2v_jax.run.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST_BYTES = 45_000_000  # of the whole zoo
@@ -60,9 +63,12 @@ def read_source(path: str, about: str | None = None) -> StoredWeights:
                 layer, slash, leaf = name.partition("/")
                 if slash:
                     params.setdefault(layer, {})[leaf] = stored[name].astype(np.float32)
-        return StoredWeights(params, json.loads(record))
+        found = json.loads(record)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"The weights {path} cannot be read ({error}).") from error
+    if "config" not in found:  # it is the configuration itself
+        found = _experiment(found, found["data"]).about
+    return StoredWeights(params, found)
 
 
 def without_paths(value: Any) -> Any:
@@ -86,31 +92,34 @@ def evaluate(
       data: what replaces `config.data` of the record; None: nothing does.
     """
     import jax
-    from ml_collections import ConfigDict
 
     from v2v_jax.evaluation.evaluator import Evaluator
     from v2v_jax.models.standardization import fold
-    from v2v_jax.run import recipes
-    from v2v_jax.run.experiment import make_experiment
     from v2v_jax.tasks import stored_options
 
     about = weights[0].about
-    stored = dict(about["config"]) | {"task_options": stored_options(about)}
-    names = dict(dataset="scenes", model=stored["model"]["name"])
-    config: ConfigDict = recipes.make_config(
-        stored["task"], recipes.parse_arg("", **names), num_steps=1, learning_rate=1.0
-    )
+    config = dict(about["config"]) | {"task_options": stored_options(about)}
+    experiment = _experiment(config, config["data"] if data is None else data)
+    with jax.set_mesh(experiment.mesh):
+        evaluator = Evaluator(experiment)
+        return [evaluator(jax.device_put(fold(one.params))) for one in weights]
+
+
+def _experiment(stored: Mapping[str, Any], data: Mapping[str, Any]) -> Experiment:
+    """The test split of data for a stored configuration; fields that it lacks have defaults."""
+    from v2v_jax.run import recipes
+    from v2v_jax.run.experiment import make_experiment
+
+    options = recipes.parse_arg("", dataset="scenes", model=stored["model"]["name"])
+    config = recipes.make_config(stored["task"], options, num_steps=1, learning_rate=1.0)
     for key in ("task_options", "model", "preprocessing"):
         config[key].update(stored[key])
     config.dtype, config.seed = stored["dtype"], stored["seed"]
     with config.unlocked():
-        config.data = dict(stored["data"] if data is None else data) | {"cache": ""}
+        config.data = dict(data) | {"cache": ""}
     config.feed, config.init_from = "device", ""
     config.batch_size = min(stored["batch_size"], 8)  # metrics do not depend on it; CPUs gain
-    experiment = make_experiment(config, "test")
-    with jax.set_mesh(experiment.mesh):
-        evaluator = Evaluator(experiment)
-        return [evaluator(jax.device_put(fold(one.params))) for one in weights]
+    return make_experiment(config, "test")
 
 
 def add(options: argparse.Namespace) -> ShippedWeights:

@@ -1,9 +1,6 @@
 """Weights by name: the index, the check of their SHA-256, `v2v models`, errors that list names."""
 
 import dataclasses
-import hashlib
-import json
-import os
 import re
 import zipfile
 
@@ -11,11 +8,12 @@ import numpy as np
 import pytest
 
 import v2v_jax
+from tests import zoo_files
 from tests.tiny import ROOT, tiny_config
+from tests.zoo_files import write_index
 from v2v_jax import zoo
 from v2v_jax.cli import commands
 from v2v_jax.errors import CheckpointError
-from v2v_jax.inference.export import write_weights_of
 from v2v_jax.inference.network import from_checkpoint
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training import fine_tuning
@@ -31,38 +29,11 @@ def network(trained):
 
 @pytest.fixture(scope="module")
 def shipped(network, tmp_path_factory):
-    """A zoo with one export in it: (folder, its entry)."""
+    """A zoo with one network in it: (folder, its entry)."""
     folder = tmp_path_factory.mktemp("zoo")
-    file = folder / "tiny.v2v"
-    (folder / "tiny.md").write_text("How it was trained.\n")
-    write_weights_of(network, file, bits=32)
-    entry = zoo.ShippedWeights(
-        name="tiny-scenes",
-        file=file.name,
-        task="segmentation",
-        data="scenes",
-        data_licence="rendered by this package",
-        score="voxel accuracy 0.5 on unseen scenes",
-        metric="accuracy",
-        measured_on="its own test split",
-        value=0.499,
-        value_before=0.5,
-        baseline=0.25,
-        model="v2v",
-        clip="8×32×32",
-        bits=32,
-        parameters=sum(leaf.size for layer in network.params.values() for leaf in layer.values()),
-        bytes=os.path.getsize(file),
-        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-        licence="Apache-2.0",
-        card="tiny.md",
-    )
-    write_index(folder, [dataclasses.asdict(entry)])
+    entry = zoo_files.entry("tiny-scenes", network, folder)
+    write_index(folder, entry)
     return folder, entry
-
-
-def write_index(folder, entries) -> None:
-    (folder / index.INDEX).write_text(json.dumps(entries))
 
 
 @pytest.fixture
@@ -95,7 +66,7 @@ def test_unknown_names_list_the_known_ones(installed, monkeypatch, tmp_path):
         v2v_jax.load("tiny")
     with pytest.raises(CheckpointError, match="No weights are called 'x'; known names: tiny"):
         zoo.find("x")
-    write_index(tmp_path, [])
+    write_index(tmp_path)
     monkeypatch.setattr(index, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="none ship with this version"):
         v2v_jax.load("tiny-scenes")
@@ -105,7 +76,7 @@ def test_unknown_names_list_the_known_ones(installed, monkeypatch, tmp_path):
 def test_files_that_are_not_what_was_shipped(shipped, tmp_path, damage):
     folder, entry = shipped
     data = bytearray((folder / entry.file).read_bytes())
-    write_index(tmp_path, [dataclasses.asdict(entry)])
+    write_index(tmp_path, entry)
     data[len(data) // 2] ^= 1
     if damage != "gone":
         (tmp_path / entry.file).write_bytes(data if damage == "flipped" else data[:-1])
@@ -124,7 +95,7 @@ def test_a_damaged_index(tmp_path, text):
 
 
 def test_a_wrong_type_in_the_index(shipped, tmp_path):
-    write_index(tmp_path, [dataclasses.asdict(shipped[1]) | {"bytes": "many"}])
+    write_index(tmp_path, dataclasses.replace(shipped[1], bytes="many"))
     with pytest.raises(CheckpointError, match="tiny-scenes: bytes is 'many'"):
         zoo.read_index(tmp_path)
 
@@ -135,7 +106,7 @@ def test_the_list(installed, capsys, monkeypatch, tmp_path):
     printed = capsys.readouterr().out
     for text in (entry.name, entry.score, f"{entry.parameters:,}", entry.sha256, "Apache-2.0"):
         assert text in printed
-    write_index(tmp_path, [])
+    write_index(tmp_path)
     monkeypatch.setattr(index, "FOLDER", tmp_path)
     assert commands.execute(["models"]) == 0
     assert "No weights ship with this version" in capsys.readouterr().out
