@@ -47,6 +47,7 @@ class Monitor:
     def __init__(
         self,
         experiment: Experiment,
+        schedule: Schedule,
         sampler: ClipSampler,
         feed: Feed,
         log: MetricsLog,
@@ -62,7 +63,7 @@ class Monitor:
         self._first_step = first_step
         self._losses = collections.deque(progress.get("losses", ()), maxlen=_WINDOW)
         self._skipped: int = progress.get("skipped", 0)  # in a row
-        self._schedule = Schedule.of(experiment.config)
+        self._schedule = schedule
         self.line = ProgressLine(first_step, self._schedule.num_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
