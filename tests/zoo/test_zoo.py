@@ -145,5 +145,24 @@ def test_the_index_of_this_version():
     assert sum(entry.bytes for entry in entries) <= 45e6
 
 
+def test_every_network_of_this_version_loads():
+    for entry in zoo.read_index():
+        network = v2v_jax.load(entry.name).network
+        assert network.task.name == entry.task and network.any_size
+        leaves = [leaf for layer in network.params.values() for leaf in layer.values()]
+        assert sum(leaf.size for leaf in leaves) == entry.parameters
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+@pytest.mark.slow
+def test_every_network_of_this_version_predicts():
+    """On the clip that ships: finite, and not the same everywhere."""
+    video = v2v_jax.read_video(ROOT / "examples" / "dance-twirl.mp4")[0][:16]
+    for entry in zoo.read_index():
+        values = v2v_jax.load(entry.name)(video)
+        assert values.shape[:3] == video.shape[:3] and np.isfinite(values).all()
+        assert np.float32(values).std() > 0
+
+
 def test_the_page_is_that_of_the_index():
     assert (ROOT / "docs" / "models.md").read_text() == cards.page(zoo.read_index())
