@@ -29,10 +29,13 @@ def run(path: pathlib.Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def _without_times(notebook: nbformat.NotebookNode) -> None:
-    """Takes out what differs from run to run."""
+def _without_waste(notebook: nbformat.NotebookNode) -> None:
+    """Takes out what differs from run to run, and pictures' second copies."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output.data.pop("image/jpeg", None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.pop("V2V_RUN", None)
     for name in names:
         notebook = run(FOLDER / f"{name}.ipynb")
-        _without_times(notebook)
+        _without_waste(notebook)
         nbformat.write(notebook, FOLDER / f"{name}.ipynb")
         print(f"{name}: done")
     return 0
