@@ -429,7 +429,7 @@ def test_header_that_claims_to_be_huge(tmp_path, monkeypatch):
 def test_too_many_frames(tmp_path, monkeypatch):
     path = tmp_path / "v.mp4"
     write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
-    monkeypatch.setattr(video_module, "_MAX_FRAMES", 3)
+    monkeypatch.setattr("v2v_jax.media.packets._MAX_FRAMES", 3)
     with pytest.raises(CorruptVideoError, match="more than 3 frames"):
         VideoFile(path)
 

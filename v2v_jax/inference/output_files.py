@@ -13,7 +13,6 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ View = Literal["overlay", "plain", "side_by_side"]
 VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _NUMBER = re.compile(r"%0?\d*d")
+_RATES = (1.0, 240.0)  # frames per second that the encoder is told to expect
 _GAP = 4  # px between pictures side by side
 
 
@@ -141,8 +141,9 @@ def predict_to_files(
       output: where to, and in which form. What is there already is replaced.
       write_to: a path that is written instead of `output.path`; names in messages stay.
       view: of an MP4.
-      fps: of an MP4; default: the source's, or 25.
-      sound_of: whose sound an MP4 gets.
+      fps: of an MP4, whose frames are then all shown equally long; default: every frame keeps its
+        time, or 25 where the source has no times.
+      sound_of: whose sound an MP4 gets, unless `fps` is given.
       probabilities: write class probabilities too.
       tick: called with the number of frames that were written.
 
@@ -157,7 +158,7 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         drawing = Drawing(predictor.network.task, view)
-        writer = _Movie(path, fps or source.fps or 25.0, sound_of, source.pixel_aspect)
+        writer = _Movie(path, source, fps, sound_of)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -229,17 +230,29 @@ class _Movie:
     def __init__(
         self,
         path: pathlib.Path,
-        fps: float,
+        source: FrameSource,
+        fps: float | None,
         sound_of: str | os.PathLike[str] | None,
-        pixel_aspect: Fraction,
     ):
-        self._writer = VideoWriter(path, fps, sound_of, pixel_aspect)
+        """fps: None for the source's times."""
+        self._times = source.times if fps is None else None
+        if fps is not None:
+            sound_of = None  # it would not fit
+        else:  # the writer's is a measure alone where there are times
+            fps = min(max(source.fps or 25.0, _RATES[0]), _RATES[1])
+        self._writer = VideoWriter(
+            *(path, fps, sound_of, source.pixel_aspect),
+            tick=source.tick if self._times is not None else None,
+        )
+        self._count = 0
         self.failed = False
 
     def add(self, frames: np.ndarray) -> None:
         try:
             for frame in frames:
-                self._writer.add(frame)
+                shown = None if self._times is None else self._times[self._count]
+                self._writer.add(frame, shown)
+                self._count += 1
         except UserError:
             self.failed = True
             raise

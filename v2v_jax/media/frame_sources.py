@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +15,7 @@ from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.clock import Shown
 from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
 from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
@@ -34,6 +35,8 @@ class FrameSource:
       fps: frames per second; None if not known.
       num_frames: how many there are likely to be; None if not known.
       pixel_aspect: width of a pixel by its height, as it is to be shown.
+      times: when each frame is shown that was drawn so far, in order; None if that is not known.
+      tick: seconds of the unit of `times`.
     """
 
     frames: Iterator[np.ndarray]
@@ -41,6 +44,8 @@ class FrameSource:
     fps: float | None = None
     num_frames: int | None = None
     pixel_aspect: Fraction = Fraction(1)
+    times: Sequence[Shown] | None = None
+    tick: Fraction | None = None
 
 
 def open_source(video: Video | FrameSource) -> FrameSource:
@@ -72,7 +77,9 @@ def open_source(video: Video | FrameSource) -> FrameSource:
         aspect = Fraction(1)
         with contextlib.suppress(CorruptVideoError):  # said when the frames are reached
             aspect = stream.pixel_aspect
-        return FrameSource(frames, str(path), stream.fps, stream.num_frames, aspect)
+        return FrameSource(
+            *(frames, str(path), stream.fps, stream.num_frames, aspect, stream.times, stream.tick)
+        )
     if hasattr(video, "__array__"):
         array = np.asarray(video)
         if array.ndim not in (3, 4):
