@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Lengths of a frame that a stamp may slip back, by a fault of the file's writer. Further back another
-# clock begins, as in files that were joined, and so it does this many seconds ahead.
+# Lengths of a frame that a stamp may slip back, by a fault of the file's writer. Further back
+# another clock begins, as in files that were joined, and so it does this many seconds ahead.
 _SLIP = 4
 _LONGEST = Fraction(3600)
 _SLACK = 1.5  # how much longer than the shortest frame of an even video the longest may be
