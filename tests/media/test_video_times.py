@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 
 from tests.networks import stub
+from tests.teachers import MINE
+from v2v_jax.datasets.readers.video_folder import VideoFolder
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.labelling.label_maker import LabelSet, label_videos
 from v2v_jax.media.clock import Clock, Shown
+from v2v_jax.media.flow_label_files import FlowLabels, label_path
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video import VideoFile, VideoStream, read_video
+from v2v_jax.system.jobs import Backend
 from v2v_jax.tasks import Color
 
 RATE = 48000
@@ -220,3 +225,23 @@ def test_clocks():
     assert [shown.begin * 100 for shown in found] == expected
     assert found[0] == Shown(Fraction(5, 100), Fraction(4, 100))
     assert Clock(Fraction(1, 25), Fraction(1, 25))(None) == Shown(Fraction(0), Fraction(1, 25))
+
+
+def test_training_and_labelling_say_what_they_do_with_uneven_times(tmp_path, caplog):
+    """And nothing where films are rounded to milliseconds."""
+    for folder in ("train", "test"):
+        (tmp_path / "v" / folder).mkdir(parents=True)
+        write(tmp_path / "v" / folder / "film.mkv", [round(t * 1001 / 24) for t in range(20)])
+    assert len(VideoFolder(tmp_path / "v", "train").videos) == 1 and caplog.records == []
+    write(tmp_path / "v" / "train" / "phone.mp4", UNEVEN)
+    assert len(VideoFolder(tmp_path / "v", "train").videos) == 2
+    [record] = caplog.records
+    assert "1 of 2 videos have frames at uneven times" in record.getMessage()
+    assert record.getMessage().endswith("phone.mp4")
+    caplog.clear()
+    folder, labels = str(tmp_path / "v" / "train"), str(tmp_path / "labels")
+    names = ["film.mkv", "phone.mp4"]
+    label_videos(LabelSet(folder, names, labels, MINE, batch_size=8), Backend(threads=1))
+    [record] = caplog.records
+    assert "phone.mp4 has frames at uneven times; its flow is in pixels" in record.getMessage()
+    assert FlowLabels(label_path(labels, "phone.mp4")).info.num_frames == len(UNEVEN)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, UserError
 from v2v_jax.labelling.teachers import Teacher, make_teacher
@@ -159,6 +160,12 @@ class LabelWork:
         video = VideoFile(job.source)
         if video.num_frames < 2:
             raise DataError(f"Video {job.source} has one frame; flow needs two.")
+        if not video.is_even:
+            logging.warning(
+                "Video %s has frames at uneven times; its flow is in pixels from one frame to the "
+                "next, whatever time lies between them.",
+                job.source,
+            )
         native = next(video.stream()).shape[:2]
         size = self._size or native
         if min(size) < self._teacher.min_size:
