@@ -311,9 +311,7 @@ def _opened(
     threads: that decode; 0 is one a processor.
     """
     try:
-        # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
-        limit = {"max_pixels": _DECODE["max_pixels"]}
-        with open_input(path, options=limit, timeout=(_STUCK, _STUCK)) as container:
+        with _container(path) as container:
             stream = container.streams.best("video")  # not the first: that may be a cover
             if stream is None:
                 raise corrupt(path, "it has no video stream", "give a file with pictures")
@@ -334,6 +332,16 @@ def _opened(
             yield container, stream
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _container(path: str) -> av.container.InputContainer:
+    # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
+    limit = {"max_pixels": _DECODE["max_pixels"]}
+    try:
+        return open_input(path, options=limit, timeout=(_STUCK, _STUCK))
+    except av.error.InvalidDataError as error:
+        reason = "it is no video of a known format, or is cut short"
+        raise corrupt(path, reason, "fetch it again if it should be one") from error
 
 
 def _decode(
