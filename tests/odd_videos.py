@@ -179,7 +179,12 @@ VIDEOS = (
         change=lambda data: b"export const a = 1;\n" * 99,
     ),
     OddVideo(
-        "empty.mov", "", "empty", refused="no video of a known format", sound="aac", change=lambda data: b""
+        "empty.mov",
+        "",
+        "empty",
+        refused="no video of a known format",
+        sound="aac",
+        change=lambda data: b"",
     ),
     OddVideo("windows.wmv", "wmv2", "WMA", sound="wmav2"),
     OddVideo("real.rm", "rv20", "RealVideo"),

@@ -1,4 +1,4 @@
-"""Whatever a video file is: it is predicted, labelled and read for training, or one sentence says why not."""
+"""Whatever a video file is: predicted, labelled and read for training, or refused in a sentence."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 import v2v_jax
@@ -107,7 +108,19 @@ class Evaluator:
             if row == 0:
                 check()
             total = metrics.add(total, sums)
-        return self._experiment.task.summarize(total)
+        return self.summarize(total)
+
+    def summarize(self, sums: metrics.Sums) -> dict[str, float]:
+        """The task's metrics; a warning where nothing was known to measure against."""
+        task = self._experiment.task
+        values = task.summarize(sums)
+        if math.isnan(values[task.headline]):
+            logging.warning(
+                "%s is not a number: no voxel of the videos that were evaluated has a known "
+                "target; v2v check-data says how many have one.",
+                task.headline,
+            )
+        return values
 
     def windows(self, params: Any) -> tuple[dict[str, np.ndarray], list[WindowResult]]:
         """The task's sums over all windows, and the metrics of each window that counts."""
@@ -180,7 +193,7 @@ def _evaluate(experiment: Experiment, workdir: pathlib.Path, report: bool) -> di
     step, params = best_params(experiment, workdir)
     evaluator = Evaluator(experiment)
     sums, windows = evaluator.windows(params)
-    values = experiment.task.summarize(sums)
+    values = evaluator.summarize(sums)
     clips = evaluator.clips(params, experiment.config.num_pictures)
     if report:  # all processes take part in predicting its clips
         written = make_report(experiment, evaluator, workdir, step, params, sums, windows)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
@@ -31,6 +32,7 @@ VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _NUMBER = re.compile(r"%0?\d*d")
 _RATES = (1.0, 240.0)  # frames per second that the encoder is told to expect
+_MUCH = 1e9  # bytes of files a frame
 _GAP = 4  # px between pictures side by side
 
 
@@ -168,6 +170,8 @@ def predict_to_files(
         ready = in_background(_each(prepare, chunks), 2)
         try:
             for frames in ready:
+                if not written:
+                    _warn_of_size(output, source, frames[0])
                 writer.add(frames)
                 written += len(frames)
                 tick(len(frames))
@@ -182,6 +186,18 @@ def predict_to_files(
             ready.close()
         writer.finish(path)
     return written
+
+
+def _warn_of_size(output: Output, source: FrameSource, first: np.ndarray) -> None:
+    """Says how large files a frame will be, where that may fill a disk."""
+    if output.pattern is None or source.num_frames is None:
+        return
+    size = first.nbytes * source.num_frames
+    if size > _MUCH:
+        logging.warning(
+            "%s will hold %d frames of %.1f MB, %.1f GB before they are compressed.",
+            *(output.path, source.num_frames, first.nbytes / 1e6, size / 1e9),
+        )
 
 
 def _each(prepare: Callable[[Chunk], np.ndarray], chunks: Iterator[Chunk]) -> Iterator[np.ndarray]:

@@ -30,6 +30,7 @@ from v2v_jax.media.packets import (
     seekable_times,
 )
 from v2v_jax.media.video_writer import write_video
+from v2v_jax.system.paths import local_path
 
 __all__ = ["VideoFile", "VideoStream", "read_video", "write_video"]
 
@@ -65,7 +66,7 @@ class VideoFile:
           CorruptVideoError: it is no video, or is empty, truncated or damaged; or claims more than
             2^25 pixels or holds more than 2^22 frames.
         """
-        self.path = os.fspath(path)
+        self.path = local_path(os.fspath(path))
         if not os.path.isfile(self.path):
             reason = "is not a regular file" if os.path.exists(self.path) else "does not exist"
             raise DataError(f"Video {self.path} {reason}; check the path.")
@@ -217,7 +218,7 @@ class VideoStream:
           DataError: the file does not exist.
           CorruptVideoError: it is no video.
         """
-        self.path = os.fspath(path)
+        self.path = local_path(os.fspath(path))
         if not os.path.isfile(self.path):
             raise DataError(f"Video {self.path} does not exist; check the path.")
         with _opened(self.path) as (container, stream):
