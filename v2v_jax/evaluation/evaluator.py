@@ -27,6 +27,7 @@ from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import sharding
 from v2v_jax.system.console import console, print_table, progress
+from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import metrics
 
@@ -66,10 +67,10 @@ class Evaluator:
         # Some multiple of the devices, whatever the configuration says, so that padding fills up.
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
         everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-        self._sums = jax.jit(self._batch_sums, out_shardings=everywhere)
+        self._sums = compiled_together(jax.jit(self._batch_sums, out_shardings=everywhere))
         # Pictures are drawn by each process from the whole batch.
         shown = everywhere if jax.process_count() > 1 else split
-        self._predict = jax.jit(self._batch_predictions, out_shardings=shown)
+        self._predict = compiled_together(jax.jit(self._batch_predictions, out_shardings=shown))
 
     def _forward(self, params, store, batch):
         batch = self._feed.prepare(store, batch)
