@@ -18,12 +18,11 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from v2v_jax.errors import ConfigError, DataError, Stopped, UserError
+from v2v_jax.errors import INTERRUPTED, ConfigError, DataError, Stopped, UserError
 from v2v_jax.system import messages
 from v2v_jax.system.console import console
 from v2v_jax.system.paths import local_path
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 # Errors of the operating system that tell of a user's files and not of a bug.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -134,7 +133,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         return _fail(f"Error: {error}", 1)
     except Stopped as reason:
         console.print(str(reason))
-        return 0
+        return reason.status
     except KeyboardInterrupt:
         return _fail("Interrupted.", INTERRUPTED)
     except OSError as error:
