@@ -40,7 +40,7 @@ for _ in range(2):
 
 
 def run(seconds, how):
-    """(exit status, lines of output) of two processes, of which one compiles for some seconds longer."""
+    """(exit status, lines of output) of two processes; one compiles some seconds longer."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -23,7 +23,6 @@ from v2v_jax.system import messages
 from v2v_jax.system.console import console
 from v2v_jax.system.paths import local_path
 
-
 # Errors of the operating system that tell of a user's files and not of a bug.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (

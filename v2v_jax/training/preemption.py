@@ -38,7 +38,7 @@ class StopRequest:
             return self
         if not self._several:
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminated)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupted)
         return self
 
