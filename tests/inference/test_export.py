@@ -17,6 +17,7 @@ from v2v_jax.errors import CheckpointError
 from v2v_jax.inference import export
 from v2v_jax.inference.network import from_checkpoint
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.system.sealed_archive import digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # With JAX alone, then with this package, but none of its models.
@@ -104,7 +105,7 @@ def changed(path, target, change, recompute=False):
     with zipfile.ZipFile(target, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-        archive.comment = export._digest(members).encode() if recompute else comment
+        archive.comment = digest(members).encode() if recompute else comment
     return target
 
 

@@ -16,9 +16,9 @@ from v2v_jax.errors import CorruptVideoError, UserError
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
-from v2v_jax.media.flow_label_files import FlowLabels, label_path
 from v2v_jax.media.folders import find_videos
 from v2v_jax.media.frame_sources import open_source
+from v2v_jax.media.label_files import StoredLabels, label_path
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system.jobs import Backend
 from v2v_jax.tasks import Color
@@ -91,7 +91,7 @@ def test_labelling(folder, tmp_path):
     report = label_videos(labels, Backend(threads=2))
     assert report.status == 1 and len(report.failed) == len(BAD)
     for video in GOOD:
-        assert FlowLabels(label_path(str(tmp_path), video.name)).info.num_frames == video.frames
+        assert StoredLabels(label_path(str(tmp_path), video.name)).info.num_frames == video.frames
 
 
 def test_the_table_in_the_documentation():

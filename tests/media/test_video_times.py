@@ -13,8 +13,8 @@ from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
 from v2v_jax.media.clock import Clock, Shown
-from v2v_jax.media.flow_label_files import FlowLabels, label_path
 from v2v_jax.media.frame_sources import open_source
+from v2v_jax.media.label_files import StoredLabels, label_path
 from v2v_jax.media.video import VideoFile, VideoStream, read_video
 from v2v_jax.system.jobs import Backend
 from v2v_jax.tasks import Color
@@ -244,4 +244,4 @@ def test_training_and_labelling_say_what_they_do_with_uneven_times(tmp_path, cap
     label_videos(LabelSet(folder, names, labels, MINE, batch_size=8), Backend(threads=1))
     [record] = caplog.records
     assert "phone.mp4 has frames at uneven times; its flow is in pixels" in record.getMessage()
-    assert FlowLabels(label_path(labels, "phone.mp4")).info.num_frames == len(UNEVEN)
+    assert StoredLabels(label_path(labels, "phone.mp4")).info.num_frames == len(UNEVEN)

@@ -8,21 +8,21 @@ The file is a ZIP archive, not compressed, that nothing in it can make execute c
     network.bin          jax.export: StableHLO for CPUs, NVIDIA GPUs and TPUs, any batch size
     weights/LAYER/….npy  the parameters, float32
 
-and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
-uint8 RGB, of the size that it was trained on, and gives what the task blends (`Task.blendable`):
-class probabilities, flow in pixels, RGB or metres; what goes before and after it is inside.
+and its comment is the SHA-256 of all of it (`system.sealed_archive`). The network takes the weights
+and clips (B,T,H,W,3) uint8 RGB, of the size that it was trained on, and gives what the task blends
+(`Task.blendable`): class probabilities, flow in pixels, RGB or metres; what goes before and after
+it is inside.
+
 `v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
 nothing but JAX and NumPy.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,12 +36,12 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
-from v2v_jax.system.whole_files import whole_file
+from v2v_jax.run.weight_file import StoredWeights, write_weights
+from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sealed
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 _ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same network gives the same file
 
 
 def write_export(
@@ -63,11 +63,7 @@ def write_export(
     Raises:
       DataError: the file exists, or cannot be written.
     """
-    path = pathlib.Path(path)
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists; choose another --output, or add --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"Cannot write {path}: its folder does not exist.")
+    path = _place(path, overwrite)
     record = {
         "format": FORMAT,
         "version": v2v_jax.__version__,
@@ -87,12 +83,39 @@ def write_export(
         np.save(data, np.asarray(array), allow_pickle=False)
         members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
     try:
-        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(zipfile.ZipInfo(name, _EARLIEST), data)
-            archive.comment = _digest(members).encode()
+        write_sealed(path, members)
     except OSError as error:
         raise cannot_write(str(path), error) from error
+
+
+def write_weights_of(
+    network: TrainedNetwork, path: str | os.PathLike[str], *, bits: int, overwrite: bool = False
+) -> None:
+    """Writes a network's weights alone (`run.weight_file`), for this package.
+
+    Args:
+      bits: 8, 16 or 32 a number.
+      path, overwrite: as of `write_export`.
+
+    Raises:
+      DataError: the file exists, or cannot be written.
+      CheckpointError: a weight is not finite.
+    """
+    path = _place(path, overwrite)
+    try:
+        write_weights(path, StoredWeights(network.params, network.about, network.step, bits))
+    except OSError as error:
+        raise cannot_write(str(path), error) from error
+
+
+def _place(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
+    """Where a file is to be; DataError if it cannot be there."""
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; choose another --output, or add --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"Cannot write {path}: its folder does not exist.")
+    return path
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
@@ -124,12 +147,10 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
         package or of JAX wrote it that the present one does not read.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            comment = archive.comment.decode("ascii", "replace")
-            members = {name: archive.read(name) for name in archive.namelist()}
+        members, intact = read_sealed(path)
         record = json.loads(members[_ABOUT])
         written_as, version = record["format"], record["version"]
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+    except (NoArchiveError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no exported network, or is damaged ({error}); export it again."
         ) from error
@@ -138,7 +159,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
             f"{path} has format {written_as}, written by version {version} of v2v_jax; version "
             f"{v2v_jax.__version__} reads format {FORMAT}. Export the checkpoint again."
         )
-    if comment != _digest(members):
+    if not intact:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
         )
@@ -159,15 +180,6 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     return TrainedNetwork(
         apply=exported.call, params=params, any_size=False, step=record.get("step"), **fields
     )
-
-
-def _digest(members: Mapping[str, bytes]) -> str:
-    """SHA-256 of names and contents, in the order of the names."""
-    total = hashlib.sha256()
-    for name in sorted(members):
-        total.update(f"{name}\0{len(members[name])}\0".encode())
-        total.update(members[name])
-    return total.hexdigest()
 
 
 def _named(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""A network with its weights and all that is needed to use them, read from a run's checkpoint."""
+"""A network with its weights and all that is needed to use them, of a run or of a file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.run.weight_file import StoredWeights, is_weights, read_weights
 from v2v_jax.tasks import TASKS, Task, restore_task
 
 
@@ -73,6 +74,39 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
         raise _other_version(about, where, error) from error
 
 
+def read_network(path: str | pathlib.Path) -> TrainedNetwork:
+    """Reads whatever holds a network: a file of `v2v export`, or a run's checkpoint.
+
+    Raises:
+      CheckpointError: see `from_checkpoint`, `from_weights` and `export.read_export`.
+    """
+    if not pathlib.Path(path).is_file():
+        return from_checkpoint(path)
+    if is_weights(path):
+        return from_weights(read_weights(path), path)
+    from v2v_jax.inference.export import read_export
+
+    return read_export(path)
+
+
+def from_weights(weights: StoredWeights, where: object = "The weights") -> TrainedNetwork:
+    """The network of stored weights, rebuilt from the record that came with them.
+
+    Raises:
+      CheckpointError: see `from_about`; or the weights do not fit the record.
+    """
+    fields = from_about(weights.about, where)
+    try:
+        like, apply = _rebuilt(weights.about, fields["task"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _other_version(weights.about, where, error) from error
+    if _shapes(weights.params) != _shapes(jax.eval_shape(_for_use, like)):
+        raise CheckpointError(
+            f"{where} holds other layers than its record says; use the version that wrote it."
+        )
+    return TrainedNetwork(apply=apply, params=weights.params, step=weights.step, **fields)
+
+
 def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     """Reads the best checkpoint of a run (the latest, if none was evaluated); needs no dataset.
 
@@ -100,6 +134,10 @@ def _for_use(params: Any) -> Any:
     from v2v_jax.models.standardization import fold  # an export is used without the models
 
     return fold(params)
+
+
+def _shapes(params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {n: {k: tuple(v.shape) for k, v in layer.items()} for n, layer in params.items()}
 
 
 def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, jax.Array], Any]:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
-import pathlib
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -25,7 +23,7 @@ import numpy as np
 from v2v_jax.errors import UserError
 from v2v_jax.inference import blending
 from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
-from v2v_jax.inference.network import TrainedNetwork, from_checkpoint
+from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system.background import in_background
@@ -48,30 +46,6 @@ class Chunk(NamedTuple):
 
     frames: np.ndarray
     values: np.ndarray
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    full_frame: bool = False,
-    scale: Literal["training", "native"] = "training",
-    overlap: float = 0.25,
-    batch_size: int | None = None,
-) -> Predictor:
-    """A predictor from a run's folder, its checkpoints folder, or an exported file.
-
-    Arguments and errors are those of `v2v_jax.load`, which takes the names of shipped weights, too.
-    """
-    path = pathlib.Path(path)
-    if path.is_file():
-        from v2v_jax.inference.export import read_export
-
-        network = read_export(path)
-    else:
-        network = from_checkpoint(path)
-    return Predictor(
-        network, full_frame=full_frame, scale=scale, overlap=overlap, batch_size=batch_size
-    )
 
 
 class Predictor:
@@ -100,7 +74,7 @@ class Predictor:
         """Puts the weights on the first device; nothing is compiled yet.
 
         Args:
-          network: see `load`.
+          network: of `network.read_network`.
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
 
         Raises:

@@ -8,6 +8,6 @@ and its card. The files, exported networks, lie beside it.
 """
 
 from v2v_jax.zoo.index import ShippedWeights, find, read_index
-from v2v_jax.zoo.loading import load
+from v2v_jax.zoo.loading import load, resolve
 
-__all__ = ["ShippedWeights", "find", "load", "read_index"]
+__all__ = ["ShippedWeights", "find", "load", "read_index", "resolve"]

@@ -230,6 +230,10 @@ class VideoFileDataset(VideoDataset):
         check_window(self.videos[video], start, stop)
         return {field: self._files[video].read(start, stop, self.frame_size) for field in fields}
 
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return (self.paths[video],)
+
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""
         return self._files[video].size

@@ -14,7 +14,7 @@ from v2v_jax.input.clips import Clips
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
-from v2v_jax.media.flow_label_files import label_path
+from v2v_jax.media.label_files import label_path
 from v2v_jax.media.video import write_video
 from v2v_jax.run import recipes
 from v2v_jax.system.jobs import Backend
@@ -58,7 +58,7 @@ def make_ucf101(root: pathlib.Path) -> None:
 
 def make_labels(root, output, teacher="left_right_flow"):
     names = [f"Apply/{name}" for name in COUNTS]
-    teacher = f"tests.datasets.test_teacher_flow:{teacher}"
+    teacher = f"tests.datasets.test_teacher_labels:{teacher}"
     labels = LabelSet(str(root / "UCF-101"), names, str(output), teacher, batch_size=8)
     assert label_videos(labels, Backend()).status == 0
 
