@@ -110,7 +110,7 @@ def _read_run(folder: pathlib.Path) -> Weights:
         preprocessing = Preprocessing.from_dict(found.about["preprocessing"])
     except CheckpointError as error:
         raise WeightsError(f"{folder} holds no weights that can be used. {error}") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{folder} holds no weights that can be used: another version wrote it ({error})."
         ) from error
