@@ -185,13 +185,13 @@ MISFITS = {
     "classes": (record_with(label_names=["a", "b"]), "the task segmentation needs 2 values"),
     "missing": (lambda members: members.pop(CONV), "takes other weights than it holds"),
     "more": (lambda m: m.update({"weights/x/kernel.npy": array(np.ones(3, "f4"))}), "takes other"),
-    "shape": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 9), "f4"))}), "takes conv1a/ker"),
-    "type": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 3), "f8"))}), "takes conv1a/ker"),
+    "shape": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 9), "f4"))}), "takes conv1a"),
+    "type": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 3), "f8"))}), "takes conv1a"),
     "nan": (lambda m: m.update({CONV: array(np.load(io.BytesIO(m[CONV])) * np.nan)}), "not finite"),
     "claim": (lambda m: m.update({CONV: m[CONV][:-8]}), "claims"),
-    "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "recursion"),
+    "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "nested too deeply"),
     "list": (lambda m: m.update({"about.json": b"[]"}), "no exported network"),
-    "about": (lambda m: m.update({"about.json": b'{"format": 1, "version": 1, "about": 7}'}), "used"),
+    "about": (lambda m: m.update({"about.json": b'{"format":1,"version":1,"about":7}'}), "be used"),
 }
 
 

@@ -57,7 +57,7 @@ def run(seconds, how):
         for index in range(2)
     ]  # fmt: skip
     outputs = [process.communicate(timeout=300) for process in processes]
-    lines = [[line for line in out.splitlines() if "Gloo" not in line] for out, _ in outputs]
+    lines = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
     return [(process.returncode, found) for process, found in zip(processes, lines)]
 
 
@@ -65,7 +65,7 @@ def run(seconds, how):
 def test_compiling_for_longer_than_gloo_waits():
     assert run(45, "together") == [(0, ["[3.0, 3.0, 3.0]"] * 2)] * 2
     alone = run(45, "alone")  # what it is for
-    assert any("DEADLINE_EXCEEDED" in line for status, lines in alone if status for line in lines)
+    assert any("initialization failed" in line for _, lines in alone for line in lines)
 
 
 def test_all_have_compiled_before_any_runs(monkeypatch):

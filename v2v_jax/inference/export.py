@@ -37,6 +37,7 @@ from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
 from v2v_jax.run.weight_file import StoredWeights, write_weights
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.npy import array_of
 from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sealed
 
@@ -149,9 +150,9 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     """
     try:
         members, intact = read_sealed(path)
-        record = json.loads(members[_ABOUT])
+        record = parse_object(members[_ABOUT])
         written_as, version = record["format"], record["version"]
-    except (NoArchiveError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no exported network, or is damaged ({str(error)[:200]}); export it again."
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_text
 
 EVALUATION = "eval"  # prefix of an evaluation's values
@@ -143,10 +144,10 @@ def _drop_later_lines(path: pathlib.Path, first_step: int, evaluated: bool) -> N
     kept = []
     for text in path.read_text(errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_object(text)
             again = line["step"] == first_step and not evaluated and f"{EVALUATION}/" in text
             if line["step"] <= first_step and not again:
                 kept.append(text + "\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue  # the half line of a killed run, or what somebody else has written
     write_text(path, "".join(kept))

@@ -26,6 +26,7 @@ import numpy as np
 
 import v2v_jax
 from v2v_jax.errors import CheckpointError, ConfigError
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.npy import array_of
 from v2v_jax.system.sealed_archive import (
     NoArchiveError,
@@ -102,8 +103,8 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
 def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a file says that it is such a one; reads its record alone."""
     try:
-        return json.loads(read_member(path, _ABOUT)).get("kind") == _KIND
-    except (NoArchiveError, ValueError, AttributeError, RecursionError):
+        return parse_object(read_member(path, _ABOUT)).get("kind") == _KIND
+    except (NoArchiveError, ValueError):
         return False
 
 
@@ -116,11 +117,11 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
     """
     try:
         members, intact = read_sealed(path, compressed=True)
-        record = json.loads(members[_ABOUT])
+        record = parse_object(members[_ABOUT])
         kind, written_as, version = record["kind"], record["format"], record["version"]
         if kind != _KIND:
             raise ValueError(f"it holds {kind!r}")
-    except (NoArchiveError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no weight file of v2v export --bits, or is damaged ({str(error)[:200]}); "
             "export it again."
