@@ -17,6 +17,7 @@ from v2v_jax.errors import CheckpointError, ConfigError
 from v2v_jax.evaluation import evaluator as evaluation
 from v2v_jax.run import manifest
 from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.run.stored_checkpoints import compare_about
 
 ABOUT = {
@@ -425,22 +426,84 @@ def test_metrics_of_another_type_do_not_stop_saving(tmp_path, text, caplog):
     assert "cannot be written" not in caplog.text
 
 
+@pytest.mark.parametrize("refused", ["rename", "rmtree"])
 def test_old_checkpoint_that_cannot_be_deleted_does_not_make_new_ones_fail(
-    tmp_path, monkeypatch, caplog
+    tmp_path, monkeypatch, caplog, refused
 ):
-    def refuse(self, folder):
-        raise PermissionError(13, os.strerror(13))
+    """Nor the same step's, saved once more; and the next run begins as if nothing were there."""
+    rename, rmtree = pathlib.Path.rename, shutil.rmtree
 
-    save(tmp_path, [0.3, 0.1])
-    with opened(tmp_path) as checkpoints, monkeypatch.context() as patch:
-        checkpoints.save(make_state(3), 3, {"score": 0.9})
-        checkpoints.wait()
-        patch.setattr(Checkpoints, "_delete", refuse)
-        checkpoints.save(make_state(4), 4, {"score": 0.1})
-        checkpoints.wait()
-        assert checkpoints.latest_step() == 4
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING and "Old checkpoints stay in" in record.getMessage()
+    def refuse_to_rename(path, target):
+        if pathlib.Path(target).name.startswith("deleting-"):
+            raise PermissionError(13, os.strerror(13), str(path))
+        return rename(path, target)
+
+    def refuse_to_remove(path, ignore_errors=False, **kwargs):
+        if "checkpoints" not in str(path) or "orbax" in str(path):
+            return rmtree(path, ignore_errors=ignore_errors, **kwargs)
+        if not ignore_errors:
+            raise PermissionError(13, os.strerror(13), str(path))
+
+    with monkeypatch.context() as patch:
+        if refused == "rename":
+            patch.setattr(pathlib.Path, "rename", refuse_to_rename)
+        else:
+            patch.setattr("v2v_jax.run.checkpoint.shutil.rmtree", refuse_to_remove)
+        save(tmp_path, [0.9, 0.1, 0.3, 0.2, 0.1])
+        with opened(tmp_path) as checkpoints:
+            assert checkpoints.latest_step() == 5
+            checkpoints.save(make_state(5), 5, {"score": 0.8})
+        with opened(tmp_path) as checkpoints:
+            assert checkpoints.metrics(5) == {"score": 0.8}
+    assert "cannot be written" not in caplog.text
+    assert {r.levelno for r in caplog.records} == {logging.WARNING}
+    assert "cannot be deleted (Permission denied" in caplog.text or "13" in caplog.text
+    save(tmp_path, [None] * 6)  # all is cleared away
+    assert names(tmp_path) == {"5", "6"}
+
+
+def test_what_depends_on_others_is_put_on_the_disk_after_them(tmp_path, monkeypatch):
+    """Lines of metrics.jsonl, then a checkpoint's files, its manifest, its name, its folder."""
+    events = []
+    fsync, rename, replace = os.fsync, pathlib.Path.rename, os.replace
+    inside = lambda path: pathlib.Path(path).relative_to(tmp_path).as_posix()
+
+    def noting_fsync(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if path.startswith(str(tmp_path)):
+            events.append(("sync", inside(path)))
+        fsync(descriptor)
+
+    def noting_rename(path, target):
+        if "tmp" not in pathlib.Path(target).name:
+            events.append(("name", inside(target)))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(pathlib.Path, "rename", noting_rename)
+    noting_replace = lambda old, new: (events.append(("name", inside(new))), replace(old, new))
+    monkeypatch.setattr(os, "replace", noting_replace)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+    with opened(tmp_path) as checkpoints, MetricsLog(tmp_path, 0) as log:
+        # What a killed run left is replaced: the new file first, then its name, then the folder.
+        at = events.index(("name", "metrics.jsonl"))
+        assert events[at - 1][0] == "sync" and ".metrics" in events[at - 1][1]
+        assert ("sync", ".") in events[at + 1 :]
+        events.clear()
+        log.write(4, "train", {"loss": 1.0})
+        log.sync()
+        checkpoints.save(make_state(4), 4, {"score": 0.5})
+    at = lambda event: events.index(event)
+    named = at(("name", "checkpoints/4"))
+    assert at(("sync", "metrics.jsonl")) < named
+    synced = {path for kind, path in events[:named] if kind == "sync"}
+    folder = tmp_path / "checkpoints" / "4"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {f"checkpoints/saving-4/{name}" for name in files} <= synced
+    assert at(("sync", "checkpoints/saving-4/SHA256SUMS")) > at(
+        ("sync", "checkpoints/saving-4/metrics.json")
+    )
+    assert ("sync", "checkpoints") in events[named:]
 
 
 @pytest.mark.parametrize("left", [None, "checkpoints", "checkpoints/saving-3.orbax-checkpoint-tmp"])

@@ -57,7 +57,8 @@ def run(seconds, how):
         for index in range(2)
     ]  # fmt: skip
     outputs = [process.communicate(timeout=300) for process in processes]
-    lines = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
+    own = lambda text: [line for line in text.splitlines() if not line.startswith("[Gloo]")]
+    lines = [own(out) for out, _ in outputs]
     return [(process.returncode, found) for process, found in zip(processes, lines)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.system.json_files import parse_object
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.whole_files import sync_folder, write_text
 
 EVALUATION = "eval"  # prefix of an evaluation's values
 
@@ -45,6 +45,8 @@ class MetricsLog:
         self._path = workdir / "metrics.jsonl"
         _drop_later_lines(self._path, first_step, evaluated)
         self._file = self._path.open("ab", buffering=0)
+        with contextlib.suppress(OSError):
+            sync_folder(workdir)  # else a power cut may lose a new file with all of its lines
         self._waiting = b""
         self._full = False
         self._events = _Events(workdir / "tensorboard", first_step)
