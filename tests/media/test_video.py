@@ -1,5 +1,6 @@
 """Video files: frame-exact reading, damaged files, writing."""
 
+import contextlib
 import io
 import os
 import resource
@@ -253,6 +254,26 @@ def test_a_cover_is_not_the_video(tmp_path):
     frames, _ = read_video(tmp_path / "a.mkv")
     assert frames.shape == (5, 48, 64, 3)
     assert len(list(VideoStream(tmp_path / "a.mkv"))) == 5
+
+
+def test_streams_that_begin_later(tmp_path):
+    """As sound in a broadcast that was recorded before it came; PyAV stumbles at the end."""
+    encode(tmp_path / "a.ts", moving_frames(30), "libx264", {"g": "5"})
+    with av.open(str(tmp_path / "b.ts"), "w") as container:
+        for rate in (25, 25, 25):
+            stream = container.add_stream("mpeg2video", rate=rate)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in moving_frames(30):
+            for stream in container.streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
+    for number in range(10):  # whether PyAV stumbles is for chance to say
+        data = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()[188 * number :]
+        (tmp_path / "both.ts").write_bytes(data)
+        for read in (lambda path: list(VideoStream(path)), VideoFile):
+            with contextlib.suppress(CorruptVideoError):
+                read(tmp_path / "both.ts")
 
 
 def encode_picture(values):

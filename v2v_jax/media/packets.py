@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from v2v_jax.errors import CorruptVideoError
+from v2v_jax.media.containers import demuxed
 
 # Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
@@ -41,7 +42,7 @@ def scan_packets(
     """
     packets = []
     end = 0.0
-    for packet in container.demux():
+    for packet in demuxed(container):
         if packet.size == 0:
             continue
         if packet.pts is not None:

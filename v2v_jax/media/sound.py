@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.media.clock import Clock
-from v2v_jax.media.containers import open_input
+from v2v_jax.media.containers import demuxed, open_input
 
 # Sound that MP4 files hold and players know, by FFmpeg's names of the formats, not of decoders.
 _COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
@@ -56,7 +57,7 @@ class Sound:
 
     def _copied(self, source: av.AudioStream) -> Iterator[av.Packet]:
         clock = Clock(source.time_base, Fraction(1024, source.rate))
-        for packet in self._source.demux(source):
+        for packet in demuxed(self._source, source):
             if not packet.size:
                 continue
             begins = clock(packet.pts, packet.duration).begin - self._begin
@@ -71,7 +72,8 @@ class Sound:
         resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
         clock = Clock(source.time_base, Fraction(0))
         samples = None  # until now, from the video's beginning on
-        for decoded in self._source.decode(source):
+        packets = demuxed(self._source, source)
+        for decoded in itertools.chain.from_iterable(packet.decode() for packet in packets):
             begins = clock(decoded.pts, decoded.duration).begin - self._begin
             due = round(begins * encoder.sample_rate)
             if samples is None:

@@ -20,7 +20,7 @@ from absl import logging
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.clock import Clock, Shown, is_even, mean_rate
-from v2v_jax.media.containers import open_input
+from v2v_jax.media.containers import demuxed, open_input
 from v2v_jax.media.frame_conversion import FrameConverter, lies_on_its_side
 from v2v_jax.media.packets import (
     check_complete,
@@ -351,7 +351,7 @@ def _decode(
     """Decodes from where the container stands, which is a keyframe."""
     first = None
     deadline = time.monotonic() + _STUCK
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         if time.monotonic() > deadline:
             raise corrupt(path, f"no frame came within {_STUCK:.0f} s")
         if packet.size == 0 and packet.dts is not None:
@@ -392,7 +392,7 @@ def _first_rate(container: av.container.InputContainer, stream: av.VideoStream) 
     """The header's frame rate, or that of the video's beginning where it is another."""
     stamps = set()
     with contextlib.suppress(av.error.FFmpegError):  # damage is said when it is reached
-        for packet in itertools.islice(container.demux(stream), _RATE_PACKETS):
+        for packet in itertools.islice(demuxed(container, stream), _RATE_PACKETS):
             if packet.size and packet.dts is not None:
                 stamps.add(packet.dts)
     return mean_rate(stream.average_rate, np.array(sorted(stamps), np.int64), stream.time_base)
