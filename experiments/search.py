@@ -96,7 +96,7 @@ def searched(config: Any, group: Group) -> Any:
     with config.unlocked():
         config.optimizer.update(learning_rate=1.0, schedule="step", decay_every=10**9)
     # Its updates are proportional to the rate, weight decay included.
-    inner = make_optimizer(config, 1)
+    inner = make_optimizer(config.optimizer, 1)
 
     def init(params):
         zero = jnp.zeros((), jnp.float32)
@@ -226,12 +226,14 @@ class Worker:
         import jax
 
         from v2v_jax.tasks import metrics
+        from v2v_jax.training.loop import steps
         from v2v_jax.training.setup import make_sampler
 
         state, sampler = start(run, experiment), make_sampler(experiment)
         losses, sums, timed, number = [], collections.deque(maxlen=_LAST), 0.0, 0
-        for number, batch in enumerate(feed.batches(map(sampler.plan, range(run.steps))), 1):
-            state, values = train_step(state, feed.store, batch)
+        todo = range(run.steps)
+        for number, after, values in steps(train_step, feed, sampler, state, run.seed, todo):
+            state = after
             sums.append(values["sums"])
             if number == 1:
                 jax.block_until_ready(values["loss"])

@@ -133,7 +133,7 @@ def test_page_of_a_run(reports, name):
     assert len(text) < 4_000_000
     values = json.loads((run.workdir / "eval" / "metrics.json").read_text())
     head, *rows = parsed.tables[0]
-    assert head == ["metric", "v2v", task.baseline]
+    assert head == ["metric", run.config.model.name, task.baseline]
     shown = {row[0].split(" (")[0]: row[1:] for row in rows}
     assert shown.keys() == {
         n for n in values if "/" not in n and not n.startswith("baseline_") and n != "step"

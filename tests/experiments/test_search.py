@@ -33,7 +33,7 @@ def test_its_optimiser_is_the_configurations_with_the_rate_as_data():
     rng = np.random.default_rng(0)
     layer = lambda *shape: {"kernel": np.float32(rng.standard_normal(shape)), "bias": np.zeros(2)}
     params = {"conv1a": layer(3, 3, 3, 2, 2), "deconv3": layer(4, 8, 8, 2, 2)}
-    ours, theirs = search.searched(config, group), make_optimizer(config, 20)
+    ours, theirs = search.searched(config, group), make_optimizer(config.optimizer, 20)
     states = [ours.init(params), theirs.init(params)]
     states[0] = states[0]._replace(rate=np.float32(0.1), steps=np.float32(20))
     found = [params, params]

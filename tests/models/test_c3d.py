@@ -185,8 +185,9 @@ def test_the_configurations_videos_are_one_clip_long():
     for arg in ("", "demo"):
         config = get_config(arg)
         assert config.data.num_frames == config.preprocessing.clip_length == 16
-        assert make_model(config, 12).dropout == 0.0
-    assert make_model(get_config("dataset=ucf101"), 101).dropout == 0.5
+        assert make_model(config.model, config.dtype, 12).dropout == 0.0
+    config = get_config("dataset=ucf101")
+    assert make_model(config.model, config.dtype, 101).dropout == 0.5
 
 
 @pytest.mark.slow

@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from v2v_jax.errors import ConfigError
 from v2v_jax.models.transposed_kernels import balanced
-from v2v_jax.run.optimizers import caffe_sgd, frozen_layers, learning_rate, make_optimizer
+from v2v_jax.run.optimizers import (
+    caffe_sgd,
+    frozen_layers,
+    learning_rate,
+    make_optimizer,
+    names_to_freeze,
+)
 
 
 def options(**changes):
@@ -23,7 +29,7 @@ def options(**changes):
         momentum=0.9,
         clip_norm=0.0,
     )
-    return ConfigDict({"optimizer": values | changes})
+    return ConfigDict(values | changes)
 
 
 def parameters(seed=0):
@@ -168,7 +174,7 @@ def test_balanced_kernels_stay_so_and_only_transposed_ones_are_held():
     np.testing.assert_allclose(
         found[True]["deconv3"]["kernel"], balanced(found[False]["deconv3"]["kernel"]), atol=1e-5
     )
-    frozen = make_optimizer(options(balanced=True, freeze="deconv3"), 10)
+    frozen = make_optimizer(options(balanced=True), 10, ["deconv3"])
     kept = train(frozen, params, gradients)[-1]
     np.testing.assert_array_equal(kept["deconv3"]["kernel"], params["deconv3"]["kernel"])
 
@@ -207,8 +213,8 @@ def test_the_trunk_has_its_own_rate(recipe):
 
 @pytest.mark.parametrize("name", ["adamw", "caffe_sgd"])
 def test_frozen_layers_do_not_move_decay_or_have_state(name):
-    config = options(name=name, weight_decay=0.3, clip_norm=1.0, freeze="trunk")
-    optimizer = make_optimizer(config, 10)
+    config = options(name=name, weight_decay=0.3, clip_norm=1.0)
+    optimizer = make_optimizer(config, 10, ["trunk"])
     start, gradients = parameters(), [parameters(seed) for seed in (1, 2, 3)]
     last = train(optimizer, start, gradients)[-1]
     jax.tree.map(np.testing.assert_array_equal, last["conv1a"], start["conv1a"])
@@ -217,19 +223,19 @@ def test_frozen_layers_do_not_move_decay_or_have_state(name):
     assert not any("conv1a" in jax.tree_util.keystr(path) for path, _ in state)
     # The norm that clips is that of the layers that are trained.
     rest = lambda tree: {"conv_pre": tree["conv_pre"]}
-    alone = make_optimizer(options(name=name, weight_decay=0.3, clip_norm=1.0), 10)
+    alone = make_optimizer(config, 10)
     expected = train(alone, rest(start), [rest(g) for g in gradients])[-1]
     jax.tree.map(np.testing.assert_array_equal, rest(last), expected)
 
 
 def test_the_release_variant_freezes_its_trunk_unless_told_otherwise():
-    config = options(freeze="auto")
-    config.model = {"variant": "paper"}
-    assert frozen_layers(config, parameters()) == frozenset()
-    config.model.variant = "release"
-    assert frozen_layers(config, parameters()) == {"conv1a"}
-    config.optimizer.freeze = ""
-    assert frozen_layers(config, parameters()) == frozenset()
+    frozen = lambda freeze, variant: frozen_layers(
+        names_to_freeze(options(freeze=freeze), variant), parameters()
+    )
+    assert frozen("auto", "paper") == frozenset()
+    assert frozen("auto", "release") == {"conv1a"}
+    assert frozen("", "release") == frozenset()
+    assert frozen("conv_pre, ", "release") == {"conv_pre"}
 
 
 @pytest.mark.parametrize(
@@ -241,4 +247,5 @@ def test_the_release_variant_freezes_its_trunk_unless_told_otherwise():
 )
 def test_what_cannot_be_frozen_is_named(freeze, message):
     with pytest.raises(ConfigError, match=message):
-        make_optimizer(options(freeze=freeze), 10).init(parameters())
+        names = names_to_freeze(options(freeze=freeze), "paper")
+        make_optimizer(options(), 10, names).init(parameters())

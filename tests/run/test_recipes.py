@@ -98,7 +98,7 @@ def test_every_combination_is_valid_and_can_be_overridden(name):
         schedule = Schedule.of(config)
         assert 1 <= schedule.log_every <= schedule.eval_every <= config.num_steps
         assert set(numbers_of(config)) <= known_numbers(config)
-        make_optimizer(config, config.num_steps)
+        make_optimizer(config.optimizer, config.num_steps)
         Preprocessing.from_dict(config.preprocessing)
         config.lock()
         config.batch_size = 8

@@ -38,7 +38,7 @@ def test_a_number_of_steps_alone_scales_the_whole_run(steps):
     assert schedule.grow_steps == round(0.5 * steps)
     logged = sum(schedule.is_logged(step) for step in range(1, steps + 1))
     assert min(steps, 200) <= logged <= min(steps, 400)
-    rates = np.array([learning_rate(config, steps)(step) for step in range(steps)])
+    rates = np.array([learning_rate(config.optimizer, steps)(step) for step in range(steps)])
     assert rates.max() == pytest.approx(config.optimizer.learning_rate, rel=0.3)
 
 
@@ -65,7 +65,7 @@ def test_configurations_from_before_there_were_shares():
     old |= dict(eval_every=25, log_every=5, grow_steps=0)
     config = ConfigDict(old)
     validate(config)
-    make_optimizer(config, config.num_steps)
+    make_optimizer(config.optimizer, config.num_steps)
     assert dataclasses.astuple(Schedule.of(config)) == (100, 0, 0, 5, 25, 0)
     config.optimizer.warmup_steps = 10
     assert warmup_steps(config.optimizer, 100) == 10

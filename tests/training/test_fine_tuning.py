@@ -13,6 +13,7 @@ from v2v_jax.models.c3d import TRUNK_LAYERS
 from v2v_jax.models.standardization import GAIN, fold, plain_layers
 from v2v_jax.pretrained import read_weights
 from v2v_jax.pretrained.folders import write_folder
+from v2v_jax.pretrained.weights import Weights
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
@@ -32,16 +33,21 @@ def assert_equal(a, b):
 
 
 @pytest.fixture(scope="module")
-def converted(trained, tmp_path_factory):
-    """The run of segmentation as a converted folder."""
+def converted(tmp_path_factory):
+    """A converted folder: V2V's standardised weights for segmentation, no leaf as it started."""
+    experiment = make_experiment(tiny_config(), "train")
+    rng = np.random.default_rng(0)
+    move = lambda x: np.asarray(x) + np.float32(0.01) * rng.standard_normal(x.shape, np.float32)
+    params = jax.tree.map(move, experiment.init_state().params)
     folder = tmp_path_factory.mktemp("weights") / "seg"
-    write_folder(read_weights(trained("seg").workdir), folder)
+    write_folder(Weights(params, experiment.preprocessing, "test", "moved"), folder)
     return folder
 
 
-def test_a_run_gives_the_parameters_of_its_best_checkpoint(trained, converted):
+def test_a_run_gives_the_parameters_of_its_best_checkpoint(trained, tmp_path):
     run = trained("seg")
     weights = read_weights(run.workdir)
+    write_folder(weights, tmp_path / "converted")
     best = re.fullmatch(r"step (\d+) of a run \(segmentation\)", weights.format)[1]
     assert (run.workdir / "checkpoints" / best).is_dir()
     experiment = make_experiment(run.config, "test")
@@ -51,7 +57,7 @@ def test_a_run_gives_the_parameters_of_its_best_checkpoint(trained, converted):
     assert step == int(best)
     assert_equal(weights.params, params)
     assert_equal(read_weights(run.workdir / "checkpoints" / best).params, params)
-    again = read_weights(converted)
+    again = read_weights(tmp_path / "converted")
     assert_equal(again.params, params)
     for key in ("color_order", "mean", "std"):
         assert getattr(again.preprocessing, key) == getattr(experiment.preprocessing, key)
@@ -122,7 +128,7 @@ def test_layers_that_are_not_in_the_file_keep_their_random_start(converted, tmp_
     weights = read_weights(converted)
     kept = {name: weights.params[name] for name in TRUNK_LAYERS if name != "conv4b"}
     kept["fc6"] = {"kernel": np.ones((4, 2), np.float32), "bias": np.ones(2, np.float32)}
-    write_folder(type(weights)(kept, weights.preprocessing, "test", "trunk"), tmp_path / "trunk")
+    write_folder(Weights(kept, weights.preprocessing, "test", "trunk"), tmp_path / "trunk")
     before, after = start(tiny_config(init_from=str(tmp_path / "trunk")))
     for name in before.params:
         expected = kept.get(name, before.params[name])
@@ -159,7 +165,7 @@ def plain(converted, tmp_path_factory):
     weights = read_weights(converted)
     folder = tmp_path_factory.mktemp("plain") / "weights"
     params = {n: arrays(layer) for n, layer in fold(weights.params).items()}
-    write_folder(type(weights)(params, weights.preprocessing, "test", "plain"), folder)
+    write_folder(Weights(params, weights.preprocessing, "test", "plain"), folder)
     return folder
 
 

@@ -16,6 +16,7 @@ from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.evaluation.evaluator import Evaluator, evaluate
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
+from v2v_jax.run.schedule import Schedule
 from v2v_jax.training import loop
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.monitor import TrainingDiverged
@@ -356,9 +357,9 @@ def test_label_without_a_class_stops_the_run(tmp_path, monkeypatch, feed):
 @pytest.mark.slow
 def test_without_accelerator_the_duration_is_announced(capsys):
     config = tiny_config(model__width=0.26, num_steps=10**6)
-    announce(make_experiment(config, "train"), first_step=0)
+    announce(make_experiment(config, "train"), Schedule.of(config), first_step=0)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert "This will take about" in lines[3] and "configs/seg.py:demo" in lines[3]
-    announce(make_experiment(tiny_config(), "train"), first_step=0)
+    announce(make_experiment(tiny_config(), "train"), Schedule.of(config), first_step=0)
     assert len(capsys.readouterr().out.splitlines()) == 2

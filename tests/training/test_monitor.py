@@ -13,6 +13,7 @@ from v2v_jax.datasets.scenes import Scenes
 from v2v_jax.input.tf_data_feed import TfDataFeed
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.run.metrics_log import MetricsLog
+from v2v_jax.run.schedule import Schedule
 from v2v_jax.system import sharding
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.monitor import Monitor, TrainingDiverged
@@ -36,7 +37,8 @@ def monitored(tmp_path):
         experiment = make_experiment(config, "train")
         sampler = make_sampler(experiment)
         logs.append(MetricsLog(tmp_path, first_step))
-        return Monitor(experiment, sampler, NoFeed(), logs[-1], first_step, progress)
+        schedule = Schedule.of(config)
+        return Monitor(experiment, schedule, sampler, NoFeed(), logs[-1], first_step, progress)
 
     yield make
     for log in logs:

@@ -160,7 +160,7 @@ def _rebuilt(
     from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
-    model = make_model(config, task.num_outputs)
+    model = make_model(config.model, config.dtype, task.num_outputs)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
     def params() -> Any:

@@ -23,7 +23,7 @@ from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
-from v2v_jax.run.optimizers import frozen_layers, make_optimizer
+from v2v_jax.run.optimizers import frozen_layers, make_optimizer, names_to_freeze
 from v2v_jax.system import sharding
 from v2v_jax.tasks import Task, make_task, record, stored_options
 
@@ -47,6 +47,7 @@ class Experiment:
     preprocessing: Preprocessing
     model: nn.Module
     optimizer: optax.GradientTransformation
+    frozen: tuple[str, ...]  # `names_to_freeze`
 
     @property
     def augmentation(self) -> Augmentation:
@@ -106,7 +107,7 @@ class Experiment:
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""
-        frozen = frozen_layers(self.config, params)
+        frozen = frozen_layers(self.frozen, params)
         return {
             name: jax.lax.stop_gradient(layer) if name in frozen else layer
             for name, layer in params.items()
@@ -134,32 +135,38 @@ def make_experiment(
     size, length = preprocessing.frame_size, preprocessing.clip_length
     dataset = datasets.load(config.data, split, size, min_frames=length, training=training)
     task = make_task(config.task, dataset, stored_options(config))
+    frozen = names_to_freeze(config.optimizer, _variant(config.model))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
         dataset,
         task,
         preprocessing,
-        make_model(config, task.num_outputs),
-        make_optimizer(config, config.num_steps),
+        make_model(config.model, config.dtype, task.num_outputs),
+        make_optimizer(config.optimizer, config.num_steps, frozen),
+        frozen,
     )
 
 
-def make_model(config: ConfigDict, num_outputs: int) -> nn.Module:
-    """The network that `config.model` and `config.dtype` describe, for K = num_outputs."""
-    variant = config.model.get("variant", "paper")  # configurations before it lack it
-    options = {} if variant == "paper" else {"variant": variant}
-    if "dropout" in config.model:
-        options["dropout"] = config.model.dropout
-    if config.model.get("standardized", False):  # likewise
-        options["standardized"] = True
-    return (MODELS | CLASSIFIERS)[config.model.name](
+def make_model(options: ConfigDict, dtype: str, num_outputs: int) -> nn.Module:
+    """The network of `config.model` and `config.dtype`, for K = num_outputs."""
+    more = {} if _variant(options) == "paper" else {"variant": options.variant}
+    if "dropout" in options:
+        more["dropout"] = options.dropout
+    if options.get("standardized", False):  # configurations before it lack it
+        more["standardized"] = True
+    return (MODELS | CLASSIFIERS)[options.name](
         num_outputs=num_outputs,
-        width=config.model.width,
-        dtype=_dtype(config.dtype),
-        initialization=config.model.initialization,
-        **options,
+        width=options.width,
+        dtype=_dtype(dtype),
+        initialization=options.initialization,
+        **more,
     )
+
+
+def _variant(options: ConfigDict) -> str:
+    """The network's variant; configurations before there were some lack it."""
+    return options.get("variant", "paper")
 
 
 def _dtype(name: str) -> jnp.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,13 +15,16 @@ from v2v_jax.models.transposed_kernels import balanced
 from v2v_jax.run.schedule import warmup_steps
 
 
-def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
+def learning_rate(options: ConfigDict, num_steps: int) -> optax.Schedule:
     """The schedule that `config.optimizer.schedule` names, as a function of the step.
+
+    Args:
+      options: `config.optimizer`.
+      num_steps: of the run.
 
     * ``cosine``: linear warm-up (`schedule.warmup_steps`), then a cosine to 0 at `num_steps`.
     * ``step``: divided by 10 every `decay_every` steps (the paper's).
     """
-    options = config.optimizer
     if options.schedule == "cosine":
         warmup = warmup_steps(options, num_steps)
         return optax.warmup_cosine_decay_schedule(
@@ -38,40 +41,55 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
     raise ConfigError(f"optimizer.schedule is {options.schedule!r}; known: cosine, step.")
 
 
-def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    options: ConfigDict, num_steps: int, frozen: Sequence[str] = ()
+) -> optax.GradientTransformation:
     """What `config.optimizer` names: `adamw` (modern) or `caffe_sgd` (paper).
 
     `adamw` clips the gradient's global norm at `clip_norm`, unless that is 0, and with `balanced`
     leaves transposed kernels balanced that start so (`models.transposed_kernels`). The trunk's
-    learning rate is multiplied by `trunk_multiplier`. Layers of `freeze` (see `frozen_layers`) stay
-    as they are to the bit: no update, no weight decay, no state, no part in the gradient's norm.
+    learning rate is multiplied by `trunk_multiplier`. Frozen layers stay as they are to the bit: no
+    update, no weight decay, no state, no part in the gradient's norm.
+
+    Args:
+      options: `config.optimizer`.
+      num_steps: of the run.
+      frozen: names as of `names_to_freeze`.
 
     Raises:
       ConfigError: unknown optimiser or schedule; on `init` with parameters that lack a layer to be
         frozen, or of which none is left to train.
     """
-    options = config.optimizer
-    optimizer = _recipe(config, num_steps)
+    optimizer = _recipe(options, num_steps)
     if options.get("trunk_multiplier", 1.0) != 1.0:
         # Both recipes' updates are proportional to the learning rate, weight decay included.
         optimizer = optax.chain(
             optimizer, optax.masked(optax.scale(options.trunk_multiplier), _trunk)
         )
-    if not _names_to_freeze(config):
+    if not frozen:
         return optimizer
 
     def use(params: Mapping[str, Any]) -> dict[str, str]:
-        frozen = frozen_layers(config, params)
-        return {name: "frozen" if name in frozen else "trained" for name in params}
+        layers = frozen_layers(frozen, params)
+        return {name: "frozen" if name in layers else "trained" for name in params}
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, use)
 
 
-def frozen_layers(config: ConfigDict, params: Mapping[str, Any]) -> frozenset[str]:
-    """The layers that `config.optimizer.freeze` names.
+def names_to_freeze(options: ConfigDict, variant: str) -> tuple[str, ...]:
+    """The names in `config.optimizer.freeze`, a list with commas.
 
-    It is a list with commas; `trunk` stands for conv1a … conv5b. `auto` freezes the trunk of the
-    release's segmentation net (`model.variant=release`), which has it so, and nothing else.
+    `auto` freezes the trunk of the release's segmentation net (`model.variant=release`), which has
+    it so, and nothing else.
+    """
+    names = options.get("freeze", "")
+    if names == "auto":
+        return ("trunk",) if variant == "release" else ()
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def frozen_layers(names: Sequence[str], params: Mapping[str, Any]) -> frozenset[str]:
+    """The layers that are meant by names of `names_to_freeze`; `trunk` is conv1a … conv5b.
 
     Args:
       params: layer → its parameters.
@@ -80,7 +98,7 @@ def frozen_layers(config: ConfigDict, params: Mapping[str, Any]) -> frozenset[st
       ConfigError: there is no such layer, or all are frozen.
     """
     frozen: set[str] = set()
-    for name in _names_to_freeze(config):
+    for name in names:
         if name != "trunk" and name not in params:
             raise ConfigError(
                 f"optimizer.freeze names {name!r}; known: trunk, {', '.join(params)}."
@@ -91,16 +109,8 @@ def frozen_layers(config: ConfigDict, params: Mapping[str, Any]) -> frozenset[st
     return frozenset(frozen)
 
 
-def _names_to_freeze(config: ConfigDict) -> list[str]:
-    names = config.optimizer.get("freeze", "")
-    if names == "auto":
-        return ["trunk"] if config.model.get("variant", "paper") == "release" else []
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _recipe(config: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    options = config.optimizer
-    schedule = learning_rate(config, num_steps)
+def _recipe(options: ConfigDict, num_steps: int) -> optax.GradientTransformation:
+    schedule = learning_rate(options, num_steps)
     if options.name == "adamw":
         clip_norm = options.clip_norm
         return optax.chain(

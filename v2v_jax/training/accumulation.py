@@ -13,8 +13,33 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from v2v_jax.errors import ConfigError
+from v2v_jax.system import sharding
+
 # Clips that keep a data-centre GPU busy; more at a time are not faster (docs/performance.md).
 GPU_CLIPS = 32
+
+
+def parts_of_batch(batch_size: int, mesh: Mesh, accumulate: int, recompute: int) -> int:
+    """Into how many parts a device splits its share of the batch: `accumulate`, 0: automatic.
+
+    Raises:
+      ConfigError: the devices cannot share the batch evenly, `accumulate` does not divide a
+        device's share, or `recompute` does not divide a part.
+    """
+    sharding.local_rows(batch_size, mesh)
+    share = batch_size // mesh.size
+    parts = accumulate or automatic_parts(share, mesh.devices.flat[0].platform)
+    if share % parts:
+        raise ConfigError(
+            f"accumulate is {parts}; it must divide the {share} clips of the batch on each device."
+        )
+    if share // parts % recompute:
+        raise ConfigError(
+            f"recompute is {recompute}; it must divide the {share // parts} clips of the "
+            "batch that a device computes at a time."
+        )
+    return parts
 
 
 def automatic_parts(clips: int, platform: str) -> int:

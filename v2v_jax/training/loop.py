@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from v2v_jax.input.base_feed import Feed
+from v2v_jax.input.clips import ClipSampler
 from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.system.console import console
 from v2v_jax.system.whole_files import write_text
@@ -19,6 +22,7 @@ from v2v_jax.training.monitor import Monitor
 from v2v_jax.training.preemption import StopRequest
 from v2v_jax.training.setup import Setup, make_sampler
 from v2v_jax.training.start import first_state
+from v2v_jax.training.step import Metrics, TrainStep
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
@@ -57,7 +61,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
         if first_process:
             text = config.to_json_best_effort(indent=2)
             write_text(workdir / "config.json", text + "\n")
-        monitor = Monitor(experiment, sampler, feed, log, first_step, progress)
+        monitor = Monitor(experiment, schedule, sampler, feed, log, first_step, progress)
         stack.enter_context(monitor)
 
         def save(step: int, values: Mapping[str, float] | None = None) -> None:
@@ -96,10 +100,10 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
         values = None
         if first_step and schedule.is_evaluated(first_step) and not evaluated:
             values = evaluate(first_step)  # saved, but ended before its evaluation
-        plans = (sampler.plan(step) for step in range(first_step, schedule.num_steps))
         stop.arm()
-        for step, batch in enumerate(feed.batches(plans), first_step + 1):
-            state, metrics = train_step(state, feed.store, batch, np.uint32(seed % 2**32))
+        todo = range(first_step, schedule.num_steps)
+        for step, after, metrics in steps(train_step, feed, sampler, state, seed, todo):
+            state = after  # the one before is donated
             if step == first_step + 1:
                 heap.share()  # not before: the compiler's threads would wait for one another
                 heap.release()  # of what the compiler needed
@@ -114,3 +118,23 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
             values = evaluator(state.params)
             report(first_step, values)
         return values
+
+
+def steps(
+    train_step: TrainStep,
+    feed: Feed,
+    sampler: ClipSampler,
+    state: TrainState,
+    seed: int,
+    todo: range,
+) -> Iterator[tuple[int, TrainState, Metrics]]:
+    """The bare loop: (k, the state after the k-th step, that step's metrics).
+
+    Args:
+      state: after the first `todo.start` steps; it is donated.
+      seed: what is random in a step is a function of it and of the step.
+      todo: the steps to do, counted from 0.
+    """
+    for step, batch in zip(todo, feed.batches(map(sampler.plan, todo))):
+        state, metrics = train_step(state, feed.store, batch, np.uint32(seed % 2**32))
+        yield step + 1, state, metrics

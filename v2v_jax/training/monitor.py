@@ -47,6 +47,7 @@ class Monitor:
     def __init__(
         self,
         experiment: Experiment,
+        schedule: Schedule,
         sampler: ClipSampler,
         feed: Feed,
         log: MetricsLog,
@@ -63,7 +64,7 @@ class Monitor:
         self._losses = collections.deque(progress.get("losses", ()), maxlen=_WINDOW)
         self._skipped: int = progress.get("skipped", 0)  # in a row
         self._said_unknown = False
-        self._schedule = Schedule.of(experiment.config)
+        self._schedule = schedule
         self.line = ProgressLine(first_step, self._schedule.num_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 

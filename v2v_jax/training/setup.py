@@ -15,7 +15,8 @@ from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
 from v2v_jax.run.schedule import Schedule
 from v2v_jax.system.console import progress
-from v2v_jax.training.step import TrainStep, make_train_step, parts_of_batch
+from v2v_jax.training import accumulation
+from v2v_jax.training.step import TrainStep, make_train_step
 
 
 class Setup:
@@ -29,7 +30,8 @@ class Setup:
         """Raises UserError for a configuration that cannot be trained."""
         self.experiment = make_experiment(config, "train")
         self.schedule = Schedule.of(config)
-        parts_of_batch(self.experiment)  # fails before anything is read
+        mesh = self.experiment.mesh  # what follows fails before anything is read
+        accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, config.recompute)
 
     def for_seed(self, seed: int) -> Experiment:
         """The experiment with this seed in its configuration."""

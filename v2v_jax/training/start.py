@@ -28,7 +28,7 @@ def first_state(
       UserError: the checkpoint, or the weights, cannot be read or do not fit.
     """
     state, step = checkpoints.restore_latest(experiment.abstract_state())
-    announce(experiment, step)
+    announce(experiment, setup.schedule, step)
     if step:
         return state, step, checkpoints.read_about(step)["progress"]
     state = setup.init_state(experiment.config.seed)
@@ -37,7 +37,7 @@ def first_state(
     return state, 0, {}
 
 
-def announce(experiment: Experiment, first_step: int) -> None:
+def announce(experiment: Experiment, schedule: Schedule, first_step: int) -> None:
     """Prints what is going to be trained on what; without an accelerator also for how long."""
     config = experiment.config
     devices = experiment.mesh.devices
@@ -46,7 +46,7 @@ def announce(experiment: Experiment, first_step: int) -> None:
         f"on {config.data.name}: {config.num_steps} steps of {config.batch_size} clips "
         f"on {devices.size} {devices.flat[0].device_kind} device(s)"
     )
-    console.print(str(Schedule.of(config)))
+    console.print(str(schedule))
     if first_step:
         console.print(f"Resuming after step {first_step} of {config.num_steps}")
     elif jax.default_backend() == "cpu" and config.model.width > 0.25:

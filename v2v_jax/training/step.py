@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from v2v_jax.errors import ConfigError
 from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
@@ -33,7 +32,9 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     finite changes neither parameters nor optimiser state, and its metric `skipped` is 1, not 0.
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
-    apply = recompute.in_parts(_network(experiment), config.recompute)
+    mesh, recomputed = experiment.mesh, config.recompute
+    parts = accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, recomputed)
+    apply = recompute.in_parts(_network(experiment), recomputed)
     augmentation = experiment.augmentation
     is_random = "dropout" in config.model or not augmentation.is_off
 
@@ -58,7 +59,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         return gradient, (total, count), _over_clips(task.training_sums(outputs, fields))
 
     sums_of_batch = accumulation.summed_over_devices(
-        accumulation.summed_over_parts(sums_of_clips, parts_of_batch(experiment)), experiment.mesh
+        accumulation.summed_over_parts(sums_of_clips, parts), mesh
     )
 
     def step(state: TrainState, store: Any, batch: Any, seed: jax.Array | int = 0):
@@ -84,8 +85,8 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     jitted = jax.jit(
         step,
         donate_argnums=0,
-        out_shardings=sharding.replicated(experiment.mesh),
-        compiler_options=_compiler_options(experiment.mesh),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=_compiler_options(mesh),
     )
     return compiled_together(jitted)
 
@@ -128,31 +129,6 @@ def _finite(metrics: Metrics) -> tuple[jax.Array, Metrics]:
 
 def _keep_unless(good: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-
-
-def parts_of_batch(experiment: Experiment) -> int:
-    """Into how many parts a device splits its share of the batch (`config.accumulate`).
-
-    Raises:
-      ConfigError: the devices cannot share the batch evenly, `accumulate` does not divide a
-        device's share, or `recompute` does not divide a part.
-    """
-    config, mesh = experiment.config, experiment.mesh
-    sharding.local_rows(config.batch_size, mesh)
-    share = config.batch_size // mesh.size
-    parts = config.accumulate or accumulation.automatic_parts(
-        share, mesh.devices.flat[0].platform
-    )
-    if share % parts:
-        raise ConfigError(
-            f"accumulate is {parts}; it must divide the {share} clips of the batch on each device."
-        )
-    if share // parts % config.recompute:
-        raise ConfigError(
-            f"recompute is {config.recompute}; it must divide the {share // parts} clips of the "
-            "batch that a device computes at a time."
-        )
-    return parts
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
