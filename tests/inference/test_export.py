@@ -97,6 +97,15 @@ def test_the_file_is_for_all_platforms_and_says_what_it_is(exported):
         v2v_jax.load(path, full_frame=True)
 
 
+def test_the_same_network_gives_the_same_file_wherever_it_is_written(exported, tmp_path):
+    network, path = exported
+    write = lambda: export.write_export(network, tmp_path / "again.v2v")
+    write()
+    assert (tmp_path / "again.v2v").read_bytes() == path.read_bytes()
+    for place in (str(ROOT).encode(), str(tmp_path).encode()):
+        assert place not in path.read_bytes()
+
+
 def changed(path, target, change, recompute=False):
     """A copy of an export of which `change` altered the members."""
     with zipfile.ZipFile(path) as archive:
@@ -191,6 +200,7 @@ MISFITS = {
     "claim": (lambda m: m.update({CONV: m[CONV][:-8]}), "claims"),
     "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "nested too deeply"),
     "list": (lambda m: m.update({"about.json": b"[]"}), "no exported network"),
+    "none": (lambda m: m.update({"about.json": b'{"format":1,"version":1}'}), "no exported net"),
     "about": (lambda m: m.update({"about.json": b'{"format":1,"version":1,"about":7}'}), "be used"),
 }
 

@@ -19,6 +19,7 @@ nothing but JAX and NumPy.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -43,6 +44,7 @@ from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sea
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
+_PLACES = "jax_traceback_in_locations_limit"
 _ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
 
 
@@ -137,8 +139,22 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with triton.switched_off():
+    with triton.switched_off(), _without_places():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Lets programs not name the lines of code that made them: paths of this machine, and callers.
+
+    With them the same network would give another file wherever the call came from.
+    """
+    before = getattr(jax.config, _PLACES)
+    jax.config.update(_PLACES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_PLACES, before)
 
 
 def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
@@ -151,7 +167,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     try:
         members, intact = read_sealed(path)
         record = parse_object(members[_ABOUT])
-        written_as, version = record["format"], record["version"]
+        written_as, version, about = record["format"], record["version"], record["about"]
     except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no exported network, or is damaged ({str(error)[:200]}); export it again."
@@ -165,7 +181,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
         )
-    fields = from_about(record["about"], path)
+    fields = from_about(about, path)
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))
         params = _nested(members)
