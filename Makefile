@@ -24,10 +24,11 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+# --no-compile: Python compiles what is imported when it is imported; all of TensorFlow takes 45 s.
 $(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("v2v_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another with make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
 	@touch $@
 
 clean:

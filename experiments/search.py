@@ -22,6 +22,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from experiments.search_plans import DATA, PLANS, Group, Run
 from v2v_jax.datasets.scenes import Scenes
 
 _WHICH = ("train", "held out", "test")
+_GRACE = 2.0  # seconds past the end in which a run may still come to its own
 _LAST = 20  # steps whose training metric is averaged at the end
 
 
@@ -81,7 +83,6 @@ class SearchState(NamedTuple):
     count: Any
     rate: Any  # the peak
     steps: Any
-    average: Any  # of the weights, exponential
 
 
 def searched(config: Any, group: Group) -> Any:
@@ -100,7 +101,7 @@ def searched(config: Any, group: Group) -> Any:
 
     def init(params):
         zero = jnp.zeros((), jnp.float32)
-        return SearchState(inner.init(params), zero, zero, zero + 1, params)
+        return SearchState(inner.init(params), zero, zero, zero + 1)
 
     def update(gradient, state, params):
         updates, kept = inner.update(gradient, state.inner, params)
@@ -112,11 +113,7 @@ def searched(config: Any, group: Group) -> Any:
         updates = jax.tree.map(lambda u: u * rate, updates)
         for name, share in group.slower:
             updates[name] = jax.tree.map(functools.partial(jnp.multiply, share), updates[name])
-        decay = jnp.minimum(0.999, (1 + state.count) / (10 + state.count))
-        average = jax.tree.map(
-            lambda a, p, u: decay * a + (1 - decay) * (p + u), state.average, params, updates
-        )
-        return updates, SearchState(kept, state.count + 1, state.rate, state.steps, average)
+        return updates, SearchState(kept, state.count + 1, state.rate, state.steps)
 
     return optax.GradientTransformation(init, update)
 
@@ -137,13 +134,13 @@ class Worker:
         from v2v_jax.run.experiment import make_experiment
         from v2v_jax.training.step import make_train_step
 
-        for which in _WHICH:
-            while not (_place(self._data, group.data, which) / "done").exists():
-                time.sleep(0.2)  # another process renders it
         config = group_config(group)
-        if group.init_from:
-            with config.unlocked():
-                config.init_from = str(self._best_of(group.init_from))
+        with config.unlocked():
+            if group.init_from:
+                best = self._best_of(group.init_from)
+                config.init_from = str(self._workdir / best["saved"])
+            if group.loss_of:
+                config.task_options.loss = self._best_of(group.loss_of)["loss"]
         opened = {
             which: Prerendered(open_data(group.data, which), _place(self._data, group.data, which))
             for which in _WHICH
@@ -163,26 +160,30 @@ class Worker:
             step = make_train_step(experiment, feed)
             seconds_a_step = 0.0
             for run in group.runs:
-                if time.time() + seconds_a_step * run.steps > self._until:
+                if time.time() + seconds_a_step * run.steps > self._until + _GRACE:
                     self.write(group, run, {"skipped": True})
                     continue
                 result = self._run(group, run, experiment, feed, evaluators, step)
                 self.write(group, run, result)
                 seconds_a_step = result.get("seconds", 0.0) / run.steps
 
-    def _best_of(self, names: tuple[str, ...]) -> pathlib.Path:
+    def _results(self) -> list[dict[str, Any]]:
+        path = self._workdir / "results.jsonl"
+        return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+    def _best_of(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The saved run of these groups that was best on the held-out scenes."""
-        lines = (self._workdir / "results.jsonl").read_text().splitlines()
-        found = [r for r in map(json.loads, lines) if r["group"] in names and "saved" in r]
-        best = max(found, key=lambda r: r["held_out"])
-        return self._workdir / best["saved"]
+        found = [r for r in self._results() if r["group"] in names and "saved" in r]
+        return max(found, key=lambda r: r["chosen_by"])
 
     def ready(self, group: Group) -> bool:
-        """Whether the groups that it starts from have ended."""
-        path = self._workdir / "results.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        saved = {r["group"] for r in map(json.loads, lines) if "saved" in r}
-        return set(group.init_from) <= saved
+        """Whether its scenes are there and the groups that it goes on from have ended."""
+        results = self._results()
+        for names in filter(None, (group.init_from, group.loss_of)):
+            saved = any(r["group"] in names and "saved" in r for r in results)
+            if not saved or not set(names) <= {r["group"] for r in results}:
+                return False
+        return all((_place(self._data, group.data, w) / "done").exists() for w in _WHICH)
 
     def _feeds_of(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
         from v2v_jax.input.feeds import make_feed
@@ -213,9 +214,11 @@ class Worker:
         values, judged = _judge(group, experiment, evaluators, state)
         result |= judged | {"seconds": round(time.perf_counter() - begin, 1)}
         if group.save:
-            folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
+            from experiments.trained_runs import save_run
+
+            folder = f"runs/{re.sub('[ ,]+', '_', group.name)}-{run.seed}"
             small = state.replace(opt_state=())  # to be used and started from, not to be resumed
-            save(experiment, small, values, self._workdir / folder)
+            save_run(experiment, small, values, self._workdir / folder)
             result["saved"] = folder
         return result
 
@@ -264,20 +267,6 @@ class Worker:
         print(head, {k: v for k, v in shown.items() if v is not None}, flush=True)
 
 
-def save(experiment: Any, state: Any, values: dict[str, float], workdir: pathlib.Path) -> None:
-    """Leaves in `workdir` what training would: a checkpoint, config.json."""
-    from v2v_jax.run.checkpoint import Checkpoints
-    from v2v_jax.system.whole_files import write_text
-
-    task = experiment.task
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(
-        workdir, experiment.about, headline=task.headline, better=task.better, writable=True
-    ) as checkpoints:
-        checkpoints.save(state, int(state.step), values)
-    write_text(workdir / "config.json", experiment.config.to_json_best_effort(indent=2) + "\n")
-
-
 def _judge(
     group: Group, experiment: Any, evaluators: Any, state: Any
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -288,16 +277,25 @@ def _judge(
     result = {
         "metric": task.headline,
         "held_out": values[task.headline],
-        "averaged": evaluator(state.opt_state.average)[task.headline],
         "baseline": values[f"baseline_{task.headline}"],
+        "chosen_by": _choice(task, values),
+        "loss": experiment.config.task_options.get("loss"),
         "test": every[task.headline] if group.test else None,
         "metrics": {n: round(float(v), 5) for n, v in every.items() if math.isfinite(v)},
+        "held_out_metrics": {n: round(float(v), 5) for n, v in values.items() if math.isfinite(v)},
     }
     if task.name == "flow":
         from experiments.grid import of_flow
 
         result["grid"] = of_flow(evaluator.clips(state.params, 24))
     return values, result
+
+
+def _choice(task: Any, values: dict[str, float]) -> float:
+    """What runs are chosen by, the more the better; of flow without the fastest voxels."""
+    if task.name == "flow":
+        return -values["epe_s0-10"]
+    return values[task.headline] * (1 if task.better == "max" else -1)
 
 
 def start(run: Run, experiment: Any) -> Any:
@@ -312,10 +310,7 @@ def start(run: Run, experiment: Any) -> Any:
         state = fine_tuning.initialize(experiment, state)
     like = state.opt_state
     put = lambda x: jax.device_put(jnp.float32(x), like.rate.sharding)
-    chosen = like._replace(
-        rate=put(run.rate), steps=put(run.steps), average=jax.tree.map(jnp.copy, state.params)
-    )
-    return state.replace(opt_state=chosen)
+    return state.replace(opt_state=like._replace(rate=put(run.rate), steps=put(run.steps)))
 
 
 def group_config(group: Group) -> Any:
@@ -324,7 +319,9 @@ def group_config(group: Group) -> Any:
     config = module.get_config(group.arg)
     config.feed = "device"
     data = DATA[group.data]
-    config.data.num_frames = data.frames
+    train = dict(num_train_videos=data.videos, num_train_frames=data.frames)
+    held_out = dict(num_validation_videos=data.held_out, num_test_videos=data.held_out)
+    config.data.update(train | held_out, num_frames=data.held_out_frames, domain=data.domain)
     config.grow_share = 0.0
     config.preprocessing.frame_size = data.frame_size
     config.lock()
@@ -332,7 +329,13 @@ def group_config(group: Group) -> Any:
     return config
 
 
-def work(plan: list[Group], workdir: pathlib.Path, data: pathlib.Path, until: float) -> None:
+def work(
+    plan: list[Group],
+    workdir: pathlib.Path,
+    data: pathlib.Path,
+    until: float,
+    seconds_a_step: float = 0.0,
+) -> None:
     """Takes groups that nobody has taken, until there are none or no time is left."""
     from v2v_jax.system import compilation_cache
 
@@ -340,7 +343,9 @@ def work(plan: list[Group], workdir: pathlib.Path, data: pathlib.Path, until: fl
     worker = Worker(workdir, data, until)
     waiting = list(plan)
     while waiting and time.time() < until:
-        group = next((group for group in waiting if worker.ready(group)), None)
+        left = (until + _GRACE - time.time()) / seconds_a_step if seconds_a_step else math.inf
+        fits = (g for g in waiting if g.runs[0].steps <= left)
+        group = next((group for group in fits if worker.ready(group)), None)
         if group is None:
             time.sleep(0.5)
             continue
@@ -363,12 +368,12 @@ def table(workdir: pathlib.Path) -> str:
     """What was found, as Markdown, the best run of every group first."""
     lines = (workdir / "results.jsonl").read_text().splitlines()
     results = [r for r in map(json.loads, lines) if "held_out" in r]
-    heads = ("group", "rate", "steps", "seed", "metric", "held out", "averaged", "training")
-    rows = ["| " + " | ".join((*heads, "test", "grid")) + " |", "|" + "---|" * 10]
+    heads = ("group", "rate", "steps", "seed", "metric", "held out", "training", "test", "grid")
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for r in sorted(results, key=lambda r: (r["group"], r["steps"], r["rate"])):
         grid = r.get("grid")
         shown = f"{grid['rows']:.2f}, {grid['columns']:.2f}" if grid else ""
-        numbers = (f"{r[k]:.4f}" for k in ("held_out", "averaged", "train"))
+        numbers = (f"{r[k]:.4f}" for k in ("held_out", "train"))
         test = f"{r['test']:.4f}" if r.get("test") is not None else ""
         cells = (r["group"], f"{r['rate']:g}", r["steps"], r["seed"], r["metric"], *numbers)
         cells += (test, shown)
@@ -387,6 +392,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="then training ends")
     parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)
     parser.add_argument(
+        "--seconds_a_step",
+        type=float,
+        default=0.0,
+        help="groups whose first run would not end in time are left out; 0: all are begun",
+    )
+    parser.add_argument(
         "--scenes",
         choices=("render", "only", "wait"),
         default="render",
@@ -401,7 +412,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(workdir))
         return 0
     if args.worker:
-        work(plan, workdir, data, args.until)
+        work(plan, workdir, data, args.until, args.seconds_a_step)
         return 0
     workdir.mkdir(parents=True, exist_ok=True)
     if args.scenes == "only":
@@ -426,6 +437,7 @@ def _spawn(
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.92 / args.slots:.3f}")
     command = [sys.executable, "-m", "experiments.search", "--worker", f"--plan={args.plan}"]
     command += [f"--workdir={workdir}", f"--data={data}", f"--until={until}"]
+    command += [f"--seconds_a_step={args.seconds_a_step}"]
     with open(workdir / f"gpu{gpu}-{slot}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

@@ -1,4 +1,4 @@
-"""Opens the runs that training left behind, to draw what they predict."""
+"""Opens the runs that training left behind, to draw what they predict; leaves such runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run import recipes
+from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
+from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import stored_options
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
@@ -60,3 +62,16 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
     experiment = make_experiment(config, "test")
     found.check_fits(experiment.about)
     return TrainedRun(experiment, found.params(experiment.abstract_params()), found.step)
+
+
+def save_run(
+    experiment: Experiment, state: Any, values: dict[str, float], workdir: pathlib.Path
+) -> None:
+    """Leaves in `workdir` what training would: a checkpoint, config.json."""
+    task = experiment.task
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(
+        workdir, experiment.about, headline=task.headline, better=task.better, writable=True
+    ) as checkpoints:
+        checkpoints.save(state, int(state.step), values)
+    write_text(workdir / "config.json", experiment.config.to_json_best_effort(indent=2) + "\n")

@@ -122,7 +122,7 @@ def test_as_many_weights_as_classes():
         Segmentation(NAMES, class_weights=(1.0, 2.0))
 
 
-@pytest.mark.parametrize("loss", ["huber", "distance"])
+@pytest.mark.parametrize("loss", ["huber", "distance", "robust"])
 def test_flow_is_learned_as_the_loss_says_and_measured_in_pixels(loss):
     task, arrays = Flow(loss=loss), batch()
     outputs = outputs_for(task)
@@ -131,6 +131,7 @@ def test_flow_is_learned_as_the_loss_says_and_measured_in_pixels(loss):
     expected = {
         "huber": lambda: reference.huber(outputs, flow / 15, valid),
         "distance": lambda: reference.distance(15 * outputs, flow, valid),
+        "robust": lambda: reference.robust(15 * outputs, flow, valid),
     }
     total, count = expected[loss]()
     assert loss_of(task, outputs, arrays) == pytest.approx(total / count, rel=1e-5)

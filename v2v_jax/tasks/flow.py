@@ -15,7 +15,8 @@ from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 class Flow(Task):
     """Optical flow (paper section 5): end-point error in pixels.
 
-    The loss is that error itself ("distance") or the paper's, Huber's on flow / 15.
+    The loss is that error itself ("distance"), its power of 0.4 ("robust", `losses.robust`, for
+    speeds that differ much) or the paper's, Huber's on flow / 15.
 
     `epe` is in pixels of the resized frames, which the network sees (the paper's 1.24 px is such a
     figure); all other metrics, `epe_native` too, in the pixels of the dataset's own frames: see
@@ -82,8 +83,8 @@ class Flow(Task):
 
     def loss(self, outputs, batch):
         target, valid = batch["flow"].astype(jnp.float32), self._valid(batch)
-        if self._loss == "distance":
-            return losses.distance(self.predict(outputs), target, valid)
+        if self._loss in ("distance", "robust"):
+            return losses.REGRESSION[self._loss](self.predict(outputs), target, valid)
         return losses.REGRESSION[self._loss](outputs, target / self.alpha, valid)
 
     def _valid(self, batch: Batch) -> jax.Array:
