@@ -105,11 +105,11 @@ VIDEOS = (
     ),
     OddVideo("quick.mp4", "libx264", "2,000 frames a second", rate=Fraction(2000)),
     OddVideo("old.3gp", "h263", "128×96", stored=(96, 128), size=(96, 128)),
-    OddVideo("old.3g2", "mpeg4", "AAC", sound="aac"),
+    OddVideo("elder.3g2", "mpeg4", "AAC", sound="aac"),
     OddVideo(
-        "player.m4v", "libx264", "pixels of 16:11", setup=_set(sample_aspect_ratio=Fraction(16, 11))
+        "wide.m4v", "libx264", "pixels of 16:11", setup=_set(sample_aspect_ratio=Fraction(16, 11))
     ),
-    OddVideo("flash.f4v", "libx264", "AAC", sound="aac"),
+    OddVideo("player.f4v", "libx264", "AAC", sound="aac"),
     OddVideo("flash.flv", "flv", "Sorenson, MP3", sound="libmp3lame"),
     OddVideo("screen.flv", "flashsv", "screen recording", pix_fmt="bgr24"),
     OddVideo(
@@ -189,12 +189,12 @@ VIDEOS = (
     OddVideo("windows.wmv", "wmv2", "WMA", sound="wmav2"),
     OddVideo("real.rm", "rv20", "RealVideo"),
     OddVideo("theora.ogv", "vp8", "VP8 in Ogg, Opus", sound="libopus"),
-    OddVideo("broadcast.mxf", "mpeg2video", "4:2:2", pix_fmt="yuv422p"),
+    OddVideo("studio.mxf", "mpeg2video", "4:2:2", pix_fmt="yuv422p"),
     OddVideo("moving.gif", "gif", "palette", pix_fmt="rgb8"),
     OddVideo("motion.mjpeg", "mjpeg", "no container, no times", pix_fmt="yuvj420p"),
     OddVideo("raw.y4m", "rawvideo", "grey", container="yuv4mpegpipe", pix_fmt="gray"),
     OddVideo("any.nut", "ffvhuff", "4:2:2", pix_fmt="yuv422p"),
-    OddVideo("vp9.ivf", "libvpx-vp9", "video alone"),
+    OddVideo("alone.ivf", "libvpx-vp9", "video alone"),
 )
 
 

@@ -256,6 +256,26 @@ def test_a_cover_is_not_the_video(tmp_path):
     assert len(list(VideoStream(tmp_path / "a.mkv"))) == 5
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov"])
+def test_the_best_of_several_tracks_counts(tmp_path, name):
+    """A preview before the video: what the file calls its default counts, as for players."""
+    frames = moving_frames(16)
+    with av.open(str(tmp_path / name), "w") as container:
+        preview = container.add_stream("libx264", rate=25)
+        preview.height, preview.width, preview.pix_fmt = 24, 32, "yuv420p"
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        video.disposition = Disposition.default
+        for frame in frames:
+            small = np.ascontiguousarray(frame[::2, ::2])
+            for stream, picture in ((preview, small), (video, frame)):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in (preview, video):
+            container.mux(stream.encode(None))
+    assert read_video(tmp_path / name)[0].shape == frames.shape
+    assert next(iter(VideoStream(tmp_path / name))).shape == (48, 64, 3)
+
+
 def test_streams_that_begin_later(tmp_path):
     """As sound in a broadcast that was recorded before it came; PyAV stumbles at the end."""
     encode(tmp_path / "a.ts", moving_frames(30), "libx264", {"g": "5"})
