@@ -131,8 +131,14 @@ def _keep_unless(good: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """On TPUs one all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128."""
-    if mesh.devices.flat[0].platform != "tpu":
-        return None
-    return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
+def _compiler_options(mesh: Mesh) -> dict[str, Any] | None:
+    """What XLA does better when told.
+
+    On TPUs one all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128. On CPUs
+    its older emitter of fused loops, whose code is a third shorter to compile and as fast: the
+    demonstration's step took 27 s of processor time, not 38, and 0.30 s a step with both.
+    """
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu":
+        return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
+    return {"xla_cpu_use_fusion_emitters": False} if platform == "cpu" else None
