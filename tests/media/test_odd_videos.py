@@ -112,7 +112,7 @@ def test_the_commands(folder, tmp_path, trained):
     assert commands.execute(["predict", *options]) == 1
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {f"{video.name.split('.')[0]}.mp4" for video in GOOD} | {"cut.partial.mp4"}
-    arguments = [f"--output={tmp_path / 'labels'}", f"--teacher={MINE}", "--size=16,24"]
+    arguments = [f"--output={tmp_path / 'labels'}", f"--teacher={MINE}", "--size=16x24"]
     assert commands.execute(["label", f"--videos={good}", *arguments]) == 1
     config = f"--config={ROOT / 'configs' / 'color.py'}:dataset=folder,{SMALLEST}"
     tiny = [a for a in tiny_arguments(num_steps=2, eval_every=2) if "data." not in a]
