@@ -19,6 +19,7 @@ nothing but JAX and NumPy.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -37,10 +38,13 @@ from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
 from v2v_jax.run.weight_file import StoredWeights, write_weights
+from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.npy import array_of
 from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sealed
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
+_PLACES = "jax_traceback_in_locations_limit"
 _ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
 
 
@@ -135,8 +139,22 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with triton.switched_off():
+    with triton.switched_off(), _without_places():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Lets programs not name the lines of code that made them: paths of this machine, and callers.
+
+    With them the same network would give another file wherever the call came from.
+    """
+    before = getattr(jax.config, _PLACES)
+    jax.config.update(_PLACES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_PLACES, before)
 
 
 def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
@@ -148,11 +166,11 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     """
     try:
         members, intact = read_sealed(path)
-        record = json.loads(members[_ABOUT])
-        written_as, version = record["format"], record["version"]
-    except (NoArchiveError, KeyError, TypeError, ValueError) as error:
+        record = parse_object(members[_ABOUT])
+        written_as, version, about = record["format"], record["version"], record["about"]
+    except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no exported network, or is damaged ({error}); export it again."
+            f"{path} is no exported network, or is damaged ({str(error)[:200]}); export it again."
         ) from error
     if written_as != FORMAT:
         raise CheckpointError(
@@ -163,7 +181,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
         )
-    fields = from_about(record["about"], path)
+    fields = from_about(about, path)
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))
         params = _nested(members)
@@ -172,6 +190,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
             f"{path} was written by JAX {record.get('jax')} and JAX {jax.__version__} cannot read "
             f"it ({type(error).__name__}: {str(error)[:200]}); export the checkpoint again."
         ) from error
+    _check_fits(path, exported, params, fields)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
         raise CheckpointError(
@@ -180,6 +199,35 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     return TrainedNetwork(
         apply=exported.call, params=params, any_size=False, step=record.get("step"), **fields
     )
+
+
+def _check_fits(
+    path: object, exported: jax.export.Exported, params: Any, fields: Mapping[str, Any]
+) -> None:
+    """CheckpointError unless the program takes these weights and the record's clips."""
+    network = TrainedNetwork(apply=exported.call, params=params, **fields)
+    clip = jax.ShapeDtypeStruct((1, *network.clip, 3), np.uint8)
+    wanted, form = jax.tree.flatten(((params, clip), {}))
+    found = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+    if form != exported.in_tree or len(found) != len(wanted):
+        raise _unfit(path, "its network takes other weights than it holds")
+    paths, _ = jax.tree.flatten_with_path(params)
+    for (keys, value), there in zip(paths, found):
+        name = jax.tree_util.keystr(keys, simple=True, separator="/")[:100]
+        if (there.shape, there.dtype) != (value.shape, value.dtype):
+            raise _unfit(path, f"its network takes {name} as {there.shape}, not {value.shape}")
+        if not np.isfinite(value).all():
+            raise _unfit(path, f"{name} is not finite")
+    (*_, there), answers = found, [aval.shape[1:] for aval in exported.out_avals]
+    if (there.shape[1:], there.dtype) != (clip.shape[1:], clip.dtype):  # batches are of any size
+        raise _unfit(path, f"its network takes clips of {there.shape[1:]}, not {clip.shape[1:]}")
+    if answers != [(*network.clip, network.task.num_values)]:
+        needed = f"the task {network.task.name} needs {network.task.num_values} values a voxel"
+        raise _unfit(path, f"its network answers with {answers}, {needed}")
+
+
+def _unfit(path: object, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} does not fit together: {reason[:300]}; export it again.")
 
 
 def _named(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -199,7 +247,7 @@ def _nested(members: Mapping[str, bytes]) -> dict[str, Any]:
             place = params
             for layer in layers:
                 place = place.setdefault(layer, {})
-            place[last] = np.load(io.BytesIO(data), allow_pickle=False)
+            place[last] = array_of(data)
     return params
 
 

@@ -70,7 +70,7 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
             multiple=(8 if about["model"]["name"] != "v2v_2d" else 1, 16, 16),
             about=about,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(about, where, error) from error
 
 

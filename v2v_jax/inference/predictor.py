@@ -28,6 +28,7 @@ from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system.background import in_background
 
+_LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
 _FRAMES_AHEAD = 16  # that are read before they are needed
 # Windows a call of the network where the caller does not say. Accelerators are quickest with many;
 # a CPU gains nothing, and would compute those that only fill up the last call.
@@ -174,7 +175,9 @@ class Predictor:
         """(H,W) of the frames that the network sees, for a video of (H,W) = size."""
         if self._scale == "native":
             return size
-        factor = min(self.network.preprocessing.frame_size) / min(size)
+        trained = self.network.preprocessing.frame_size
+        # Long strips are not blown up: their pixels would be many times those of any other video.
+        factor = min(min(trained) / min(size), max(1.0, _LONGEST * max(trained) / max(size)))
         h, w = (max(1, round(side * factor)) for side in size)
         return h, w
 

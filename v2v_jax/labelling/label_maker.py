@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError, UserError
 from v2v_jax.labelling.teachers import Teacher, TeacherOptions, make_teacher
@@ -186,6 +187,12 @@ class LabelWork:
         if teacher.needs_next and video.num_frames < 2:
             raise DataError(
                 f"Video {job.source} has one frame; teacher {teacher.name} needs two."
+            )
+        if teacher.needs_next and not getattr(video, "is_even", True):
+            logging.warning(
+                "Video %s has frames at uneven times; its flow is in pixels from one frame to the "
+                "next, whatever time lies between them.",
+                job.source,
             )
         native = next(video.stream()).shape[:2]
         size = self._set.size or native

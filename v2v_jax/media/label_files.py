@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.label_codes import KINDS, STEPS, KindName, LabelKind, decode
+from v2v_jax.system.json_files import parse_object
 
 FORMAT = 1
 SET = "labels.json"
@@ -86,8 +86,8 @@ def read_set(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with open(os.path.join(folder, SET), encoding="utf-8") as file:
-            return {"field": "flow", "label_names": []} | dict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+            return {"field": "flow", "label_names": []} | parse_object(file.read())
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{os.fspath(folder)} is no folder of labels: {SET} cannot be read; make labels with "
             "v2v label."
@@ -250,7 +250,7 @@ def read_info(path: str | os.PathLike[str]) -> LabelInfo:
         raise DataError(f"Labels {path} do not exist; {_REMEDY}.")
     try:
         with open(os.path.join(path, "zarr.json"), encoding="utf-8") as file:
-            attributes = json.load(file)["attributes"]
+            attributes = parse_object(file.read())["attributes"]
         if attributes["format"] != FORMAT:
             raise ValueError(f"format {attributes['format']}, this program knows {FORMAT}")
         fields = {

@@ -12,7 +12,7 @@ from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models.standardization import fold
 from v2v_jax.pretrained import caffe, hdf5, numpy_archive, pytorch
 from v2v_jax.pretrained.mapped_file import MappedFile
-from v2v_jax.pretrained.weights import C3D_INPUT, Params, Weights, assemble
+from v2v_jax.pretrained.weights import Params, Weights, assemble
 from v2v_jax.run import weight_file
 
 
@@ -87,5 +87,5 @@ def _read_zip(file: MappedFile) -> Weights:
         if name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl")):
             return pytorch.read_archive(file, archive, name)
     return assemble(
-        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio", C3D_INPUT
+        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio"
     )

@@ -26,6 +26,8 @@ import numpy as np
 
 import v2v_jax
 from v2v_jax.errors import CheckpointError, ConfigError
+from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.npy import array_of
 from v2v_jax.system.sealed_archive import (
     NoArchiveError,
     read_member,
@@ -101,8 +103,8 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
 def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a file says that it is such a one; reads its record alone."""
     try:
-        return json.loads(read_member(path, _ABOUT)).get("kind") == _KIND
-    except (NoArchiveError, ValueError, AttributeError):
+        return parse_object(read_member(path, _ABOUT)).get("kind") == _KIND
+    except (NoArchiveError, ValueError):
         return False
 
 
@@ -114,15 +116,15 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
         it that this one does not read.
     """
     try:
-        members, intact = read_sealed(path)
-        record = json.loads(members[_ABOUT])
+        members, intact = read_sealed(path, compressed=True)
+        record = parse_object(members[_ABOUT])
         kind, written_as, version = record["kind"], record["format"], record["version"]
         if kind != _KIND:
             raise ValueError(f"it holds {kind!r}")
-    except (NoArchiveError, KeyError, TypeError, ValueError) as error:
+    except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no weight file of v2v export --bits, or is damaged ({error}); export it "
-            "again."
+            f"{path} is no weight file of v2v export --bits, or is damaged ({str(error)[:200]}); "
+            "export it again."
         ) from error
     if written_as != FORMAT:
         raise CheckpointError(
@@ -146,9 +148,9 @@ def _params(members: Mapping[str, bytes]) -> Params:
             continue
         name = member.removeprefix(_WEIGHTS)
         layer, leaf = name.removesuffix(".npy").split("/")
-        array = _array(data)
+        array = array_of(data)
         if array.dtype == np.int8:
-            array = dequantize(array, _array(members[_SCALES + name]))
+            array = dequantize(array, array_of(members[_SCALES + name]))
         params.setdefault(layer, {})[leaf] = array.astype(np.float32, copy=False)
     return params
 
@@ -182,7 +184,3 @@ def _npy(array: np.ndarray) -> bytes:
     data = io.BytesIO()
     np.save(data, array, allow_pickle=False)
     return data.getvalue()
-
-
-def _array(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)

@@ -259,7 +259,7 @@ class Task(abc.ABC):
           OSError, DataError: it cannot be written.
         """
         if path.suffix.lower() == ".npz":
-            np.savez(path, **self.frame_arrays(values))
+            np.savez_compressed(path, **self.frame_arrays(values))
         else:
             PIL.Image.fromarray(values).save(path)
 

@@ -81,7 +81,7 @@ def read_index(folder: str | os.PathLike[str] | None = None) -> list[ShippedWeig
     path = pathlib.Path(FOLDER if folder is None else folder) / INDEX
     try:
         entries = [ShippedWeights(**entry) for entry in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"The index of shipped weights {path} is damaged ({error}); install the package again."
         ) from error

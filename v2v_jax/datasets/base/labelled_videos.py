@@ -115,6 +115,11 @@ class VideoPair:
         """(H, W) of the frames."""
         return self.frames.size
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all frames are shown about as long."""
+        return self.frames.is_even
+
     mask_kind: ClassVar[str] = "video"
 
     def read_video(self, start: int, stop: int, size: tuple[int, int]) -> np.ndarray:

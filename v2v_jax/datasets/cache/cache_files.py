@@ -28,6 +28,7 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_bytes
 
 FORMAT = 2  # raise it when the files' layout changes, or how this package decodes or resizes
@@ -88,7 +89,7 @@ def _map(path: pathlib.Path, field: str, shape: Sequence[int]) -> np.ndarray:
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
-        stored = json.loads((path / MANIFEST).read_bytes())
+        stored = parse_object((path / MANIFEST).read_bytes())
         manifest = stored["manifest"]
         intact = stored["sum"] == hashlib.sha256(to_json(manifest)).hexdigest()
     except OSError as error:
@@ -140,7 +141,7 @@ def _file_state(path: pathlib.Path, fields: Iterable[str]) -> dict[str, list[int
 
 def _read_verified(path: pathlib.Path) -> Any:
     try:
-        return json.loads((path / _VERIFIED).read_bytes())
+        return parse_object((path / _VERIFIED).read_bytes())
     except (OSError, ValueError):
         return None
 
