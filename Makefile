@@ -1,4 +1,4 @@
-# make demo: the main job, small. make test: the tests. Both set up .venv first.
+# make demo: shipped weights on a real video; then the main job, small. make test: the tests. Both set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,7 @@ DEMO := --config=configs/seg.py:demo --workdir=runs/demo
 .PHONY: demo test test-all lint clean
 
 demo: $(VENV)/.installed
+	$(RUN) -m experiments.at_a_glance --output=runs/demo
 	$(RUN) train.py $(DEMO)
 	$(RUN) eval.py $(DEMO) --report
 

@@ -8,11 +8,11 @@ The default trains the full V2V from scratch on rendered scenes, whose flow is e
 The end-point error on the test split is then 0.090 px (docs/results.md; the search:
 docs/records/learning.md).
 
-On UCF101, as in the paper, from what Brox's method finds (docs/flow.md):
+On UCF101, as in the paper, from what Brox's method finds (docs/labels.md):
 
     v2v label --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
     python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
-        --config.data.flow_labels=data/ucf101_flow --workdir=runs/flow_ucf101
+        --config.data.teacher_labels=data/ucf101_flow --workdir=runs/flow_ucf101
 
 Other true flow: `:dataset=sintel`, `:dataset=movi` (docs/data.md).
 

@@ -4,7 +4,7 @@
         --output=runs/table2
 
 Both decode every video of a folder, find the flow at the video's own size and write it as flow
-labels (docs/flow.md) on the machine at hand; every pass starts with an empty folder. A pass over
+labels (docs/labels.md) on the machine at hand; every pass starts with an empty folder. A pass over
 the first video of every size of frame goes before and is not counted: it compiles. Prints the
 table, writes OUTPUT/table2.json and OUTPUT/table2.md, and removes the flow again unless --keep.
 """
@@ -29,8 +29,9 @@ import numpy as np
 import v2v_jax
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
-from v2v_jax.media.flow_label_files import STEPS, LabelInfo, LabelWriter, encode_flow, file_sha256
 from v2v_jax.media.folders import find_videos
+from v2v_jax.media.label_codes import STEPS, encode_flow
+from v2v_jax.media.label_files import LabelInfo, LabelWriter, files_sha256
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.jobs import Backend, Job, Report, Tick, Work, run_jobs
@@ -70,7 +71,7 @@ def _info(path: str, video: VideoFile, size: tuple[int, int]) -> LabelInfo:
         teacher="network",
         parameters={},
         video_bytes=os.path.getsize(path),
-        video_sha256=file_sha256(path),
+        video_sha256=files_sha256([path]),
         num_frames=video.num_frames,
         video_size=size,
         size=size,
@@ -79,7 +80,7 @@ def _info(path: str, video: VideoFile, size: tuple[int, int]) -> LabelInfo:
 
 def brox_work(batch_size: int) -> Work:
     """Brox's method with the parameters of the paper's labels."""
-    return LabelWork("brox", None, batch_size)
+    return LabelWork(LabelSet("", (), "", "brox", batch_size=batch_size))
 
 
 def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int, str]]:

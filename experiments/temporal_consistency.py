@@ -27,7 +27,8 @@ from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
 from v2v_jax.errors import UserError
 from v2v_jax.evaluation.temporal_consistency import brox_motion, color_changes, label_changes
-from v2v_jax.inference.predictor import Predictor, load
+from v2v_jax.inference.network import read_network
+from v2v_jax.inference.predictor import Predictor
 from v2v_jax.system.console import progress
 
 # Task → name of the measure, of the accuracy, and the field that holds the truth.
@@ -40,7 +41,7 @@ Apply = Callable[[np.ndarray], np.ndarray]
 
 def ways(run: pathlib.Path) -> tuple[Predictor, dict[str, Apply]]:
     """A run's predictor and the ways to apply it: name → (video → predictions)."""
-    windows = load(run)
+    windows = Predictor(read_network(run))
     apart = Predictor(windows.network, overlap=0.0)
     length = windows.network.clip[0]
 

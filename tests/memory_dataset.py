@@ -36,7 +36,7 @@ class Memory(VideoDataset):
     def _random(self, rng, length):
         arrays = {}
         for name, spec in FIELDS.items():
-            shape = (length, *self.frame_size, *spec.channels)
+            shape = (length, *self.frame_size, *self.channels(name))
             values = rng.normal(0, 30, shape)
             arrays[name] = (values > 0 if spec.dtype == bool else abs(values)).astype(spec.dtype)
         arrays["flow"][..., 0] *= np.where(rng.random((length, *self.frame_size)) < 0.5, -1, 1)

@@ -62,6 +62,17 @@ def softmax_cross_entropy(
     return total, int(valid.sum())
 
 
+def soft_cross_entropy(logits, probabilities, valid, weights=None):
+    """Sum over valid voxels of -Σ w p log softmax(logits), and of Σ w p; p sums to one."""
+    logits, shares = np.float64(logits), np.float64(probabilities)
+    known = valid & (shares.sum(-1) > 0)
+    shares, logits = shares[known] / shares[known].sum(-1, keepdims=True), logits[known]
+    shares = shares * (np.ones(shares.shape[-1]) if weights is None else np.float64(weights))
+    shifted = logits - logits.max(-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return -(shares * logs).sum(), shares.sum()
+
+
 def weighted_softmax_cross_entropy(
     logits: np.ndarray, labels: np.ndarray, valid: np.ndarray, weights: Sequence[float]
 ) -> tuple[float, float]:

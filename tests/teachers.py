@@ -41,6 +41,66 @@ def wrong_flow(first, second):
     return np.zeros((2, *SIZE), np.float32)
 
 
+def bright(frame):
+    """A class a voxel: 0 dark, 1 bright, 255 where the green channel is full."""
+    labels = (frame[..., 0] > 127).astype(np.int64)
+    labels[frame[..., 1] == 255] = 255
+    return labels
+
+
+def redness(frame):
+    """The probability of the second of two classes, in steps that labels hold exactly."""
+    return frame[..., 0].astype(np.float32) / 255
+
+
+def which_channel(frame):
+    """Probabilities of three classes; not known in the first row."""
+    values = frame.astype(np.float64) + 1
+    values /= values.sum(-1, keepdims=True)
+    values[0] = np.nan
+    return values
+
+
+which_channel.label_names = ("red", "green", "blue")
+
+
+def depth_of_clip(clip):
+    """Of a whole clip: its green channel in quarter metres, and how many frames it had."""
+    depth = clip[..., 1].astype(np.float32) / 4
+    depth[:, 0, 0] = len(clip)
+    depth[:, 1, 0], depth[:, 2, 0] = np.nan, np.inf
+    return depth
+
+
+depth_of_clip.sees = "clip"
+
+
+def clip_flow(clip):
+    """`content_flow` of a clip; nonsense for its last frame."""
+    following = np.concatenate([clip[1:], np.zeros_like(clip[:1])])
+    return np.stack([content_flow(*pair) for pair in zip(clip, following)])
+
+
+clip_flow.sees = "clip"
+
+
+def changed(first, second):
+    """From two frames a class: whether the red channel grew."""
+    return second[..., 0] > first[..., 0]
+
+
+def third_class(frame):
+    return np.full(frame.shape[:2], 2)
+
+
+def nothing_known(frame):
+    return np.full(frame.shape[:2], np.nan)
+
+
+def no_flow_known(first, second):
+    return np.full((*first.shape[:2], 2), np.nan)
+
+
 def moving_squares(count=6, size=(32, 48)):
     """A textured picture that moves 2 px right and 1 px down a frame."""
     rng = np.random.default_rng(0)

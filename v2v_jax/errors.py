@@ -5,6 +5,9 @@ status 1; any other exception is a bug and keeps its traceback.
 """
 
 
+INTERRUPTED = 130  # a program's exit status after Ctrl-C, as shells have it
+
+
 class UserError(Exception):
     """Something outside the program is wrong: the message names what, where and the remedy."""
 
@@ -30,4 +33,13 @@ class WeightsError(UserError):
 
 
 class Stopped(Exception):
-    """The run was asked to end, and has saved what there is: no error, the exit status is 0."""
+    """The run was asked to end, and has saved what there is: no error.
+
+    Attributes:
+      status: of the program's exit: 0 after SIGTERM; 130 after Ctrl-C, so that commands which were
+        to follow do not.
+    """
+
+    def __init__(self, message: str, status: int = 0):
+        super().__init__(message)
+        self.status = status

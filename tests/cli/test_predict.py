@@ -230,13 +230,15 @@ def test_frame_rates_that_an_mp4_cannot_have(tmp_path, run):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     before = contents(tmp_path)
-    for arguments in (["--video=in.mp4", "--fps=0.0001"], ["--video=fast.mp4"]):
-        option, name = arguments[0].split("=")
-        arguments[0] = f"{option}={tmp_path / name}"
-        status, _, err = run(*arguments, f"--output={tmp_path / 'out.mp4'}")
+    output = f"--output={tmp_path / 'out.mp4'}"
+    for fps in ("0.0001", "1000", "nan"):
+        status, _, err = run(f"--video={tmp_path / 'in.mp4'}", f"--fps={fps}", output)
         assert status == 1 and "--fps" in err and err.count("\n") == 1
     assert contents(tmp_path) == before
-    assert run(f"--video={fast}", f"--output={tmp_path}/out.mp4", "--fps=25")[0] == 0
+    assert run(f"--video={fast}", output)[0] == 0  # its own, of 2000 frames a second
+    assert read_video(tmp_path / "out.mp4")[1] == 2000
+    assert run(f"--video={fast}", output, "--fps=25", "--overwrite")[0] == 0
+    assert read_video(tmp_path / "out.mp4")[1] == 25
 
 
 def test_a_name_that_is_too_long(tmp_path, run):

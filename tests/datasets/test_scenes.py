@@ -52,7 +52,7 @@ def warp_errors(renderer: SceneRenderer, t: int, offset: float = 0.0) -> np.ndar
 def test_arrays_have_the_declared_types_and_ranges() -> None:
     dataset = scenes()
     arrays = dataset.read(0, 3, 7, ALL)
-    assert set(arrays) == set(ALL) == set(FIELDS) - {"flow_occluded"}  # in flow_valid here
+    assert set(arrays) == set(ALL) == set(FIELDS) - {"flow_occluded", "probabilities"}
     for field, spec in ((name, FIELDS[name]) for name in ALL):
         assert arrays[field].shape == (4, *TINY, *spec.channels), field
         assert arrays[field].dtype == spec.dtype, field

@@ -12,10 +12,10 @@ from v2v_jax.datasets.base.held_back import Subset
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
 from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.datasets.cache.packed import PackedVideos
-from v2v_jax.datasets.cache.teacher_flow import TeacherFlow
+from v2v_jax.datasets.cache.teacher_labels import TeacherLabels
 from v2v_jax.errors import DataError
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
-from v2v_jax.media.flow_label_files import LabelInfo, LabelWriter, label_path
+from v2v_jax.media.label_files import LabelInfo, LabelWriter, label_path
 from v2v_jax.media.video import write_video
 from v2v_jax.system.jobs import Backend
 
@@ -27,13 +27,15 @@ PUBLIC = sorted(
 ARGUMENTS = {
     "read": (0, 0, 1),
     "original_size": (0,),
+    "channels": ("probabilities",),
+    "files": (0,),
     "video_label": (0,),
     "identity": (),
     "prepare_fields": (("video",),),
     "check_fields": (("video",),),
 }
 # What a wrapper works out from attributes of the source instead of passing the call on.
-DERIVED = {"check_fields": {"fields", "video_label_names"}}
+DERIVED = {"check_fields": {"fields", "video_label_names"}, "channels": {"label_names"}}
 
 
 class Spy(VideoDataset):
@@ -62,6 +64,9 @@ class Spy(VideoDataset):
     def read(self, video, start, stop, fields=("video",)):
         return {f: np.zeros((stop - start, *self.frame_size, 3), np.uint8) for f in fields}
 
+    def files(self, video):
+        return (self.paths[video],)
+
     def original_size(self, video):
         return (40, 60)
 
@@ -89,7 +94,8 @@ def with_flow(source, folder, labels="labels"):
     writer = LabelWriter(label_path(folder / labels, "a.mp4"), info)
     writer.append(np.zeros((2, 8, 12, 2), np.int16))
     writer.finish()
-    return TeacherFlow(source, str(folder), str(folder / labels))
+    (folder / labels / "labels.json").write_text('{"field": "flow"}')
+    return TeacherLabels(source, str(folder / labels), str(folder))
 
 
 wrappers = pytest.mark.parametrize("wrap", [plain, packed, subset, with_flow])

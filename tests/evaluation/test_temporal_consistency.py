@@ -17,7 +17,8 @@ from v2v_jax.evaluation.temporal_consistency import (
     forward_backward_valid,
     label_changes,
 )
-from v2v_jax.inference.predictor import load
+from v2v_jax.inference.network import read_network
+from v2v_jax.inference.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -190,7 +191,7 @@ def test_experiment_measures_every_way_of_a_run(trained, tmp_path, capsys, name,
     ways = ["truth", "frame by frame", "windows of 8, end to end", "windows of 8, overlapping"]
     assert list(result["ways"]) == ways
     printed = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "0." in line]
-    predictor = load(run.workdir)
+    predictor = Predictor(read_network(run.workdir))
     dataset = Scenes("test", num_videos=3, num_frames=12, frame_size=(48, 64))
     totals = np.zeros((2, 4))
     for video in (0, 2):  # spread over the three

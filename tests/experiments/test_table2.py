@@ -8,7 +8,7 @@ import pytest
 from experiments import table2
 from tests.teachers import MINE, moving_squares
 from v2v_jax.labelling.label_maker import LabelWork
-from v2v_jax.media.flow_label_files import FlowLabels, label_path
+from v2v_jax.media.label_files import StoredLabels, label_path
 from v2v_jax.media.video import write_video
 
 
@@ -32,8 +32,9 @@ def test_both_methods_write_flow_for_every_frame(trained, tmp_path, monkeypatch,
     assert "91.6" in capsys.readouterr().out
 
     predictor = v2v_jax.load(workdir)
-    labels = FlowLabels(label_path(tmp_path / "out" / "windows_that_overlap", "b.mp4"))
-    flow, known = labels.read(0, 11)
+    labels = StoredLabels(label_path(tmp_path / "out" / "windows_that_overlap", "b.mp4"))
+    read = labels.read(0, 11)
+    flow, known = read["flow"], read["flow_valid"]
     assert known[:-1].all() and labels.info.size == (36, 44)
     expected = predictor(str(videos / "b.mp4"))
     np.testing.assert_allclose(flow[:-1], expected[:-1], atol=1 / 100)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import pathlib
 from collections.abc import Callable
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -19,11 +21,15 @@ from v2v_jax import pretrained
 from v2v_jax.cli import config_options
 from v2v_jax.datasets.base.class_masks import object_mask
 from v2v_jax.datasets.readers import davis, frame_folder, ucf101
-from v2v_jax.errors import ConfigError, DataError, WeightsError
-from v2v_jax.media import flow_files
+from v2v_jax.errors import CheckpointError, ConfigError, DataError, WeightsError
+from v2v_jax.inference import export
+from v2v_jax.media import flow_files, label_files
 from v2v_jax.media.pictures import Picture
-from v2v_jax.media.video import VideoFile, write_video
-from v2v_jax.run import manifest, metrics_log, recipes
+from v2v_jax.media.video import VideoFile, VideoStream, write_video
+from v2v_jax.media.video_writer import VideoWriter
+from v2v_jax.run import manifest, metrics_log, recipes, weight_file
+from v2v_jax.system.npy import array_of
+from v2v_jax.system.sealed_archive import write_sealed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +99,10 @@ def _read_video(data: bytes, folder: pathlib.Path) -> None:
 
 
 def _video_seeds(folder: pathlib.Path) -> list[bytes]:
-    import av
-
     frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)
     write_video(folder / "seed.mp4", frames)
     seeds = [(folder / "seed.mp4").read_bytes()]
-    for name, codec in (("seed.avi", "mpeg4"), ("seed.mkv", "mjpeg")):
+    for name, codec in (("seed.avi", "mpeg4"), ("seed.mkv", "mjpeg"), ("seed.ts", "mpeg4")):
         with av.open(str(folder / name), "w") as container:
             stream = container.add_stream(codec, rate=25)
             stream.width = stream.height = 16
@@ -108,6 +112,128 @@ def _video_seeds(folder: pathlib.Path) -> list[bytes]:
             container.mux(stream.encode(None))
         seeds.append((folder / name).read_bytes())
     return seeds
+
+
+def _read_stream(data: bytes, folder: pathlib.Path) -> None:
+    """As prediction reads: to the end, with times that ascend."""
+    path = folder / "x.ts"
+    path.write_bytes(data)
+    stream = VideoStream(path)
+    for number, frame in enumerate(stream):
+        assert frame.dtype == np.uint8 and frame.shape[2] == 3
+        if number == 10:
+            break
+    begins = [shown.begin for shown in stream.times]
+    assert all(before < after for before, after in zip(begins, begins[1:]))
+
+
+def _read_sound(data: bytes, folder: pathlib.Path) -> None:
+    """Whatever the sound is, the video beside it is written."""
+    (folder / "sound").write_bytes(data)
+    with VideoWriter(folder / "out.mp4", 25, sound_of=folder / "sound") as writer:
+        for _ in range(4):
+            writer.add(np.zeros((16, 16, 3), np.uint8))
+        writer.finish()
+    with av.open(str(folder / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 4
+
+
+def _sound_seeds(folder: pathlib.Path) -> list[bytes]:
+    seeds = []
+    kinds = ("mp4", "aac"), ("mp3", "libmp3lame"), ("wav", "pcm_s16le"), ("mkv", "flac")
+    for extension, codec in kinds:
+        path = folder / f"seed.{extension}"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=48000, layout="mono")
+            kind = stream.codec_context.format
+            zeros = np.zeros(
+                (1, 9600), {"flt": "f4", "s16": "i2", "s32": "i4"}[kind.name.removesuffix("p")]
+            )
+            frame = av.AudioFrame.from_ndarray(zeros, format=kind.name, layout="mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        seeds.append(path.read_bytes())
+    return seeds
+
+
+# ------------------------------------------------------------------------------------------------
+# Networks and labels
+
+
+def _read_export(data: bytes, folder: pathlib.Path) -> None:
+    (folder / "x.v2v").write_bytes(data)
+    export.read_export(folder / "x.v2v")
+
+
+def _read_export_record(data: bytes, folder: pathlib.Path) -> None:
+    """A record in an archive whose sum is right."""
+    write_sealed(folder / "x.v2v", {"about.json": data, "network.bin": bytes(8)})
+    export.read_export(folder / "x.v2v")
+
+
+_RECORD = {"format": 1, "version": "1", "jax": "0", "clip": [8, 16, 16], "step": 3}
+_RECORD |= {
+    "about": {
+        "task": "color",
+        "task_options": {},
+        "model": {"name": "v2v"},
+        "preprocessing": {"crop_size": [16, 16], "std": [60.0, 60.0, 60.0]},
+    }
+}
+
+
+def _export_seeds(folder: pathlib.Path) -> list[bytes]:
+    seeds = []
+    for compress in (False, True):
+        members = {"about.json": json.dumps(_RECORD).encode(), "weights/a/kernel.npy": bytes(99)}
+        write_sealed(folder / "seed", {**members, "network.bin": bytes(50)}, compress=compress)
+        seeds.append((folder / "seed").read_bytes())
+    return seeds
+
+
+def _read_weight_file(data: bytes, folder: pathlib.Path) -> None:
+    (folder / "x").write_bytes(data)
+    weight_file.is_weights(folder / "x")
+    weight_file.read_weights(folder / "x")
+
+
+def _weight_file_seeds(folder: pathlib.Path) -> list[bytes]:
+    params = {"conv1a": {"kernel": np.ones((3, 3, 3, 3, 2), "f4"), "bias": np.ones(2, "f4")}}
+    seeds = []
+    for bits in (8, 16, 32):
+        stored = weight_file.StoredWeights(params, _RECORD["about"], 3, bits)
+        weight_file.write_weights(folder / "seed", stored)
+        seeds.append((folder / "seed").read_bytes())
+    return seeds
+
+
+def _npy_seeds(folder: pathlib.Path) -> list[bytes]:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(6, dtype="f4").reshape(2, 3))
+    return [buffer.getvalue()]
+
+
+def _read_label_set(data: bytes, folder: pathlib.Path) -> None:
+    (folder / label_files.SET).write_bytes(data)
+    label_files.read_set(folder)
+
+
+def _read_label_info(data: bytes, folder: pathlib.Path) -> None:
+    (folder / "zarr.json").write_bytes(data)
+    label_files.read_info(folder)
+
+
+def _label_info_seeds(folder: pathlib.Path) -> list[bytes]:
+    info = label_files.LabelInfo(
+        teacher="t", parameters={}, video_bytes=1, video_sha256="0", num_frames=3,
+        video_size=(8, 9), size=(8, 9),
+    )  # fmt: skip
+    writer = label_files.LabelWriter(str(folder / "seed"), info)
+    for _ in range(2):
+        writer.append(np.zeros((1, 8, 9, 2), np.int16))
+    writer.finish()
+    return [(folder / "seed" / "zarr.json").read_bytes()]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -226,6 +352,19 @@ TARGETS: dict[str, Target] = {
         (DataError,),
     ),
     "video": Target(_read_video, _video_seeds, (DataError,)),
+    "stream": Target(_read_stream, _video_seeds, (DataError,)),
+    "sound": Target(_read_sound, _sound_seeds, ()),
+    "export": Target(_read_export, _export_seeds, (CheckpointError,), valid=False),
+    "export_record": Target(
+        _read_export_record,
+        lambda folder: [json.dumps(_RECORD).encode()],
+        (CheckpointError,),
+        valid=False,
+    ),
+    "weight_file": Target(_read_weight_file, _weight_file_seeds, (CheckpointError,)),
+    "npy": Target(lambda data, folder: array_of(data), _npy_seeds, (ValueError,)),
+    "label_set": Target(_read_label_set, _text('{"field": "flow", "teacher": "t"}'), (DataError,)),
+    "label_info": Target(_read_label_info, _label_info_seeds, (DataError,)),
     "ucf101_list": Target(
         _read_ucf101_list,
         _text("YoYo/v_YoYo_g08_c01.avi 1\r\n", "../secret.avi\n", "YoYo/../../secret.avi 2\n"),

@@ -16,7 +16,7 @@ from tests.fuzz.readers import TARGETS, run_once
 
 MEMORY = 256 << 20  # bytes that reading one of these small files may take
 
-EXAMPLES = {"video": 40, "overrides": 25, "ucf101_list": 60}
+EXAMPLES = {"video": 40, "stream": 25, "sound": 25, "overrides": 25, "ucf101_list": 60}
 
 
 @st.composite

@@ -1,5 +1,6 @@
 """Exported files: the same results, no model code, and what is said of files that do not fit."""
 
+import io
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from v2v_jax.errors import CheckpointError
 from v2v_jax.inference import export
 from v2v_jax.inference.network import from_checkpoint
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.system.sealed_archive import digest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # With JAX alone, then with this package, but none of its models.
@@ -95,6 +97,15 @@ def test_the_file_is_for_all_platforms_and_says_what_it_is(exported):
         v2v_jax.load(path, full_frame=True)
 
 
+def test_the_same_network_gives_the_same_file_wherever_it_is_written(exported, tmp_path):
+    network, path = exported
+    write = lambda: export.write_export(network, tmp_path / "again.v2v")
+    write()
+    assert (tmp_path / "again.v2v").read_bytes() == path.read_bytes()
+    for place in (str(ROOT).encode(), str(tmp_path).encode()):
+        assert place not in path.read_bytes()
+
+
 def changed(path, target, change, recompute=False):
     """A copy of an export of which `change` altered the members."""
     with zipfile.ZipFile(path) as archive:
@@ -104,7 +115,7 @@ def changed(path, target, change, recompute=False):
     with zipfile.ZipFile(target, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-        archive.comment = export._digest(members).encode() if recompute else comment
+        archive.comment = digest(members).encode() if recompute else comment
     return target
 
 
@@ -147,6 +158,72 @@ def test_files_that_do_not_fit_are_one_clear_sentence(exported, tmp_path):
     nonsense = lambda members: members.update({"network.bin": b"\0" * 64})
     with pytest.raises(CheckpointError, match="cannot read it"):
         v2v_jax.load(changed(path, tmp_path / "nonsense", nonsense, True))
+
+
+def record_with(**changes):
+    """Changes members so that the record inside has other values: keys lead to nested ones."""
+
+    def change(members):
+        record = json.loads(members["about.json"])
+        for key, value in changes.items():
+            place, *rest = key.split("__")
+            inner = record["about"][place]
+            if rest:
+                inner[rest[0]] = value
+            else:
+                record["about"][place] = value
+        members["about.json"] = json.dumps(record).encode()
+
+    return change
+
+
+def array(value):
+    data = io.BytesIO()
+    np.save(data, value)
+    return data.getvalue()
+
+
+CONV = "weights/conv1a/kernel.npy"
+MISFITS = {
+    "crop": (record_with(preprocessing__crop_size=[48, 32]), "takes clips of .8, 32, 32, 3., not"),
+    "length": (record_with(preprocessing__clip_length=16), "takes clips of"),
+    "std": (record_with(preprocessing__std=[60, 0, 60]), "std is .60, 0, 60."),
+    "mean": (record_with(preprocessing__mean=[float("nan")] * 3), "mean is"),
+    "colours": (record_with(preprocessing__color_order="gbr"), "color_order is 'gbr'"),
+    "size": (record_with(preprocessing__frame_size=[0, 0]), "are no sizes"),
+    "classes": (record_with(label_names=["a", "b"]), "the task segmentation needs 2 values"),
+    "missing": (lambda members: members.pop(CONV), "takes other weights than it holds"),
+    "more": (lambda m: m.update({"weights/x/kernel.npy": array(np.ones(3, "f4"))}), "takes other"),
+    "shape": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 9), "f4"))}), "takes conv1a"),
+    "type": (lambda m: m.update({CONV: array(np.ones((3, 3, 3, 3, 3), "f8"))}), "takes conv1a"),
+    "nan": (lambda m: m.update({CONV: array(np.load(io.BytesIO(m[CONV])) * np.nan)}), "not finite"),
+    "claim": (lambda m: m.update({CONV: m[CONV][:-8]}), "claims"),
+    "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "nested too deeply"),
+    "list": (lambda m: m.update({"about.json": b"[]"}), "no exported network"),
+    "none": (lambda m: m.update({"about.json": b'{"format":1,"version":1}'}), "no exported net"),
+    "about": (lambda m: m.update({"about.json": b'{"format":1,"version":1,"about":7}'}), "be used"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_together_is_said_when_it_is_loaded(exported, tmp_path, name):
+    """Files whose sum is right, by somebody who changed what is inside."""
+    change, message = MISFITS[name]
+    with pytest.raises(CheckpointError, match=message) as caught:
+        v2v_jax.load(changed(exported[1], tmp_path / "misfit", change, True))
+    assert "misfit" in str(caught.value) and len(str(caught.value)) <= 500 + len(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_compressed_exports_are_refused_unread(exported, tmp_path):
+    with zipfile.ZipFile(exported[1]) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "small", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        archive.comment = digest(members).encode()
+    with pytest.raises(CheckpointError, match="is compressed in another way"):
+        v2v_jax.load(tmp_path / "small")
 
 
 def test_an_export_is_not_written_over_nor_half_written(exported, tmp_path, capsys, monkeypatch):

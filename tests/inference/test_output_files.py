@@ -117,6 +117,36 @@ def test_frames_as_files(tmp_path):
     np.testing.assert_array_equal(PIL.Image.open(tmp_path / "rgb/00000.png"), video[0])
 
 
+def test_files_that_fill_a_disk_are_said_first_and_compressed(tmp_path, monkeypatch, caplog):
+    video = np.zeros((11, 20, 31, 3), np.uint8)
+    classes = Segmentation([f"class {i}" for i in range(3)])
+    predictor = Predictor(stub(lambda p, v: v.astype(jnp.float32) / 255, classes), scale="native")
+    output = parse_output(str(tmp_path / "p/%05d.npz"), classes, probabilities=True)
+    predict_to_files(predictor, open_source(video), output, probabilities=True)
+    assert caplog.records == []
+    size = 11 * 20 * 31 * 3 * 4
+    monkeypatch.setattr("v2v_jax.inference.output_files._MUCH", size - 1)
+    predict_to_files(predictor, open_source(video), output, probabilities=True)
+    [record] = caplog.records
+    assert "will hold 11 frames of 0.0 MB" in record.getMessage()
+    assert sum(file.stat().st_size for file in (tmp_path / "p").iterdir()) < size / 4
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((240, 320), (24, 32)),
+        ((12, 16), (24, 32)),  # enlarged
+        ((16, 2000), (16, 2000)),  # not to 24x3000
+        ((2000, 16), (2000, 16)),
+        ((10, 100), (13, 128)),  # as far as four times the training frames' longer side
+        ((240, 24000), (24, 2400)),
+    ],
+)
+def test_long_strips_are_not_blown_up(size, seen):
+    assert Predictor(stub(None)).scaled_size(size) == seen
+
+
 @pytest.mark.parametrize(
     "output, task, message",
     [

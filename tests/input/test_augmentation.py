@@ -44,6 +44,7 @@ def clips(options, fields=ALL):
         "flow_valid": rng.random(size) < 0.7,
         "flow_occluded": rng.random(size) < 0.2,
         "depth": rng.choice(np.array([0.5, 3.25, 40, np.inf], np.float16), size),
+        "probabilities": rng.integers(0, 256, size, np.uint8),
     }
     return {name: values[name] for name in fields} | {"mask": np.array([True, False, True])}
 

@@ -19,7 +19,8 @@ from v2v_jax.cli import commands
 from v2v_jax.errors import ConfigError
 from v2v_jax.labelling import teachers
 from v2v_jax.labelling.label_maker import LabelSet, check_labels, label_videos
-from v2v_jax.media.flow_label_files import FlowLabels, encode_flow, label_path
+from v2v_jax.media.label_codes import encode_flow
+from v2v_jax.media.label_files import StoredLabels, label_path
 from v2v_jax.media.video import VideoFile, read_video, write_video
 from v2v_jax.system.jobs import Backend
 
@@ -31,16 +32,6 @@ FRAMES = {"a.mp4": 7, "deep/b.mp4": 12, "c.mp4": 5}
 def label(*arguments: str) -> int:
     """`v2v label …` in this process; its exit status."""
     return commands.execute(["label", *arguments])
-
-
-
-
-
-
-
-
-
-
 
 
 @pytest.fixture
@@ -61,7 +52,8 @@ def label_set(videos, teacher=MINE, names=NAMES, **options):
 def check_content(labels, names=NAMES, size=None):
     for name in names:
         frames, _ = read_video(os.path.join(labels.videos, name), size=size)
-        found, known = FlowLabels(label_path(labels.output, name)).read(0, len(frames))
+        read = StoredLabels(label_path(labels.output, name)).read(0, len(frames))
+        found, known = read["flow"], read["flow_valid"]
         for t in range(len(frames) - 1):
             np.testing.assert_array_equal(found[t], content_flow(frames[t], frames[t + 1]))
         assert known[:-1].all() and not known[-1].any()
@@ -111,7 +103,7 @@ def test_computing_at_another_size(videos):
     labels = label_set(videos, size=(8, 12))
     assert label_videos(labels, Backend()).status == 0
     check_content(labels, size=(8, 12))
-    info = FlowLabels(label_path(labels.output, "a.mp4")).info
+    info = StoredLabels(label_path(labels.output, "a.mp4")).info
     assert info.size == (8, 12) and info.video_size == SIZE
     assert check_labels(labels) == []
 
@@ -124,9 +116,9 @@ def test_large_flow_takes_the_coarser_step_and_too_large_flow_is_an_error(videos
     assert report.done == ["a.mp4"] and report.frames == 5
     ((name, reason),) = report.failed
     assert name == "c.mp4" and "longer than the 1024 px that labels can hold" in reason
-    found = FlowLabels(label_path(labels.output, "a.mp4"))
+    found = StoredLabels(label_path(labels.output, "a.mp4"))
     assert found.info.step == 1 / 32
-    np.testing.assert_allclose(found.read(0, 4)[0], 700.3, atol=1 / 64)
+    np.testing.assert_allclose(found.read(0, 4)["flow"], 700.3, atol=1 / 64)
     assert not hidden(labels.output)
 
 
@@ -263,9 +255,7 @@ def test_bad_arguments(tmp_path, capsys):
     assert "expected HxW" in capsys.readouterr().err
     write_video(tmp_path / "a.mp4", np.zeros((2, *SIZE, 3), np.uint8))
     assert label(f"--videos={tmp_path}", f"--output={tmp_path / 'l'}", "--check") == 1
-    assert "is no folder of flow labels" in capsys.readouterr().err
-
-
+    assert "is no folder of labels" in capsys.readouterr().err
 
 
 def test_dis(tmp_path):
@@ -274,7 +264,7 @@ def test_dis(tmp_path):
     write_video(tmp_path / "videos" / "a.mp4", moving_squares())
     labels = label_set(tmp_path / "videos", "dis", ["a.mp4"])
     assert label_videos(labels, Backend(threads=2)).status == 0
-    found, _ = FlowLabels(label_path(labels.output, "a.mp4")).read(0, 5)
+    found = StoredLabels(label_path(labels.output, "a.mp4")).read(0, 5)["flow"]
     assert np.abs(np.median(found, axis=(0, 1, 2)) - [2, 1]).max() < 0.5
 
 
@@ -293,7 +283,8 @@ def test_brox(tmp_path, compilation_cache):
     write_video(tmp_path / "videos" / "a.mp4", moving_squares())
     labels = label_set(tmp_path / "videos", "brox", ["a.mp4"], batch_size=3)
     assert label_videos(labels, Backend()).status == 0
-    found, known = FlowLabels(label_path(labels.output, "a.mp4")).read(0, 5)
+    read = StoredLabels(label_path(labels.output, "a.mp4")).read(0, 5)
+    found, known = read["flow"], read["flow_valid"]
     gray = grey_of_rgb(read_video(tmp_path / "videos" / "a.mp4")[0])
     np.testing.assert_allclose(found, brox_flow(gray[:-1], gray[1:]), atol=1 / 100)
     assert known.all() and np.abs(np.median(found, axis=(0, 1, 2)) - [2, 1]).max() < 0.2

@@ -1,5 +1,6 @@
 """Video files: frame-exact reading, damaged files, writing."""
 
+import contextlib
 import io
 import os
 import resource
@@ -255,6 +256,46 @@ def test_a_cover_is_not_the_video(tmp_path):
     assert len(list(VideoStream(tmp_path / "a.mkv"))) == 5
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov"])
+def test_the_best_of_several_tracks_counts(tmp_path, name):
+    """A preview before the video: what the file calls its default counts, as for players."""
+    frames = moving_frames(16)
+    with av.open(str(tmp_path / name), "w") as container:
+        preview = container.add_stream("libx264", rate=25)
+        preview.height, preview.width, preview.pix_fmt = 24, 32, "yuv420p"
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        video.disposition = Disposition.default
+        for frame in frames:
+            small = np.ascontiguousarray(frame[::2, ::2])
+            for stream, picture in ((preview, small), (video, frame)):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in (preview, video):
+            container.mux(stream.encode(None))
+    assert read_video(tmp_path / name)[0].shape == frames.shape
+    assert next(iter(VideoStream(tmp_path / name))).shape == (48, 64, 3)
+
+
+def test_streams_that_begin_later(tmp_path):
+    """As sound in a broadcast that was recorded before it came; PyAV stumbles at the end."""
+    encode(tmp_path / "a.ts", moving_frames(30), "libx264", {"g": "5"})
+    with av.open(str(tmp_path / "b.ts"), "w") as container:
+        for rate in (25, 25, 25):
+            stream = container.add_stream("mpeg2video", rate=rate)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in moving_frames(30):
+            for stream in container.streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
+    for number in range(10):  # whether PyAV stumbles is for chance to say
+        data = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()[188 * number :]
+        (tmp_path / "both.ts").write_bytes(data)
+        for read in (lambda path: list(VideoStream(path)), VideoFile):
+            with contextlib.suppress(CorruptVideoError):
+                read(tmp_path / "both.ts")
+
+
 def encode_picture(values):
     buffer = io.BytesIO()
     PIL.Image.fromarray(values).save(buffer, "JPEG")
@@ -429,7 +470,7 @@ def test_header_that_claims_to_be_huge(tmp_path, monkeypatch):
 def test_too_many_frames(tmp_path, monkeypatch):
     path = tmp_path / "v.mp4"
     write_video(path, np.zeros((4, 32, 48, 3), np.uint8))
-    monkeypatch.setattr(video_module, "_MAX_FRAMES", 3)
+    monkeypatch.setattr("v2v_jax.media.packets._MAX_FRAMES", 3)
     with pytest.raises(CorruptVideoError, match="more than 3 frames"):
         VideoFile(path)
 

@@ -79,6 +79,22 @@ FORMATS = {
     "npz": (lambda: tensorflow_npz("slashes"), "NumPy archive", BGR),
     "npz of Keras 1's names": (lambda: tensorflow_npz("keras 1"), "NumPy archive", BGR),
     "npz of the TensorFlow port": (lambda: tensorflow_npz("port"), "NumPy archive", BGR),
+    # As numpy.savez writes a state_dict.
+    "npz in PyTorch's order": (
+        lambda: npz(files.named(ARRAYS, "pickle")),
+        "NumPy archive",
+        BGR,
+    ),
+    "npz of mmaction2": (
+        lambda: npz(files.named(ARRAYS, "mmaction2")),
+        "NumPy archive",
+        ("rgb", (104.0, 117.0, 128.0)),
+    ),
+    "npz of features": (
+        lambda: npz(files.named(ARRAYS, "features")),
+        "NumPy archive",
+        ("bgr", (90.0, 98.0, 102.0)),
+    ),
 }
 
 
@@ -117,7 +133,7 @@ def assert_is_c3d(params, layers=tuple(ARRAYS)):
 def test_every_format_gives_the_same_parameters(form, tmp_path):
     content, name, (order, mean) = FORMATS[form]
     weights = read_weights(written(tmp_path, content()))
-    layers = [n for n in ARRAYS if n != "fc8" or form != "features"]
+    layers = [n for n in ARRAYS if n != "fc8" or "features" not in form]
     assert_is_c3d(weights.params, layers)
     assert weights.format == name and weights.missing == tuple(set(ARRAYS) - set(layers))
     assert (weights.preprocessing.color_order, weights.preprocessing.mean) == (order, mean)
@@ -130,7 +146,20 @@ def test_values_one_by_one_are_read_too(tmp_path):
     assert_is_c3d(load_c3d(written(tmp_path, files.net(ARRAYS, blob))))
 
 
-@pytest.mark.parametrize("form", ["keras", "keras 1", "th"])
+def test_a_square_layer_alone_goes_by_its_name(tmp_path):
+    """fc7 is square, so that its shape does not tell which axis is which."""
+    convolutions = {n: pair for n, pair in ARRAYS.items() if n.startswith("conv")}
+    for arrays in (
+        files.named({**ARRAYS}, "pickle"),
+        {f"{n}/{leaf}": a for n, pair in files.to_tensorflow(ARRAYS).items()
+         for leaf, a in zip(("kernel", "bias"), pair)},
+    ):
+        kept = {n: a for n, a in arrays.items() if not n.startswith(("fc6", "fc8"))}
+        params = read_weights(written(tmp_path, npz(kept))).params
+        assert_is_c3d(params, (*convolutions, "fc7"))
+
+
+@pytest.mark.parametrize("form", ["keras", "keras 1", "th", "pytorch"])
 def test_hdf5(form, tmp_path):
     h5py = pytest.importorskip("h5py")
     path = str(tmp_path / "weights")
@@ -140,6 +169,8 @@ def test_hdf5(form, tmp_path):
                 kernel = ARRAYS[name][0]
             elif form == "th" and name == "fc6":
                 kernel = ARRAYS[name][0].T
+            elif form == "pytorch":
+                kernel = ARRAYS[name][0]
             layer = file.create_group(name)
             if form == "keras 1":
                 layer[f"{name}_W"], layer[f"{name}_b"] = kernel, bias

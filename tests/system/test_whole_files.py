@@ -2,9 +2,12 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
+from tests.tiny import ROOT
 from v2v_jax.system import whole_files
 from v2v_jax.system.whole_files import (
     discard,
@@ -134,3 +137,52 @@ def test_publish_and_discard_of_a_longer_job(tmp_path):
     link.symlink_to(tmp_path / "folder")
     discard(link)
     assert (tmp_path / "folder" / "kept").exists() and not link.is_symlink()
+
+
+# Begins to write two files and a folder, says so, and waits to be killed.
+_WRITER = """
+import time
+from v2v_jax.system.whole_files import temporary_path
+
+temporary_path("x.json").write_text("half")
+temporary_path("frames").mkdir()
+temporary_path("out.mp4").write_bytes(bytes(99))
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_who_writes_the_same_again(tmp_path):
+    command = [sys.executable, "-c", _WRITER]
+    begin = lambda: subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    killed, alive = begin(), begin()
+    try:
+        for process in (killed, alive):
+            assert process.stdout.readline() == b"begun\n"
+        killed.kill()
+        killed.wait()
+        (tmp_path / f".x.{'0' * 32}.part.json").touch()  # of another machine
+        assert len(list(tmp_path.iterdir())) == 7
+        for name in ("x.json", "frames", "out.mp4"):
+            temporary_path(tmp_path / name)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert len(left) == 4  # those of the process that lives, and of the other machine
+        assert sum(f"{alive.pid:08x}" in name for name in left) == 3
+    finally:
+        for process in (killed, alive):
+            process.kill()
+            process.communicate()
+    for name in ("x.json", "frames", "out.mp4"):
+        temporary_path(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [f".x.{'0' * 32}.part.json"]
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_another(tmp_path):
+    name = temporary_path(tmp_path / "x").name
+    digits = name.removeprefix(".x.")[:32]
+    assert not whole_files._is_dead(digits)
+    began = int(digits[16:24], 16)
+    assert whole_files._is_dead(f"{digits[:16]}{began ^ 1:08x}{digits[24:]}")
+    assert not whole_files._is_dead(f"{'0' * 8}{digits[8:16]}{began ^ 1:08x}{digits[24:]}")

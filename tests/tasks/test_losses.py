@@ -94,6 +94,46 @@ def test_losses_without_weights_are_those_with_equal_ones():
         )
 
 
+soft = jax.jit(jax.value_and_grad(losses.soft_cross_entropy, has_aux=True))
+soft_weighted = jax.jit(
+    jax.value_and_grad(
+        functools.partial(losses.soft_cross_entropy, class_weights=WEIGHTS), has_aux=True
+    )
+)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@few
+@given(st.integers(0, 2**31))
+def test_soft_targets_equal_their_reference(weights, seed):
+    rng = np.random.default_rng(seed)
+    logits = (2 * rng.standard_normal((*SHAPE, 6))).astype(np.float32)
+    probabilities = rng.integers(0, 256, (*SHAPE, 6), np.uint8)
+    probabilities[0, ..., 0, :] = 0  # not known
+    valid = rng.random(SHAPE) < 0.7
+    expected = functools.partial(
+        reference.soft_cross_entropy, probabilities=probabilities, valid=valid, weights=weights
+    )
+    function = soft if weights is None else soft_weighted
+    (total, count), gradient = function(logits, probabilities, valid)
+    np.testing.assert_allclose((total, count), expected(logits), rtol=1e-5)
+    assert not np.asarray(gradient)[~valid].any()
+    assert not np.asarray(gradient)[0, ..., 0, :].any()
+    direction = rng.standard_normal(logits.shape)
+    slope = reference.derivative(lambda x: expected(x)[0], logits, direction)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-3, atol=1e-3)
+
+
+def test_soft_targets_that_are_certain_are_hard_ones():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((*SHAPE, 6)).astype(np.float32)
+    labels, valid = rng.integers(0, 6, SHAPE), rng.random(SHAPE) < 0.7
+    certain = 255 * np.eye(6, dtype=np.uint8)[labels]
+    found = losses.soft_cross_entropy(logits, certain, valid)
+    expected = losses.softmax_cross_entropy(logits, labels, valid)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_dice_of_a_perfect_answer_and_of_no_voxels_is_zero():
     labels, valid = np.arange(120).reshape(SHAPE) % 6, np.ones(SHAPE, bool)
     logits = 50 * np.eye(6, dtype=np.float32)[labels]

@@ -132,6 +132,19 @@ def test_spikes_are_logged_with_their_clips(monitored, tmp_path, caplog):
     assert line["spike/clips"] == clips_of(monitor, 61) and line["spike/loss"] == 3.0
 
 
+@pytest.mark.parametrize("loss", [0.0, -0.0])
+def test_a_step_without_any_known_target_is_said_once(monitored, caplog, loss):
+    """As where all labels are ignored: the loss is 0, and so is its gradient."""
+    monitor = monitored()
+    look_at(monitor, 1, loss=0.0)  # learned by heart: its gradient is not 0
+    assert caplog.records == []
+    for step in (2, 3, 4):
+        look_at(monitor, step, loss=loss, gradient_norm=0.0)
+    [record] = caplog.records
+    assert "Step 2 learns nothing: no voxel of its clips has a known target" in record.getMessage()
+    assert clips_of(monitor, 2)[0] in record.getMessage()
+
+
 def test_skipped_step_changes_nothing(tmp_path):
     """The jitted step itself: flow that is NaN where it claims to be known, then good flow."""
     config = tiny_config("flow", "model=conv3b_up", skip_nonfinite=1)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.processes import finish, small_config, start, wait_for_step
-from tests.tiny import ROOT, tiny_arguments
+from tests.tiny import ROOT, SMALLEST, tiny_arguments, tiny_config
 from v2v_jax.errors import CheckpointError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run.checkpoint import Checkpoints
@@ -200,6 +200,62 @@ def test_sigterm_to_the_program(tmp_path):
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert f"Stopped by SIGTERM after step {step} of 100000, which is saved" in out
     assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, step + 1))
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd):
+    """Stopped after a step in the middle, and gone on to what the run without it has."""
+    config = tiny_config("color", SMALLEST, num_steps=3, eval_every=3)
+    press = lambda: signal.raise_signal(signal.SIGINT)
+    train_and_evaluate(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, (loop.Monitor, "add"), 2, press)
+        with pytest.raises(Stopped, match="by Ctrl-C after step 2 of 3, which is saved") as stopped:
+            train_and_evaluate(config, tmp_path / "parts")
+    assert stopped.value.status == 130
+    assert "the step at hand is saved first. Ctrl-C once more ends" in capfd.readouterr().err
+    assert {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()} == {"2"}
+    with monkeypatch.context() as patch:  # twice in one step: ends at once, and loses that step
+        interrupt(patch, (loop.Monitor, "add"), 1, lambda: (press(), press()))
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(config, tmp_path / "parts")
+    assert {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()} == {"2"}
+    train_and_evaluate(config, tmp_path / "parts")
+    assert lines_of(tmp_path / "parts") == lines_of(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_there_is_anything_to_save_ends_at_once(monkeypatch):
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with StopRequest() as stop:
+        with contextlib.suppress(KeyboardInterrupt):  # as a collector's callback does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.arm()
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    """A program started by nohup, or in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            stop.arm()
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.reached()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_after_sigterm():
+    """One is noted, the second ends."""
+    with StopRequest() as stop:
+        stop.arm()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.reached() and "by SIGTERM" in str(stop.stopped("now"))
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_sigterm_before_the_first_step(tmp_path, monkeypatch):

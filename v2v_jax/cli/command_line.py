@@ -18,11 +18,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from v2v_jax.errors import ConfigError, Stopped, UserError
+from v2v_jax.errors import INTERRUPTED, ConfigError, DataError, Stopped, UserError
 from v2v_jax.system import messages
 from v2v_jax.system.console import console
-
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+from v2v_jax.system.paths import local_path
 
 # Errors of the operating system that tell of a user's files and not of a bug.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -94,10 +93,13 @@ def _refuse_rest(options: argparse.Namespace, rest: list[str], parser: Parser) -
 
 
 def path(text: str) -> str:
-    """The type of options that name a file or folder: shells leave the ~ of --option=~/x to us."""
+    """The type of options that name a file or folder; shells leave the ~ of --option=~/x to us."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, not nothing")
-    return os.path.expanduser(text)
+    try:
+        return local_path(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
@@ -130,7 +132,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         return _fail(f"Error: {error}", 1)
     except Stopped as reason:
         console.print(str(reason))
-        return 0
+        return reason.status
     except KeyboardInterrupt:
         return _fail("Interrupted.", INTERRUPTED)
     except OSError as error:

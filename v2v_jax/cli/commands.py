@@ -19,7 +19,7 @@ COMMANDS = {
     "predict": "predicts videos with trained weights",
     "models": "lists the weights that ship with this version",
     "check-data": "reads a whole dataset once and says what is in it",
-    "label": "labels videos with optical flow, by Brox's method or your own",
+    "label": "labels videos by a teacher: flow, classes or depth",
     "pack": "decodes a dataset once into a cache of its frames, or verifies caches",
     "prepare-tfds": "prepares scenes or GATECH for tensorflow-datasets",
     "convert-tfds": "gives TFRecord files of tensorflow-datasets random access",

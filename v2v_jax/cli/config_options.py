@@ -19,6 +19,7 @@ import v2v_jax
 from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError
 from v2v_jax.system import own_modules
+from v2v_jax.system.paths import local_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -166,10 +167,10 @@ def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]
 
 
 def _expand_users(config: ConfigDict) -> None:
-    """~ at the beginning of a value: a path in somebody's home, as in --workdir."""
+    """~ or file:// at the beginning of a value: a path, as in --workdir."""
     changed = {
-        key: os.path.expanduser(value)
+        key: local_path(value)
         for key, value in _fields(config)
-        if isinstance(value, str) and value.startswith("~")
+        if isinstance(value, str) and value.startswith(("~", "file://"))
     }
     config.update_from_flattened_dict(changed)

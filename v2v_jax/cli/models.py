@@ -1,9 +1,10 @@
 """Lists the weights that ship with this version.
 
     v2v models
+    v2v models --card=NAME
     v2v predict --checkpoint=NAME --video=in.mp4 --output=out.mp4
 
-The card of each, in v2v_jax/zoo, says how it was trained and what it cannot do.
+A card says how weights were trained, how good they are and what they cannot do.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from v2v_jax.system.console import console
 
 
 def add_options(parser: Parser) -> None:
-    """There are none."""
+    """See the module."""
+    parser.add_argument("--card", metavar="NAME", help="show all that is known of these weights")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints what the index says of each."""
+    """Prints what the index says of each, or one card."""
     entries = zoo.read_index()
+    if options.card is not None:
+        print(zoo.card(zoo.entry_of(options.card)))
+        return
     if not entries:
         console.print(
             "No weights ship with this version. Train your own (v2v train --config=seg "
@@ -31,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     for entry in entries:
         console.print(f"{entry.name}: {entry.task}, trained on {entry.data}; {entry.score}")
         console.print(
-            f"  {entry.parameters:,} parameters, {entry.bytes / 1e6:.1f} MB, {entry.licence}, "
-            f"SHA-256 {entry.sha256}"
+            f"  {entry.parameters:,} parameters, {entry.bytes / 1e6:.1f} MB, {entry.licence} "
+            f"(data: {entry.data_licence}), SHA-256 {entry.sha256}"
         )
     console.print("Use one by its name: v2v predict --checkpoint=NAME, v2v_jax.load(NAME).")

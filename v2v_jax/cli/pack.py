@@ -60,15 +60,16 @@ def pack(config: ConfigDict, splits: Sequence[str] = ()) -> None:
     from v2v_jax.errors import ConfigError
     from v2v_jax.run import recipes
     from v2v_jax.system.console import console, progress
-    from v2v_jax.tasks import TASKS
+    from v2v_jax.tasks.registry import stored_options, task_class
 
     recipes.validate(config)
     if not config.data.cache:
         raise ConfigError("data.cache is empty; set --config.data.cache=DIR to the caches' folder.")
     size, clip = tuple(config.preprocessing.frame_size), config.preprocessing.clip_length
+    fields = task_class(config.task).fields_for(stored_options(config))
     for split in splits or datasets.split_names(config.data):
         dataset = datasets.load(config.data, split, size, min_frames=clip)
-        dataset.prepare_fields(TASKS[config.task].fields, progress)
+        dataset.prepare_fields(fields, progress)
         console.print(f"{config.data.cache}: {len(dataset.videos)} videos of the {split} split")
 
 

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 import rich.progress
+from absl import logging
 
 from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError, DataError
@@ -63,7 +64,11 @@ def add_options(parser: Parser) -> None:
     add("--scale", choices=("training", "native"), default="training", help="what the network sees")
     add("--overlap", type=float, default=0.25, help="of windows, as a share (default: 0.25)")
     add("--batch_size", type=int, help="windows a call of the network")
-    add("--fps", type=float, help="of an MP4; default: the video's, 25 for a folder of frames")
+    add(
+        "--fps",
+        type=float,
+        help="of an MP4, without sound; default: each frame's own time, 25 for a folder of frames",
+    )
     add("--overwrite", action="store_true", help="replace an output that exists")
     own_modules.add_argument(parser)
     jobs.add_arguments(parser)
@@ -174,20 +179,16 @@ def _predict_with_bar(
 def _writing(
     options: argparse.Namespace, source: FrameSource, video: str, output: Output
 ) -> dict[str, object]:
-    """Options of `predict_to_files`.
-
-    Raises:
-      DataError: an MP4 cannot have the video's frame rate.
-    """
-    fps = options.fps or source.fps
-    if output.pattern is None and fps is not None and not _FPS[0] <= fps <= _FPS[1]:
-        raise DataError(
-            f"{video} has {fps:g} frames per second, an MP4 {_FPS[0]:g} to {_FPS[1]:g}; choose "
-            "another number with --fps."
+    """Options of `predict_to_files`."""
+    if options.fps is not None and output.pattern is None and os.path.isfile(video):
+        logging.warning(
+            "--fps=%g replaces the times of the frames of %s; without it they keep their own, and "
+            "their sound.",
+            *(options.fps, video),
         )
     return dict(
         view=options.view,
-        fps=fps,
+        fps=options.fps,
         sound_of=video if os.path.isfile(video) else None,
         probabilities=options.probabilities,
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from absl import logging
 
 from v2v_jax.datasets.base.held_back import Subset, held_back, split_off
-from v2v_jax.datasets.base.listing import MIN_FRAMES, VideoFileDataset
+from v2v_jax.datasets.base.listing import MIN_FRAMES
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.gatech import Gatech
@@ -93,8 +93,7 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 
 def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     if options["source"] == "tfds":
-        if options["flow_labels"]:
-            raise ConfigError("data.flow_labels are of video files; leave data.source=tfds out.")
+        _check_no_labels(options)
         config = f"ucf101_{options['list_number']}"
         return TfdsUcf101(
             options["root"],
@@ -112,11 +111,12 @@ def _open_ucf101(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         frame_size=frame_size,
         min_frames=options["min_frames"],
     )
-    return _with_flow(dataset, os.path.join(options["root"], UCF101_VIDEOS), options)
+    return _with_labels(dataset, split, options, os.path.join(options["root"], UCF101_VIDEOS))
 
 
 def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     if options["source"] == "tfds":
+        _check_no_labels(options)
         config = options["resolution"] or None
         return TfdsDavis(
             options["root"],
@@ -127,7 +127,7 @@ def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> Vid
         )
     _check_source(options)
     held_out = tuple(filter(None, options["held_out"].split(",")))
-    return Davis(
+    dataset = Davis(
         options["root"],
         split,
         resolution=options["resolution"] or None,
@@ -135,6 +135,7 @@ def _open_davis(options: Mapping[str, Any], split: str, frame_size: Size) -> Vid
         frame_size=frame_size,
         min_frames=options["min_frames"],
     )
+    return _with_labels(dataset, split, options)
 
 
 def _open_gatech(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -153,7 +154,7 @@ def _open_gatech(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
 
 def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
     held_out = tuple(filter(None, options["held_out"].split(",")))
-    return FrameFolder(
+    dataset = FrameFolder(
         options["root"],
         split,
         held_out=held_out or None,
@@ -161,6 +162,7 @@ def _open_frames(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         frame_size=frame_size,
         min_frames=options["min_frames"],
     )
+    return _with_labels(dataset, split, options)
 
 
 def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -171,16 +173,24 @@ def _open_folder(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         frame_size=frame_size,
         min_frames=options["min_frames"],
     )
-    return _with_flow(dataset, options["root"], options)
+    return _with_labels(dataset, split, options, options["root"])
 
 
-def _with_flow(dataset: VideoFileDataset, root: str, options: Mapping[str, Any]) -> VideoDataset:
-    """The dataset with its flow labels, where `flow_labels` names their folder."""
-    if not options["flow_labels"]:
+def _with_labels(
+    dataset: VideoDataset, split: str, options: Mapping[str, Any], root: str | None = None
+) -> VideoDataset:
+    """The dataset with a teacher's labels, where `teacher_labels` names their folder."""
+    folder = options["teacher_labels"] or options.get("flow_labels", "")  # its former name
+    if not folder:
         return dataset
-    from v2v_jax.datasets.cache.teacher_flow import TeacherFlow  # here: it loads TensorStore
+    from v2v_jax.datasets.cache import teacher_labels
 
-    return TeacherFlow(dataset, root, options["flow_labels"])
+    return teacher_labels.with_labels(dataset, split, folder, root)
+
+
+def _check_no_labels(options: Mapping[str, Any]) -> None:
+    if options["teacher_labels"] or options.get("flow_labels"):
+        raise ConfigError("data.teacher_labels are of files; leave data.source=tfds out.")
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -235,12 +245,13 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # flow_labels: what v2v label made, for flow; empty: none.
+        # teacher_labels: the folder of what v2v label made; empty: none. flow_labels: the same.
         dict(
             source="files",
             root="data/ucf101",
             list_number=1,
             allow_missing=False,
+            teacher_labels="",
             flow_labels="",
             **_HELD_BACK,
             cache="",
@@ -255,6 +266,7 @@ DATASETS: dict[str, DatasetEntry] = {
             root="data/davis",
             resolution="",
             held_out="",
+            teacher_labels="",
             **_HELD_BACK,
             cache="",
         ),
@@ -264,7 +276,14 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "frames": DatasetEntry(
         _open_frames,
-        dict(root="data/frames", held_out="", allow_missing=False, **_HELD_BACK, cache=""),
+        dict(
+            root="data/frames",
+            held_out="",
+            allow_missing=False,
+            teacher_labels="",
+            **_HELD_BACK,
+            cache="",
+        ),
     ),
     "sintel": DatasetEntry(
         _open_sintel,
@@ -285,7 +304,14 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "folder": DatasetEntry(
         _open_folder,
-        dict(root="data/videos", test_share=0.1, flow_labels="", **_HELD_BACK, cache=""),
+        dict(
+            root="data/videos",
+            test_share=0.1,
+            teacher_labels="",
+            flow_labels="",
+            **_HELD_BACK,
+            cache="",
+        ),
     ),
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 import v2v_jax
@@ -26,6 +27,7 @@ from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import sharding
 from v2v_jax.system.console import console, print_table, progress
+from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import metrics
 
@@ -65,10 +67,10 @@ class Evaluator:
         # Some multiple of the devices, whatever the configuration says, so that padding fills up.
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
         everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-        self._sums = jax.jit(self._batch_sums, out_shardings=everywhere)
+        self._sums = compiled_together(jax.jit(self._batch_sums, out_shardings=everywhere))
         # Pictures are drawn by each process from the whole batch.
         shown = everywhere if jax.process_count() > 1 else split
-        self._predict = jax.jit(self._batch_predictions, out_shardings=shown)
+        self._predict = compiled_together(jax.jit(self._batch_predictions, out_shardings=shown))
 
     def _forward(self, params, store, batch):
         batch = self._feed.prepare(store, batch)
@@ -107,7 +109,19 @@ class Evaluator:
             if row == 0:
                 check()
             total = metrics.add(total, sums)
-        return self._experiment.task.summarize(total)
+        return self.summarize(total)
+
+    def summarize(self, sums: metrics.Sums) -> dict[str, float]:
+        """The task's metrics; a warning where nothing was known to measure against."""
+        task = self._experiment.task
+        values = task.summarize(sums)
+        if math.isnan(values[task.headline]):
+            logging.warning(
+                "%s is not a number: no voxel of the videos that were evaluated has a known "
+                "target; v2v check-data says how many have one.",
+                task.headline,
+            )
+        return values
 
     def windows(self, params: Any) -> tuple[dict[str, np.ndarray], list[WindowResult]]:
         """The task's sums over all windows, and the metrics of each window that counts."""
@@ -180,7 +194,7 @@ def _evaluate(experiment: Experiment, workdir: pathlib.Path, report: bool) -> di
     step, params = best_params(experiment, workdir)
     evaluator = Evaluator(experiment)
     sums, windows = evaluator.windows(params)
-    values = experiment.task.summarize(sums)
+    values = evaluator.summarize(sums)
     clips = evaluator.clips(params, experiment.config.num_pictures)
     if report:  # all processes take part in predicting its clips
         written = make_report(experiment, evaluator, workdir, step, params, sums, windows)

@@ -8,21 +8,22 @@ The file is a ZIP archive, not compressed, that nothing in it can make execute c
     network.bin          jax.export: StableHLO for CPUs, NVIDIA GPUs and TPUs, any batch size
     weights/LAYER/….npy  the parameters, float32
 
-and its comment is the SHA-256 of all of it. The network takes the weights and clips (B,T,H,W,3)
-uint8 RGB, of the size that it was trained on, and gives what the task blends (`Task.blendable`):
-class probabilities, flow in pixels, RGB or metres; what goes before and after it is inside.
+and its comment is the SHA-256 of all of it (`system.sealed_archive`). The network takes the weights
+and clips (B,T,H,W,3) uint8 RGB, of the size that it was trained on, and gives what the task blends
+(`Task.blendable`): class probabilities, flow in pixels, RGB or metres; what goes before and after
+it is inside.
+
 `v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
 nothing but JAX and NumPy.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,12 +37,15 @@ import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
-from v2v_jax.system.whole_files import whole_file
+from v2v_jax.run.weight_file import StoredWeights, write_weights
+from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.npy import array_of
+from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sealed
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
+_PLACES = "jax_traceback_in_locations_limit"
 _ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same network gives the same file
 
 
 def write_export(
@@ -63,11 +67,7 @@ def write_export(
     Raises:
       DataError: the file exists, or cannot be written.
     """
-    path = pathlib.Path(path)
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists; choose another --output, or add --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"Cannot write {path}: its folder does not exist.")
+    path = _place(path, overwrite)
     record = {
         "format": FORMAT,
         "version": v2v_jax.__version__,
@@ -87,12 +87,39 @@ def write_export(
         np.save(data, np.asarray(array), allow_pickle=False)
         members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
     try:
-        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(zipfile.ZipInfo(name, _EARLIEST), data)
-            archive.comment = _digest(members).encode()
+        write_sealed(path, members)
     except OSError as error:
         raise cannot_write(str(path), error) from error
+
+
+def write_weights_of(
+    network: TrainedNetwork, path: str | os.PathLike[str], *, bits: int, overwrite: bool = False
+) -> None:
+    """Writes a network's weights alone (`run.weight_file`), for this package.
+
+    Args:
+      bits: 8, 16 or 32 a number.
+      path, overwrite: as of `write_export`.
+
+    Raises:
+      DataError: the file exists, or cannot be written.
+      CheckpointError: a weight is not finite.
+    """
+    path = _place(path, overwrite)
+    try:
+        write_weights(path, StoredWeights(network.params, network.about, network.step, bits))
+    except OSError as error:
+        raise cannot_write(str(path), error) from error
+
+
+def _place(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
+    """Where a file is to be; DataError if it cannot be there."""
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; choose another --output, or add --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"Cannot write {path}: its folder does not exist.")
+    return path
 
 
 def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
@@ -112,8 +139,22 @@ def _export(network: TrainedNetwork, dtype: str) -> jax.export.Exported:
     (batch,) = jax.export.symbolic_shape("b")
     clip = jax.ShapeDtypeStruct((batch, *network.clip, 3), jnp.uint8)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), network.params)
-    with triton.switched_off():
+    with triton.switched_off(), _without_places():
         return jax.export.export(jax.jit(apply), platforms=PLATFORMS)(weights, clip)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Lets programs not name the lines of code that made them: paths of this machine, and callers.
+
+    With them the same network would give another file wherever the call came from.
+    """
+    before = getattr(jax.config, _PLACES)
+    jax.config.update(_PLACES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_PLACES, before)
 
 
 def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
@@ -124,25 +165,23 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
         package or of JAX wrote it that the present one does not read.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            comment = archive.comment.decode("ascii", "replace")
-            members = {name: archive.read(name) for name in archive.namelist()}
-        record = json.loads(members[_ABOUT])
-        written_as, version = record["format"], record["version"]
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+        members, intact = read_sealed(path)
+        record = parse_object(members[_ABOUT])
+        written_as, version, about = record["format"], record["version"], record["about"]
+    except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no exported network, or is damaged ({error}); export it again."
+            f"{path} is no exported network, or is damaged ({str(error)[:200]}); export it again."
         ) from error
     if written_as != FORMAT:
         raise CheckpointError(
             f"{path} has format {written_as}, written by version {version} of v2v_jax; version "
             f"{v2v_jax.__version__} reads format {FORMAT}. Export the checkpoint again."
         )
-    if comment != _digest(members):
+    if not intact:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
         )
-    fields = from_about(record["about"], path)
+    fields = from_about(about, path)
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))
         params = _nested(members)
@@ -151,6 +190,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
             f"{path} was written by JAX {record.get('jax')} and JAX {jax.__version__} cannot read "
             f"it ({type(error).__name__}: {str(error)[:200]}); export the checkpoint again."
         ) from error
+    _check_fits(path, exported, params, fields)
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
         raise CheckpointError(
@@ -161,13 +201,33 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
     )
 
 
-def _digest(members: Mapping[str, bytes]) -> str:
-    """SHA-256 of names and contents, in the order of the names."""
-    total = hashlib.sha256()
-    for name in sorted(members):
-        total.update(f"{name}\0{len(members[name])}\0".encode())
-        total.update(members[name])
-    return total.hexdigest()
+def _check_fits(
+    path: object, exported: jax.export.Exported, params: Any, fields: Mapping[str, Any]
+) -> None:
+    """CheckpointError unless the program takes these weights and the record's clips."""
+    network = TrainedNetwork(apply=exported.call, params=params, **fields)
+    clip = jax.ShapeDtypeStruct((1, *network.clip, 3), np.uint8)
+    wanted, form = jax.tree.flatten(((params, clip), {}))
+    found = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+    if form != exported.in_tree or len(found) != len(wanted):
+        raise _unfit(path, "its network takes other weights than it holds")
+    paths, _ = jax.tree.flatten_with_path(params)
+    for (keys, value), there in zip(paths, found):
+        name = jax.tree_util.keystr(keys, simple=True, separator="/")[:100]
+        if (there.shape, there.dtype) != (value.shape, value.dtype):
+            raise _unfit(path, f"its network takes {name} as {there.shape}, not {value.shape}")
+        if not np.isfinite(value).all():
+            raise _unfit(path, f"{name} is not finite")
+    (*_, there), answers = found, [aval.shape[1:] for aval in exported.out_avals]
+    if (there.shape[1:], there.dtype) != (clip.shape[1:], clip.dtype):  # batches are of any size
+        raise _unfit(path, f"its network takes clips of {there.shape[1:]}, not {clip.shape[1:]}")
+    if answers != [(*network.clip, network.task.num_values)]:
+        needed = f"the task {network.task.name} needs {network.task.num_values} values a voxel"
+        raise _unfit(path, f"its network answers with {answers}, {needed}")
+
+
+def _unfit(path: object, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} does not fit together: {reason[:300]}; export it again.")
 
 
 def _named(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +247,7 @@ def _nested(members: Mapping[str, bytes]) -> dict[str, Any]:
             place = params
             for layer in layers:
                 place = place.setdefault(layer, {})
-            place[last] = np.load(io.BytesIO(data), allow_pickle=False)
+            place[last] = array_of(data)
     return params
 
 

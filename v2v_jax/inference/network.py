@@ -1,4 +1,4 @@
-"""A network with its weights and all that is needed to use them, read from a run's checkpoint."""
+"""A network with its weights and all that is needed to use them, of a run or of a file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import v2v_jax
 from v2v_jax.errors import CheckpointError
 from v2v_jax.input.preprocess import Preprocessing
+from v2v_jax.run.weight_file import StoredWeights, is_weights, read_weights
 from v2v_jax.tasks import TASKS, Task, restore_task
 
 
@@ -69,8 +70,49 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
             multiple=(8 if about["model"]["name"] != "v2v_2d" else 1, 16, 16),
             about=about,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(about, where, error) from error
+
+
+def read_network(path: str | pathlib.Path) -> TrainedNetwork:
+    """Reads whatever holds a network: a file of `v2v export`, or a run's checkpoint.
+
+    Raises:
+      CheckpointError: see `from_checkpoint`, `from_weights` and `export.read_export`.
+    """
+    if not pathlib.Path(path).is_file():
+        return from_checkpoint(path)
+    if is_weights(path):
+        return from_weights(read_weights(path), path)
+    from v2v_jax.inference.export import read_export
+
+    return read_export(path)
+
+
+def from_weights(weights: StoredWeights, where: object = "The weights") -> TrainedNetwork:
+    """The network of stored weights, rebuilt from the record that came with them.
+
+    Raises:
+      CheckpointError: see `from_about`. Weights that do not fit the record are found out when
+        `apply` is traced.
+    """
+    fields = from_about(weights.about, where)
+    try:
+        _, unchecked = _rebuilt(weights.about, fields["task"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _other_version(weights.about, where, error) from error
+
+    def apply(params: Any, video: jax.Array) -> jax.Array:
+        import flax.errors
+
+        try:  # where it is traced: tracing it only to compare shapes would take a second
+            return unchecked(params, video)
+        except flax.errors.FlaxError as error:
+            raise CheckpointError(
+                f"{where} holds other layers than its record says; use the version that wrote it."
+            ) from error
+
+    return TrainedNetwork(apply=apply, params=weights.params, step=weights.step, **fields)
 
 
 def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
@@ -88,7 +130,12 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     where = f"The checkpoint {found.folder}"
     fields = from_about(found.about, where)
     try:
-        like, apply = _rebuilt(found.about, fields["task"])
+        init, apply = _rebuilt(found.about, fields["task"])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            jax.eval_shape(init),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(found.about, where, error) from error
     params = _for_use(found.params(like))
@@ -117,8 +164,8 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
 
 def _rebuilt(
     about: Mapping[str, Any], task: Task
-) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """Abstract parameters and `apply` of a stored configuration."""
+) -> tuple[Callable[[], Any], Callable[[Any, jax.Array], jax.Array]]:
+    """What initialises the parameters, and `apply`, of a stored configuration."""
     from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
@@ -130,16 +177,11 @@ def _rebuilt(
         clip = jnp.zeros((*size, task.input_channels))
         return model.init(jax.random.key(0), clip)["params"]
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(params)
-    )
-
     def apply(params: Any, video: jax.Array) -> jax.Array:
         inputs = task.inputs({"video": video}, preprocessing)
         return task.blendable(model.apply({"params": params}, inputs))
 
-    return like, apply
+    return params, apply
 
 
 def _other_version(about: Any, where: object, error: Exception) -> CheckpointError:

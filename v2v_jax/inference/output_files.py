@@ -13,10 +13,10 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
@@ -31,6 +31,8 @@ View = Literal["overlay", "plain", "side_by_side"]
 VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _NUMBER = re.compile(r"%0?\d*d")
+_RATES = (1.0, 240.0)  # frames per second that the encoder is told to expect
+_MUCH = 1e9  # bytes of files a frame
 _GAP = 4  # px between pictures side by side
 
 
@@ -141,8 +143,9 @@ def predict_to_files(
       output: where to, and in which form. What is there already is replaced.
       write_to: a path that is written instead of `output.path`; names in messages stay.
       view: of an MP4.
-      fps: of an MP4; default: the source's, or 25.
-      sound_of: whose sound an MP4 gets.
+      fps: of an MP4, whose frames are then all shown equally long; default: every frame keeps its
+        time, or 25 where the source has no times.
+      sound_of: whose sound an MP4 gets, unless `fps` is given.
       probabilities: write class probabilities too.
       tick: called with the number of frames that were written.
 
@@ -157,7 +160,7 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         drawing = Drawing(predictor.network.task, view)
-        writer = _Movie(path, fps or source.fps or 25.0, sound_of, source.pixel_aspect)
+        writer = _Movie(path, source, fps, sound_of)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -167,6 +170,8 @@ def predict_to_files(
         ready = in_background(_each(prepare, chunks), 2)
         try:
             for frames in ready:
+                if not written:
+                    _warn_of_size(output, source, frames[0])
                 writer.add(frames)
                 written += len(frames)
                 tick(len(frames))
@@ -181,6 +186,18 @@ def predict_to_files(
             ready.close()
         writer.finish(path)
     return written
+
+
+def _warn_of_size(output: Output, source: FrameSource, first: np.ndarray) -> None:
+    """Says how large files a frame will be, where that may fill a disk."""
+    if output.pattern is None or source.num_frames is None:
+        return
+    size = first.nbytes * source.num_frames
+    if size > _MUCH:
+        logging.warning(
+            "%s will hold %d frames of %.1f MB, %.1f GB before they are compressed.",
+            *(output.path, source.num_frames, first.nbytes / 1e6, size / 1e9),
+        )
 
 
 def _each(prepare: Callable[[Chunk], np.ndarray], chunks: Iterator[Chunk]) -> Iterator[np.ndarray]:
@@ -229,17 +246,29 @@ class _Movie:
     def __init__(
         self,
         path: pathlib.Path,
-        fps: float,
+        source: FrameSource,
+        fps: float | None,
         sound_of: str | os.PathLike[str] | None,
-        pixel_aspect: Fraction,
     ):
-        self._writer = VideoWriter(path, fps, sound_of, pixel_aspect)
+        """fps: None for the source's times."""
+        self._times = source.times if fps is None else None
+        if fps is not None:
+            sound_of = None  # it would not fit
+        else:  # the writer's is a measure alone where there are times
+            fps = min(max(source.fps or 25.0, _RATES[0]), _RATES[1])
+        self._writer = VideoWriter(
+            *(path, fps, sound_of, source.pixel_aspect),
+            tick=source.tick if self._times is not None else None,
+        )
+        self._count = 0
         self.failed = False
 
     def add(self, frames: np.ndarray) -> None:
         try:
             for frame in frames:
-                self._writer.add(frame)
+                shown = None if self._times is None else self._times[self._count]
+                self._writer.add(frame, shown)
+                self._count += 1
         except UserError:
             self.failed = True
             raise

@@ -14,8 +14,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
-import pathlib
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -25,11 +23,12 @@ import numpy as np
 from v2v_jax.errors import UserError
 from v2v_jax.inference import blending
 from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
-from v2v_jax.inference.network import TrainedNetwork, from_checkpoint
+from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system.background import in_background
 
+_LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
 _FRAMES_AHEAD = 16  # that are read before they are needed
 # Windows a call of the network where the caller does not say. Accelerators are quickest with many;
 # a CPU gains nothing, and would compute those that only fill up the last call.
@@ -47,30 +46,6 @@ class Chunk(NamedTuple):
 
     frames: np.ndarray
     values: np.ndarray
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    full_frame: bool = False,
-    scale: Literal["training", "native"] = "training",
-    overlap: float = 0.25,
-    batch_size: int | None = None,
-) -> Predictor:
-    """A predictor from a run's folder, its checkpoints folder, or an exported file.
-
-    Arguments and errors are those of `v2v_jax.load`, which takes the names of shipped weights, too.
-    """
-    path = pathlib.Path(path)
-    if path.is_file():
-        from v2v_jax.inference.export import read_export
-
-        network = read_export(path)
-    else:
-        network = from_checkpoint(path)
-    return Predictor(
-        network, full_frame=full_frame, scale=scale, overlap=overlap, batch_size=batch_size
-    )
 
 
 class Predictor:
@@ -99,7 +74,7 @@ class Predictor:
         """Puts the weights on the first device; nothing is compiled yet.
 
         Args:
-          network: see `load`.
+          network: of `network.read_network`.
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
 
         Raises:
@@ -200,7 +175,9 @@ class Predictor:
         """(H,W) of the frames that the network sees, for a video of (H,W) = size."""
         if self._scale == "native":
             return size
-        factor = min(self.network.preprocessing.frame_size) / min(size)
+        trained = self.network.preprocessing.frame_size
+        # Long strips are not blown up: their pixels would be many times those of any other video.
+        factor = min(min(trained) / min(size), max(1.0, _LONGEST * max(trained) / max(size)))
         h, w = (max(1, round(side * factor)) for side in size)
         return h, w
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def _check_memory(dataset: VideoDataset, fields: Sequence[str], mesh: Mesh) -> N
     if "bytes_limit" not in stats:
         return  # the CPU does not say
     frames = sum(video.num_frames for video in dataset.videos)
-    voxel = sum(FIELDS[f].dtype.itemsize * int(np.prod(FIELDS[f].channels)) for f in fields)
+    voxel = sum(FIELDS[f].dtype.itemsize * math.prod(dataset.channels(f)) for f in fields)
     needed = frames * int(np.prod(dataset.frame_size)) * voxel
     taken = stats.get("bytes_in_use", 0)  # the training set, when this is the test set
     if taken + needed > 0.6 * stats["bytes_limit"]:

@@ -57,7 +57,7 @@ class DeviceStore:
         self._mesh = mesh
         self._on_error = on_error
         self._block = block
-        frame = {f: (*dataset.frame_size, *FIELDS[f].channels) for f in fields}
+        frame = {f: (*dataset.frame_size, *dataset.channels(f)) for f in fields}
         self._shapes = {f: (int(self.offsets[-1]), *shape) for f, shape in frame.items()}
         self._copies = [self._empty(device) for device in mesh.local_devices]
         self._global: Arrays | None = None

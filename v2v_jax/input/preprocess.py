@@ -8,6 +8,7 @@ take longer to turn a clip round than to copy it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_MAX_SIDE = 1 << 16
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of R, G, B
 
 
@@ -57,10 +59,31 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`; lists become tuples."""
-        return cls(
+        """The inverse of `to_dict`; lists become tuples.
+
+        Raises:
+          ValueError, TypeError: a value that no preprocessing has, such as a std of 0.
+        """
+        found = cls(
             **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
         )
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raises ValueError for a value that no preprocessing has."""
+        sides = (*self.frame_size, *self.crop_size, self.clip_length)
+        if len(sides) != 5 or not all(isinstance(n, int) and 0 < n < _MAX_SIDE for n in sides):
+            raise ValueError(
+                f"frame_size {self.frame_size}, crop_size {self.crop_size}, clip_length "
+                f"{self.clip_length} are no sizes"
+            )
+        if self.color_order not in ("rgb", "bgr"):
+            raise ValueError(f"color_order is {self.color_order!r}; known: rgb, bgr")
+        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
+            raise ValueError(f"mean is {self.mean}; expected three numbers")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std is {self.std}; expected three numbers above 0")
 
 
 def to_gray(video: jax.Array) -> jax.Array:

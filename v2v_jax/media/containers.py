@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -27,6 +29,14 @@ def open_input(path: str | os.PathLike[str], **options: Any) -> av.container.Inp
     """
     known = {"protocol_whitelist": "file", "format_whitelist": f"{_VIDEO},{_SOUND}"}
     return av.open(os.path.abspath(path), container_options=known, **options)
+
+
+def demuxed(
+    container: av.container.InputContainer, *streams: av.stream.Stream
+) -> Iterator[av.Packet]:
+    """The packets of a file, or of some of its streams, from where it stands to its end."""
+    with contextlib.suppress(IndexError):  # of PyAV, at the end of files where streams began late
+        yield from container.demux(*streams)
 
 
 def open_output(path: str | os.PathLike[str]) -> av.container.OutputContainer:

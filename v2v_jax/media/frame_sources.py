@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -15,10 +15,12 @@ from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.clock import Shown
 from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
 from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import VideoStream
+from v2v_jax.system.paths import local_path
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
 Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
@@ -34,6 +36,8 @@ class FrameSource:
       fps: frames per second; None if not known.
       num_frames: how many there are likely to be; None if not known.
       pixel_aspect: width of a pixel by its height, as it is to be shown.
+      times: when each frame is shown that was drawn so far, in order; None if that is not known.
+      tick: seconds of the unit of `times`.
     """
 
     frames: Iterator[np.ndarray]
@@ -41,6 +45,8 @@ class FrameSource:
     fps: float | None = None
     num_frames: int | None = None
     pixel_aspect: Fraction = Fraction(1)
+    times: Sequence[Shown] | None = None
+    tick: Fraction | None = None
 
 
 def open_source(video: Video | FrameSource) -> FrameSource:
@@ -57,7 +63,11 @@ def open_source(video: Video | FrameSource) -> FrameSource:
     if isinstance(video, FrameSource):
         return video
     if isinstance(video, (str, os.PathLike)):
-        path = pathlib.Path(video)
+        path = pathlib.Path(local_path(os.fspath(video)))
+        if path.suffix.lower() in PICTURE_EXTENSIONS and path.is_file():
+            raise DataError(
+                f"Video {path} is one picture; give a video, or a folder with a video's frames."
+            )
         if path.is_dir():
             names = list_pictures(path)
             if not names:
@@ -72,15 +82,37 @@ def open_source(video: Video | FrameSource) -> FrameSource:
         aspect = Fraction(1)
         with contextlib.suppress(CorruptVideoError):  # said when the frames are reached
             aspect = stream.pixel_aspect
-        return FrameSource(frames, str(path), stream.fps, stream.num_frames, aspect)
+        return FrameSource(
+            *(frames, str(path), stream.fps, stream.num_frames, aspect, stream.times, stream.tick)
+        )
     if hasattr(video, "__array__"):
         array = np.asarray(video)
-        if array.ndim not in (3, 4):
-            raise DataError(
-                f"The video is an array {array.shape}; expected (T,H,W,3) uint8 RGB, 0..255."
-            )
+        _check_array(array)
         return FrameSource(_checked(array, "The video"), "the video", None, len(array))
+    if not isinstance(video, Iterable) or isinstance(video, (bytes, Mapping)):
+        raise DataError(
+            f"The video is {type(video).__name__}; expected a path, an array (T,H,W,3) uint8 RGB, "
+            "or an iterable of frames."
+        )
     return FrameSource(_checked(video, "The video"), "the video")
+
+
+def _check_array(array: np.ndarray) -> None:
+    """Raises DataError for what is not (T,H,W,3), or grey or with opacity, with what would be."""
+    shape = f"The video is an array {array.shape} {array.dtype}; expected (T,H,W,3) uint8 RGB"
+    if array.ndim == 5:
+        raise DataError(f"{shape}: give one video of the batch after the other, as video[0].")
+    if array.ndim == 3 and array.shape[2] in (3, 4):
+        raise DataError(f"{shape}: for one picture give picture[None].")
+    if array.ndim not in (3, 4):
+        raise DataError(f"{shape}, 0..255.")
+    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
+        for axis, order, colours in ((1, (0, 2, 3, 1), (1, 3, 4)), (0, (1, 2, 3, 0), (3,))):
+            if array.shape[axis] in colours:
+                raise DataError(f"{shape}: put its colours last, by video.transpose{order}.")
+    if array.dtype != np.uint8:
+        scale = "(255 * video).round()" if array.dtype.kind == "f" else "video"
+        raise DataError(f"{shape}, 0..255: give {scale}.astype(numpy.uint8).")
 
 
 def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:

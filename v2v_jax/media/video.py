@@ -8,36 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 import numpy as np
 from absl import logging
 
 from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.media.containers import open_input
+from v2v_jax.media.clock import Clock, Shown, is_even, mean_rate
+from v2v_jax.media.containers import demuxed, open_input
 from v2v_jax.media.frame_conversion import FrameConverter, lies_on_its_side
+from v2v_jax.media.packets import (
+    check_complete,
+    corrupt,
+    presentation_times,
+    scan_packets,
+    seekable_times,
+)
 from v2v_jax.media.video_writer import write_video
+from v2v_jax.system.paths import local_path
 
 __all__ = ["VideoFile", "VideoStream", "read_video", "write_video"]
 
-# Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
-_FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
-# MPEG-4 part 2 packets up to this size may be "not coded" VOPs, which the decoder drops.
-_NOT_CODED_BYTES = 16
-# What a hostile file may claim: 8K video just fits, and 46 hours at 25 frames a second.
+# What a hostile file may claim; 8K video just fits.
 _MAX_PIXELS = 1 << 25
-_MAX_FRAMES = 1 << 22
 _PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are of two fields
+_RATE_PACKETS = 100  # from which a rate is measured
 _STUCK = 60.0  # seconds that the system may need for a read, or decoding for the next frame
 # Without `explode` FFmpeg hides damage by copying from neighbouring frames.
 _DECODE = {"err_detect": "explode", "max_pixels": str(_MAX_PIXELS)}
-# Seconds that a Matroska file may end before the duration in its header.
-_DURATION_TOLERANCE = 0.1
 
 
 class VideoFile:
@@ -50,7 +53,9 @@ class VideoFile:
     Attributes:
       path: the file.
       num_frames: how many frames `read` can deliver.
-      fps: frames per second, averaged over the file.
+      fps: frames per second, averaged over the file by its frames' times.
+      is_even: whether all frames are shown about as long. Frames are counted, not timed: of an
+        uneven video some neighbours are further apart than others.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,26 +66,30 @@ class VideoFile:
           CorruptVideoError: it is no video, or is empty, truncated or damaged; or claims more than
             2^25 pixels or holds more than 2^22 frames.
         """
-        self.path = os.fspath(path)
+        self.path = local_path(os.fspath(path))
         if not os.path.isfile(self.path):
             reason = "is not a regular file" if os.path.exists(self.path) else "does not exist"
             raise DataError(f"Video {self.path} {reason}; check the path.")
         with _opened(self.path) as (container, stream):
-            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
-            packets = _scan_packets(self.path, container, stream)
-            _check_complete(self.path, stream, packets)
+            tick, claimed = stream.time_base, stream.average_rate
+            packets = scan_packets(self.path, container, stream)
+            check_complete(self.path, container, stream, packets)
             # Ascending presentation times, and the numbers of the frames that are keyframes; None
             # where the frames have to be counted.
-            self._times = _presentation_times(container, stream, packets)
+            self._times = presentation_times(container, stream, packets)
             if self._times is not None:
-                keys = _seekable_times(stream.codec_context.name, packets)
+                keys = seekable_times(stream.codec_context.name, packets)
                 self._keys = np.unique(np.searchsorted(self._times, keys))
-                self.num_frames = len(self._times)
-        if self._times is None:
+        shown = self._times
+        if shown is None:
             with _opened(self.path) as (container, stream):
-                self.num_frames = sum(1 for _ in _decode(self.path, container, stream, False))
+                frames = _timed(container, stream, _decode(self.path, container, stream, False))
+                shown = np.array([round(at.begin / tick) for _, at in frames], np.int64)
+        self.num_frames = len(shown)
         if not self.num_frames:
-            raise _corrupt(self.path, "it holds no frames")
+            raise corrupt(self.path, "it holds no frames")
+        self.fps = mean_rate(claimed, shown, tick)
+        self.is_even = is_even(shown, tick)
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
@@ -121,7 +130,7 @@ class VideoFile:
         if frames is None:
             frames = self._read(start, stop, size, seek=False)
         if frames is None:
-            raise _corrupt(self.path, f"frame {start} is missing")
+            raise corrupt(self.path, f"frame {start} is missing")
         return frames
 
     def stream(self, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
@@ -141,11 +150,11 @@ class VideoFile:
         with _opened(self.path) as (container, stream):
             for number, frame in self._numbered(container, stream):
                 if number != count:
-                    raise _corrupt(self.path, f"frame {count} is missing")
+                    raise corrupt(self.path, f"frame {count} is missing")
                 yield converter(frame)
                 count += 1
         if count < self.num_frames:
-            raise _corrupt(self.path, f"frame {count} of {self.num_frames} cannot be decoded")
+            raise corrupt(self.path, f"frame {count} of {self.num_frames} cannot be decoded")
 
     def _read(
         self, start: int, stop: int, size: tuple[int, int] | None, seek: bool
@@ -162,14 +171,14 @@ class VideoFile:
                 if number > start + writer.count:
                     if writer.count == 0:
                         return None
-                    raise _corrupt(self.path, f"frame {start + writer.count} is missing")
+                    raise corrupt(self.path, f"frame {start + writer.count} is missing")
                 if number >= start:
                     writer.add(frame)
                 if writer.count == stop - start:
                     return writer.frames
         if writer.count == 0:
             return None
-        raise _corrupt(
+        raise corrupt(
             self.path, f"frame {start + writer.count} of {self.num_frames} cannot be decoded"
         )
 
@@ -183,7 +192,7 @@ class VideoFile:
         for frame in _decode(self.path, container, stream, True):
             number = int(np.searchsorted(self._times, frame.pts))
             if number == self.num_frames or self._times[number] != frame.pts:
-                raise _corrupt(self.path, f"a frame's time {frame.pts} is not in the file's index")
+                raise corrupt(self.path, f"a frame's time {frame.pts} is not in the file's index")
             yield number, frame
 
 
@@ -196,8 +205,10 @@ class VideoStream:
 
     Attributes:
       path: the file.
-      fps: frames per second, averaged over the file.
+      fps: frames per second, of the header if its first frames' times agree, else of those.
       num_frames: as the header says or implies; None if it does not.
+      tick: seconds of the unit in which the file tells times.
+      times: when each frame is shown that was yielded so far, in their order.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -207,11 +218,13 @@ class VideoStream:
           DataError: the file does not exist.
           CorruptVideoError: it is no video.
         """
-        self.path = os.fspath(path)
+        self.path = local_path(os.fspath(path))
         if not os.path.isfile(self.path):
             raise DataError(f"Video {self.path} does not exist; check the path.")
         with _opened(self.path) as (container, stream):
-            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
+            self.fps = _first_rate(container, stream)
+            self.tick = stream.time_base
+            self.times: list[Shown] = []
             seconds = container.duration / av.time_base if container.duration else None
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
             if stream.codec_context.field_order > _PROGRESSIVE:
@@ -236,11 +249,15 @@ class VideoStream:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         converter = FrameConverter(None)
+        self.times.clear()
         with _opened(self.path, threads=0) as (container, stream):
-            for frame in _decode(self.path, container, stream, False):
+            frames = _decode(self.path, container, stream, False)
+            for frame, shown in _timed(container, stream, frames):
+                self.times.append(shown)
                 yield converter(frame)
         with _opened(self.path) as (container, stream):
-            _check_complete(self.path, stream, _scan_packets(self.path, container, stream))
+            packets = scan_packets(self.path, container, stream)
+            check_complete(self.path, container, stream, packets)
 
 
 def read_video(
@@ -295,21 +312,19 @@ def _opened(
     threads: that decode; 0 is one a processor.
     """
     try:
-        # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
-        limit = {"max_pixels": _DECODE["max_pixels"]}
-        with open_input(path, options=limit, timeout=(_STUCK, _STUCK)) as container:
+        with _container(path) as container:
             stream = container.streams.best("video")  # not the first: that may be a cover
             if stream is None:
-                raise _corrupt(path, "it has no video stream", "give a file with pictures")
+                raise corrupt(path, "it has no video stream", "give a file with pictures")
             context = stream.codec_context
             if context is None:
-                raise _corrupt(path, "FFmpeg has no decoder for it", "convert it, to H.264 for one")
+                raise corrupt(path, "FFmpeg has no decoder for it", "convert it, to H.264 for one")
             context.thread_count = threads
             if threads != 1:
                 context.thread_type = "AUTO"  # frames and slices
             context.options = _DECODE
             if context.width * context.height > _MAX_PIXELS:
-                raise _corrupt(
+                raise corrupt(
                     path,
                     f"its header claims {context.width}x{context.height} pixels, and {_MAX_PIXELS} "
                     "in all are the limit",
@@ -317,7 +332,17 @@ def _opened(
                 )
             yield container, stream
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise _corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+        raise corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _container(path: str) -> av.container.InputContainer:
+    # The limit on pixels is for opening already: FFmpeg decodes some frames to know a stream.
+    limit = {"max_pixels": _DECODE["max_pixels"]}
+    try:
+        return open_input(path, options=limit, timeout=(_STUCK, _STUCK))
+    except av.error.InvalidDataError as error:
+        reason = "it is no video of a known format, or is cut short"
+        raise corrupt(path, reason, "fetch it again if it should be one") from error
 
 
 def _decode(
@@ -326,9 +351,9 @@ def _decode(
     """Decodes from where the container stands, which is a keyframe."""
     first = None
     deadline = time.monotonic() + _STUCK
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         if time.monotonic() > deadline:
-            raise _corrupt(path, f"no frame came within {_STUCK:.0f} s")
+            raise corrupt(path, f"no frame came within {_STUCK:.0f} s")
         if packet.size == 0 and packet.dts is not None:
             continue  # a dropped frame in an AVI file; the decoder would take it for the end
         if trust_times and packet.pts is not None:
@@ -337,102 +362,37 @@ def _decode(
                 continue  # shown before the keyframe, needs frames before it
         for frame in packet.decode():
             if frame.is_corrupt:
-                raise _corrupt(path, f"the frame at time {frame.time} s is damaged")
+                raise corrupt(path, f"the frame at time {frame.time} s is damaged")
             yield frame
             deadline = time.monotonic() + _STUCK
 
 
-class _Packet(NamedTuple):
-    """What an index needs of a packet; av.Packet itself would keep its data in memory."""
-
-    pts: int | None
-    dts: int | None
-    duration: int | None
-    size: int
-    is_keyframe: bool
-    is_corrupt: bool
-    is_discard: bool
-
-
-def _scan_packets(
-    path: str, container: av.container.InputContainer, stream: av.VideoStream
-) -> list[_Packet]:
-    """Reads all of the stream's packets.
-
-    Matroska headers give no number of frames but a duration: it is compared with the end of the
-    last packet of any stream, as the sound may be longer than the pictures.
-    """
-    packets = []
-    end = 0.0
-    for packet in container.demux():
-        if packet.size == 0:
-            continue
-        if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream.index == stream.index:
-            packets.append(_Packet(*(getattr(packet, name) for name in _Packet._fields)))
-        if len(packets) > _MAX_FRAMES:
-            raise _corrupt(path, f"it holds more than {_MAX_FRAMES} frames")
-    promised = (container.duration or 0) / av.time_base
-    if "matroska" in container.format.name and end < promised - _DURATION_TOLERANCE:
-        raise _corrupt(path, f"its header promises {promised:.1f} s, it holds {end:.1f} s")
-    return packets
+def _timed(
+    container: av.container.InputContainer, stream: av.VideoStream, frames: Iterable[av.VideoFrame]
+) -> Iterator[tuple[av.VideoFrame, Shown]]:
+    """Yields the frames of a whole video with their times."""
+    clock = Clock(stream.time_base, 1 / Fraction(stream.average_rate or stream.guessed_rate or 25))
+    # AVI has no times but an order. Those that FFmpeg gives are its packets', later by what the
+    # decoder holds back.
+    of_packets = "avi" in container.format.name
+    # Matroska's lengths are one for all, or of the unit of time, whatever is true.
+    has_lengths = "matroska" not in container.format.name
+    first = None
+    for frame in frames:
+        stamp = frame.pts
+        if of_packets and frame.dts is not None:
+            first = frame.dts if first is None else first
+            stamp = frame.dts - first
+        elif of_packets:
+            stamp = None
+        yield frame, clock(stamp, frame.duration if has_lengths else None)
 
 
-def _presentation_times(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    packets: Sequence[_Packet],
-) -> np.ndarray | None:
-    """Times of all frames shown, ascending (N,) int64, or None if they cannot be trusted."""
-    codec = stream.codec_context.name
-    if codec not in _FRAME_PER_PACKET or any(packet.pts is None for packet in packets):
-        return None
-    if codec == "mpeg4" and any(packet.size <= _NOT_CODED_BYTES for packet in packets):
-        return None
-    # AVI has no presentation times; FFmpeg guesses them, wrongly where there are B-frames.
-    if "avi" in container.format.name and any(packet.pts != packet.dts for packet in packets):
-        return None
-    # Frames before the first keyframe cannot be decoded; an edit list hides frames (discard).
-    first = packets[0].pts if packets else 0
-    shown = [packet.pts for packet in packets if packet.pts >= first and not packet.is_discard]
-    times = np.unique(np.array(shown, np.int64))
-    return times if len(times) == len(shown) else None
-
-
-def _seekable_times(codec: str, packets: Sequence[_Packet]) -> list[int]:
-    """Times of the keyframes from which decoding can begin.
-
-    Frames that follow a keyframe in the file but are shown before it (open groups of pictures) need
-    frames before it. They can be skipped, except in H.264, where later frames miss them.
-    """
-    keys = []
-    earliest_later = None
-    for packet in reversed(packets):
-        leading = earliest_later is not None and earliest_later < packet.pts
-        if packet.is_keyframe and not (leading and codec == "h264"):
-            keys.append(packet.pts)
-        earliest_later = packet.pts if earliest_later is None else min(earliest_later, packet.pts)
-    return keys
-
-
-def _check_complete(path: str, stream: av.VideoStream, packets: Sequence[_Packet]) -> None:
-    """Raises CorruptVideoError if the file ends early or has damaged packets."""
-    if not packets:
-        raise _corrupt(path, "it holds no frames")
-    if any(packet.is_corrupt for packet in packets):
-        raise _corrupt(path, "a packet is damaged or the file is truncated")
-    # AVI counts dropped frames too, which have no packet but a time; so the count is taken by time.
-    last = packets[-1]
-    held = len(packets)
-    if last.dts is not None and last.duration:
-        held = max(held, last.dts // last.duration + 1)
-    if held < stream.frames:
-        raise _corrupt(path, f"its header promises {stream.frames} frames, it holds {held}")
-
-
-_INCOMPLETE = "expected a complete video file, so fetch it again or remove it"
-
-
-def _corrupt(path: str, reason: str, remedy: str = _INCOMPLETE) -> CorruptVideoError:
-    return CorruptVideoError(f"Video {path} cannot be read: {reason}; {remedy}.")
+def _first_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """The header's frame rate, or that of the video's beginning where it is another."""
+    stamps = set()
+    with contextlib.suppress(av.error.FFmpegError):  # damage is said when it is reached
+        for packet in itertools.islice(demuxed(container, stream), _RATE_PACKETS):
+            if packet.size and packet.dts is not None:
+                stamps.add(packet.dts)
+    return mean_rate(stream.average_rate, np.array(sorted(stamps), np.int64), stream.time_base)

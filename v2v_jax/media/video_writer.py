@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
-from absl import logging
 from av.video.reformatter import ColorRange
 
 from v2v_jax.errors import DataError
-from v2v_jax.media.containers import open_input, open_output
+from v2v_jax.media.clock import Shown
+from v2v_jax.media.containers import open_output
+from v2v_jax.media.sound import Sound
 from v2v_jax.system.whole_files import discard, publish, temporary_path
 
-# Sound that MP4 files hold and players know, by FFmpeg's names of the formats, not of decoders.
-_COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
 _BT601 = 6  # SMPTE 170M in FFmpeg's numbers
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_SHORTEST_TICK = Fraction(1, 90000)  # in which an MP4 can say an hour without a new frame
 
 
 class VideoWriter:
@@ -46,16 +43,19 @@ class VideoWriter:
         fps: float = 25.0,
         sound_of: str | os.PathLike[str] | None = None,
         pixel_aspect: Fraction = Fraction(1),
+        tick: Fraction | None = None,
     ) -> None:
         """Creates the file, hidden.
 
         Args:
           path: the file to write, ending in .mp4; an existing one is replaced by `finish`.
-          fps: frames per second.
+          fps: frames per second; of frames that come with times, about how many.
           sound_of: a file whose sound (its best track) is copied, as it is where MP4 holds its
             codec, else as AAC, resampled where need be. Sound that cannot be copied is left out
             with a warning.
           pixel_aspect: width of a pixel by its height, for players to show it so.
+          tick: seconds of the unit of the times that frames come with, so that those can be kept
+            exactly; None where they come without.
 
         Raises:
           ValueError: another extension, a bad `fps`.
@@ -70,6 +70,8 @@ class VideoWriter:
         # 1001 keeps NTSC rates such as 30000/1001 exact, and those with two decimals.
         self._rate = Fraction(fps).limit_denominator(1001)
         self._shape: tuple[int, ...] | None = None
+        self._begin: Fraction | None = None  # of the first frame, on the clock of its source
+        self._stamp = -1  # of the last frame, in ticks from the first one
         self.num_frames = 0
         with contextlib.ExitStack() as opened, self._errors():
             self._container = opened.enter_context(open_output(self._temporary))
@@ -77,18 +79,27 @@ class VideoWriter:
                 "libx264", rate=self._rate, options={"crf": "18"}
             )
             self._stream.pix_fmt = "yuv420p"
+            self._tick = 1 / self._rate
+            if tick is not None:
+                self._tick = max(tick, _SHORTEST_TICK)
+                self._stream.codec_context.time_base = self._tick
             self._stream.sample_aspect_ratio = pixel_aspect
             # How FFmpeg makes YUV of RGB; players take large untagged videos for BT.709.
             self._stream.codec_context.colorspace = _BT601
             self._stream.codec_context.color_range = ColorRange.MPEG
             self._sound = None
             if sound_of is not None:
-                self._sound = _Sound(sound_of, self._container)
+                self._sound = Sound(sound_of, self._container)
                 opened.callback(self._sound.close)
             self._opened = opened.pop_all()
 
-    def add(self, frame: np.ndarray) -> None:
+    def add(self, frame: np.ndarray, shown: Shown | None = None) -> None:
         """Appends one frame (H,W,3) uint8 RGB, 0..255, of the size of those before.
+
+        Args:
+          frame: the picture.
+          shown: when, on the clock of the file whose sound is copied; the first one's time becomes
+            0 for both. None is one frame of `fps` after the frame before. Either for all or none.
 
         Raises:
           ValueError: a frame of another shape or dtype.
@@ -109,10 +120,20 @@ class VideoWriter:
             if h % 2 or w % 2:
                 frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            begin, length = shown or (self.num_frames / self._rate, 1 / self._rate)
+            if self._begin is None:
+                self._begin = begin
+                if self._sound is not None and shown is not None:
+                    self._sound.begin_at(begin)
+            begin -= self._begin
+            self._stamp = max(round(begin / self._tick), self._stamp + 1)
+            picture.pts, picture.time_base = self._stamp, self._tick
+            picture.duration = max(1, round(length / self._tick))
             self._container.mux(self._stream.encode(picture))
             self.num_frames += 1
+            self._end = begin + length
             if self._sound is not None:
-                self._sound.copy_until(self.num_frames / self._rate)
+                self._sound.copy_until(self._end)
 
     def finish(self, path: str | os.PathLike[str] | None = None) -> None:
         """Completes the file and gives it its name, or `path` instead of it.
@@ -126,7 +147,7 @@ class VideoWriter:
         with self._errors():
             self._container.mux(self._stream.encode(None))
             if self._sound is not None:
-                self._sound.copy_until(self.num_frames / self._rate)
+                self._sound.copy_until(self._end)
             self._opened.close()
             publish(self._temporary, self.path if path is None else path)
 
@@ -145,122 +166,6 @@ class VideoWriter:
         with contextlib.suppress(OSError, av.error.FFmpegError):
             self._opened.close()
         discard(self._temporary)
-
-
-class _Sound:
-    """Copies one file's sound into another, no further than its pictures have come.
-
-    Sound must never stop a video: what is missing of it is said in one warning.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], target: av.container.OutputContainer) -> None:
-        self._path = os.fspath(path)
-        self._packets: Iterator[av.Packet] | None = None
-        self._source: av.container.InputContainer | None = None
-        self._target = target
-        self._next: av.Packet | None = None
-        try:
-            self._source = open_input(self._path)
-            source = self._source.streams.best("audio")
-            if source is None:
-                return
-            if source.codec_context is None:
-                raise ValueError("FFmpeg has no decoder for it")
-            self._begin = _begin(self._source)
-            if _is_held(source):
-                self._stream = target.add_stream_from_template(source)
-                self._packets = self._copied(source)
-            else:
-                self._stream = target.add_stream("aac", rate=_aac_rate(source.rate))
-                self._packets = self._encoded(source)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            self._give_up("is left out", error)
-
-    def _copied(self, source: av.AudioStream) -> Iterator[av.Packet]:
-        begin = round(self._begin / source.time_base)
-        for packet in self._source.demux(source):
-            if packet.dts is None or packet.pts is None or packet.pts < begin:
-                continue
-            packet.pts, packet.dts = packet.pts - begin, packet.dts - begin
-            packet.stream = self._stream
-            yield packet
-
-    def _encoded(self, source: av.AudioStream) -> Iterator[av.Packet]:
-        encoder = self._stream.codec_context
-        resampler = av.AudioResampler(encoder.format, encoder.layout, encoder.sample_rate)
-        # Only the beginning's time is the source's: later ones may have gaps that the encoder
-        # refuses.
-        samples = None
-        frames = itertools.chain(self._source.decode(source), (None,))  # None: what is left
-        for frame in itertools.chain.from_iterable(map(resampler.resample, frames)):
-            if samples is None:
-                samples = round(((frame.time or 0.0) - float(self._begin)) * frame.sample_rate)
-            if samples < 0:  # before the pictures
-                samples += frame.samples
-                continue
-            frame.pts, frame.time_base = samples, Fraction(1, frame.sample_rate)
-            samples += frame.samples
-            yield from self._stream.encode(frame)
-        yield from self._stream.encode(None)
-
-    def _give_up(self, what: str, error: Exception) -> None:
-        self._packets = None
-        reason = getattr(error, "strerror", None) or str(error)
-        logging.warning("The sound of %s %s (%s).", self._path, what, reason)
-
-    def copy_until(self, seconds: Fraction) -> None:
-        """Copies the packets that begin before that time; damage ends the sound."""
-        if self._packets is None:
-            return
-        while True:
-            if self._next is None:
-                try:
-                    self._next = next(self._packets, None)
-                except (av.error.FFmpegError, ValueError) as error:
-                    self._give_up(f"ends before {float(seconds):.2f} s", error)
-                    return
-            if self._next is None:
-                self._packets = None
-                return
-            begins = self._next.pts
-            if begins is not None and begins * self._next.time_base >= seconds:
-                return
-            self._target.mux(self._next)
-            self._next = None
-
-    def close(self) -> None:
-        """Closes the source."""
-        if self._source is not None:
-            self._source.close()
-
-
-def _begin(source: av.container.InputContainer) -> Fraction:
-    """The time, in seconds, of the first picture, or of whatever is first; it becomes 0.
-
-    Streams of broadcasts begin at any time, and sound may begin before or after the pictures.
-    """
-    pictures = source.streams.best("video")
-    if pictures is not None and pictures.start_time is not None:
-        return pictures.start_time * pictures.time_base
-    return Fraction(source.start_time or 0, av.time_base)
-
-
-def _is_held(source: av.AudioStream) -> bool:
-    """Whether MP4 files hold this sound as it is, in a way that players know."""
-    if source.codec_context.codec.canonical_name not in _COPIED_CODECS:
-        return False
-    try:  # on a file in memory, as a refusal would spoil the true one
-        with av.open(io.BytesIO(), "w", format="mp4") as trial:
-            trial.add_stream_from_template(source)
-            trial.start_encoding()
-    except (av.error.FFmpegError, ValueError):
-        return False
-    return True
-
-
-def _aac_rate(rate: int) -> int:
-    """The rate of AAC that loses least: the next higher one, of higher ones than all 48 kHz."""
-    return min((known for known in _AAC_RATES if known >= rate), default=48000)
 
 
 def write_video(

@@ -14,7 +14,7 @@ import numpy as np
 from v2v_jax.errors import WeightsError
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.protobuf_wire import BYTES, FIXED32, VARINT, Malformed, fields, varints
-from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
+from v2v_jax.pretrained.weights import Entry, Weights, assemble
 
 _MAX_LAYERS, _MAX_BLOBS, _MAX_AXES, _MAX_PARTS = 4096, 16, 8, 1024
 _MAX_BLOB_FIELD = 7  # its highest field number
@@ -57,7 +57,7 @@ def read_caffe(file: MappedFile) -> Weights:
         raise WeightsError(
             f"{file.path} is of no known format, or a Caffe model without parameters."
         )
-    return assemble(entries, file.path, f"Caffe {max(versions)}", "oithw", C3D_INPUT)
+    return assemble(entries, file.path, f"Caffe {max(versions)}", "oithw")
 
 
 def read_mean(path: str) -> tuple[float, float, float]:

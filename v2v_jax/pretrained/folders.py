@@ -21,6 +21,7 @@ from v2v_jax.pretrained import numpy_archive
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import Params, Weights
 from v2v_jax.run.which_checkpoint import find_checkpoint
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import whole_file
 
 _WEIGHTS, _ABOUT = "weights.npz", "about.json"
@@ -73,7 +74,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Weights:
 def _read_converted(folder: pathlib.Path) -> Weights:
     path = folder / _WEIGHTS
     try:
-        about = json.loads((folder / _ABOUT).read_text())
+        about = parse_object((folder / _ABOUT).read_text())
         stored = about["preprocessing"]
         preprocessing = Preprocessing.from_dict({key: stored[key] for key in _INPUT})
         expected, source = about["sha256"], about["source_format"]
@@ -110,7 +111,7 @@ def _read_run(folder: pathlib.Path) -> Weights:
         preprocessing = Preprocessing.from_dict(found.about["preprocessing"])
     except CheckpointError as error:
         raise WeightsError(f"{folder} holds no weights that can be used. {error}") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{folder} holds no weights that can be used: another version wrote it ({error})."
         ) from error

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from v2v_jax.errors import WeightsError
-from v2v_jax.pretrained.weights import C3D_INPUT, MAX_BYTES, Entry, Weights, assemble
+from v2v_jax.pretrained.weights import MAX_BYTES, Entry, Weights, assemble
 
 START = b"\x89HDF\r\n\x1a\n"
 _MAX_OBJECTS = 10_000
@@ -37,7 +37,7 @@ def read_hdf5(path: str) -> Weights:
                 entries[name] = Entry(
                     dataset.shape, lambda dataset=dataset: np.asarray(dataset[()])
                 )
-            return assemble(entries, path, "HDF5", "thwio", C3D_INPUT)
+            return assemble(entries, path, "HDF5", "thwio")
     except WeightsError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

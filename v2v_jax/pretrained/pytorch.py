@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from v2v_jax.errors import WeightsError
-from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.pretrained.mapped_file import MAX_READ, MappedFile
 from v2v_jax.pretrained.names import printable
 from v2v_jax.pretrained.restricted_pickle import Refused, Tensor, read_pickle
-from v2v_jax.pretrained.weights import C3D_INPUT, Entry, Weights, assemble
+from v2v_jax.pretrained.weights import Entry, Weights, assemble
 
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # a magic number
 _PROTOCOL = 1001
@@ -25,12 +24,6 @@ _TYPES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "BFl
 _OTHER_SIZES = dict(LongStorage=8, IntStorage=4, ShortStorage=2, CharStorage=1, ByteStorage=1)
 _OTHER_SIZES["BoolStorage"] = 1
 _MAX_DEPTH = 8  # of dictionaries
-
-# What the ports' programs feed them with: pytorch-video-recognition (BGR), mmaction2 (RGB).
-_INPUTS = {
-    "features": Preprocessing(color_order="bgr", mean=(90.0, 98.0, 102.0), std=(1.0,) * 3),
-    "backbone": Preprocessing(color_order="rgb", mean=(104.0, 117.0, 128.0), std=(1.0,) * 3),
-}
 
 
 def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -> Weights:
@@ -197,9 +190,7 @@ def _entries(
 
 
 def _weights(file: MappedFile, entries: dict[str, Entry], format: str) -> Weights:
-    keys = {piece for name in entries for piece in name.split(".")}
-    forms = [form for form in _INPUTS if form in keys]
-    return assemble(entries, file.path, format, "oithw", _INPUTS[forms[0]] if forms else C3D_INPUT)
+    return assemble(entries, file.path, format, "oithw")
 
 
 def _read(file: MappedFile, name: str, tensor: Tensor, data: memoryview, order: str) -> np.ndarray:

@@ -8,10 +8,12 @@ import zipfile
 import numpy as np
 
 from v2v_jax.errors import WeightsError
+from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models.standardization import fold
 from v2v_jax.pretrained import caffe, hdf5, numpy_archive, pytorch
 from v2v_jax.pretrained.mapped_file import MappedFile
-from v2v_jax.pretrained.weights import C3D_INPUT, Params, Weights, assemble
+from v2v_jax.pretrained.weights import Params, Weights, assemble
+from v2v_jax.run import weight_file
 
 
 def load_c3d(path: str | os.PathLike[str]) -> Params:
@@ -33,7 +35,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
     Args:
       path: a file in one of the formats of docs/pretrained.md, a folder that this package's
-        converter wrote, or the folder of a run.
+        converter wrote, the folder of a run, or a file of `v2v export --bits`.
 
     Raises:
       WeightsError: it cannot be read, is of no known format, damaged, or holds other than numbers;
@@ -44,6 +46,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         from v2v_jax.pretrained.folders import read_folder  # here: it needs orbax
 
         return read_folder(path)
+    if weight_file.is_weights(path):
+        return _read_own(path)
     file = MappedFile(path)
     head = bytes(file.memory[:32])
     if head.startswith(b"PK\x03\x04"):
@@ -66,6 +70,14 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     )
 
 
+def _read_own(path: str) -> Weights:
+    """A file of `v2v export --bits`."""
+    stored = weight_file.read_weights(path)
+    name = f"{stored.bits}-bit weights ({stored.about.get('task')})"
+    preprocessing = Preprocessing.from_dict(stored.about["preprocessing"])
+    return Weights(stored.params, preprocessing, name, path)
+
+
 def _read_zip(file: MappedFile) -> Weights:
     try:
         archive = zipfile.ZipFile(file)
@@ -75,5 +87,5 @@ def _read_zip(file: MappedFile) -> Weights:
         if name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl")):
             return pytorch.read_archive(file, archive, name)
     return assemble(
-        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio", C3D_INPUT
+        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio"
     )

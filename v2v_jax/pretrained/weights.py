@@ -32,6 +32,12 @@ Order = Literal["oithw", "thwio"]
 MAX_BYTES = 2**30  # of all parameters; C3D with its 487 classes has 0.32e9
 # C3D's ports: BGR, 0..255, the means of the training set's mean cube (SPEC section 2).
 C3D_INPUT = Preprocessing(color_order="bgr", mean=(90.3, 97.7, 101.4), std=(1.0, 1.0, 1.0))
+# What the PyTorch ports' programs feed them with, by a part of their arrays' names:
+# pytorch-video-recognition (BGR), mmaction2 (RGB).
+_INPUTS = {
+    "features": Preprocessing(color_order="bgr", mean=(90.0, 98.0, 102.0), std=(1.0,) * 3),
+    "backbone": Preprocessing(color_order="rgb", mean=(104.0, 117.0, 128.0), std=(1.0,) * 3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +74,14 @@ class Weights:
         return tuple(n for n in (*TRUNK_LAYERS, *CLASSIFIER_LAYERS) if n not in self.params)
 
 
+def _input_of(names: Iterable[str]) -> Preprocessing:
+    """What the network was trained on whose arrays have these names, in whatever file."""
+    parts = {part for name in names for part in name.split(".")}
+    return next((input for form, input in _INPUTS.items() if form in parts), C3D_INPUT)
+
+
 def assemble(
-    entries: Mapping[str, Entry], path: str, format: str, order: Order, input: Preprocessing
+    entries: Mapping[str, Entry], path: str, format: str, order: Order
 ) -> Weights:
     """Picks, checks and reads the layers that this package knows.
 
@@ -78,7 +90,6 @@ def assemble(
       path, format: see `Weights`.
       order: of convolutions' kernels: (O,I,T,H,W) as in Caffe and PyTorch, whose fully connected
         ones are (out,in), or (T,H,W,I,O) as in TensorFlow, (in,out).
-      input: what the network was trained on.
 
     Raises:
       WeightsError: no layer is known, a layer is incomplete or of a wrong shape, or not finite.
@@ -102,6 +113,7 @@ def assemble(
     arrays = {place: entries[name] for place, name in places.items() if place.layer in layers}
     where = f"{path} ({format})"
     conv_order = _order_of_convolutions(arrays.values(), order)
+    order = _order_of_dense(arrays, places, order)
     shapes = {p: _shape(where, p, entry.shape, order, conv_order) for p, entry in arrays.items()}
     _check_layers(where, layers, shapes)
     total = 4 * sum(math.prod(shape) for shape in shapes.values())
@@ -118,7 +130,7 @@ def assemble(
         if not np.isfinite(value).all():
             raise WeightsError(f"The {place.leaf} of {place.layer} in {where} is not finite.")
         params[place.layer][place.leaf] = value
-    return Weights(params, input, format, path, tuple(sorted(left_over)))
+    return Weights(params, _input_of(entries), format, path, tuple(sorted(left_over)))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -157,6 +169,29 @@ def _order_of_convolutions(entries: Iterable[Entry], order: Order) -> Order:
     """TensorFlow's ports may have kept (O,I,T,H,W), and the clip with it: kernels' sizes say so."""
     kept = lambda shape: len(shape) == 5 and shape[:3] != (3, 3, 3) and shape[2:] == (3, 3, 3)
     return "oithw" if any(kept(tuple(entry.shape)) for entry in entries) else order
+
+
+def _order_of_dense(
+    arrays: Mapping[Place, Entry], names: Mapping[Place, str], order: Order
+) -> Order:
+    """Whether fully connected kernels of an archive of either kind are (out,in), as PyTorch's are.
+
+    The first one with two different sides says so, beside its bias; else the arrays' names do.
+    """
+    if order == "oithw":
+        return order
+    kernels = [place for place in arrays if place.leaf == "kernel"]
+    for place in kernels:
+        if place.layer not in CLASSIFIER_LAYERS:
+            continue
+        sides = arrays[place].shape
+        bias = arrays.get(Place(place.layer, "bias"))
+        if len(sides) == 2 and sides[0] != sides[1] and bias is not None:
+            if bias.shape == sides[:1]:
+                return "oithw"
+            if bias.shape == sides[1:]:
+                return order
+    return "oithw" if any(names[place].endswith(".weight") for place in kernels) else order
 
 
 def _check_layers(where: str, layers: list[str], shapes: Mapping[Place, tuple[int, ...]]) -> None:

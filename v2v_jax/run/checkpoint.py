@@ -71,7 +71,7 @@ class Checkpoints(StoredCheckpoints):
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None  # of the last checkpoint begun
         self._held = contextlib.ExitStack()  # the lock, while this is open
-        self._closed = False
+        self._closed = self._said_undeletable = False
         if writable:
             self._first_process(self._lock_and_tidy)
             self._checkpointer = _new_checkpointer()
@@ -212,11 +212,8 @@ class Checkpoints(StoredCheckpoints):
             self._failed(step, error)
             return
         if self._is_first():
-            try:
-                self._delete_old()
-                self._clear(_SAVING)  # of one that failed, whose threads may have gone on writing
-            except OSError as error:  # the new one is there all the same
-                logging.warning("Old checkpoints stay in %s (%s).", self.directory, reason(error))
+            self._delete_old()
+            self._clear(_SAVING)  # of one that failed, whose threads may have gone on writing
 
     def _put_in_place(self, folder: pathlib.Path, step: int) -> None:
         final, replaced = self.directory / str(step), self.directory / f"{_REPLACED}{step}"
@@ -236,12 +233,18 @@ class Checkpoints(StoredCheckpoints):
                 self._delete(self.directory / str(step))
 
     def _delete(self, folder: pathlib.Path) -> None:
-        # Renamed first: who reads beside it sees all of a checkpoint or none of it.
-        if not folder.name.startswith(_DELETING):
-            doomed = folder.with_name(_DELETING + folder.name)
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder = folder.rename(doomed)
-        shutil.rmtree(folder, ignore_errors=True)
+        """As far as that can be done: what cannot be deleted must not stop what is new."""
+        try:
+            # Renamed first: who reads beside it sees all of a checkpoint or none of it.
+            if not folder.name.startswith(_DELETING):
+                doomed = folder.with_name(_DELETING + folder.name)
+                shutil.rmtree(doomed, ignore_errors=True)
+                folder = folder.rename(doomed)
+            shutil.rmtree(folder)
+        except OSError as error:
+            if folder.exists() and not self._said_undeletable:
+                self._said_undeletable = True
+                logging.warning("%s cannot be deleted (%s); it stays.", folder, reason(error))
 
     def _failed(self, step: int, error: Exception) -> None:
         self._failure = step, error
@@ -269,6 +272,8 @@ class Checkpoints(StoredCheckpoints):
         workdir = self.directory.parent
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            for folder in (workdir, workdir.absolute().parent):  # made just now
+                sync_folder(folder)
             self._held.enter_context(locked(workdir / _LOCK))
             self._tidy()
         except InUseError as error:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.whole_files import sync_folder, write_text
 
 EVALUATION = "eval"  # prefix of an evaluation's values
 
@@ -44,6 +45,8 @@ class MetricsLog:
         self._path = workdir / "metrics.jsonl"
         _drop_later_lines(self._path, first_step, evaluated)
         self._file = self._path.open("ab", buffering=0)
+        with contextlib.suppress(OSError):
+            sync_folder(workdir)  # else a power cut may lose a new file with all of its lines
         self._waiting = b""
         self._full = False
         self._events = _Events(workdir / "tensorboard", first_step)
@@ -143,10 +146,10 @@ def _drop_later_lines(path: pathlib.Path, first_step: int, evaluated: bool) -> N
     kept = []
     for text in path.read_text(errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_object(text)
             again = line["step"] == first_step and not evaluated and f"{EVALUATION}/" in text
             if line["step"] <= first_step and not again:
                 kept.append(text + "\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue  # the half line of a killed run, or what somebody else has written
     write_text(path, "".join(kept))

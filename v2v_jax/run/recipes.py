@@ -76,7 +76,7 @@ def make_config(
     config.task = task
     config.task_options = dict(kind.options)  # the task's own, see its class
     config.seed = 0
-    config.init_from = ""  # a weight file, or a run's folder: see v2v_jax/training/fine_tuning.py
+    config.init_from = ""  # weights, a run's folder, a name in the zoo: see training/fine_tuning.py
     config.dtype = "auto"  # bfloat16 on accelerators, float32 on the CPU
     config.model = dict(name=options.model, width=1.0 if options.size == "full" else 0.25)
     config.data = dict(name=options.dataset, **dataset.options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import pathlib
@@ -17,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from v2v_jax.errors import CheckpointError, ConfigError, UserError
 from v2v_jax.run import manifest, stored_state
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.tasks import TASKS, stored_options
 
 # What must agree for a checkpoint to continue a run or to be evaluated with a configuration.
@@ -73,10 +73,9 @@ class StoredCheckpoints:
     def metrics(self, step: int) -> dict[str, float]:
         """The evaluation that was saved with a step; empty if there was none."""
         try:
-            found = json.loads((self.directory / str(step) / METRICS).read_text())
-        except (OSError, ValueError, RecursionError):
+            return parse_object((self.directory / str(step) / METRICS).read_text())
+        except (OSError, ValueError):
             return {}  # damaged: `verify` will say so
-        return found if isinstance(found, dict) else {}
 
     def _steps(self) -> list[int]:
         if not self.directory.is_dir():

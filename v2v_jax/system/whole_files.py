@@ -6,15 +6,19 @@
         picture.save(temporary)
 
 What a killed process leaves behind has a name of its own: `is_temporary` tells it from all else.
+The name says which process it was; who writes the same file again removes what dead ones left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import pathlib
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 
@@ -60,12 +64,16 @@ def whole_file(path: StrPath, *, durable: bool = True) -> Iterator[pathlib.Path]
 
 
 def temporary_path(path: StrPath) -> pathlib.Path:
-    """A new hidden name beside `path`, with its extension: `.clip.<32 random digits>.part.mp4`.
+    """A new hidden name beside `path`, with its extension: `.clip.<32 digits>.part.mp4`.
 
-    For those who write over a longer time than a block: then `publish`, or `discard`.
+    For those who write over a longer time than a block: then `publish`, or `discard`. What
+    processes of this machine that are dead have begun to write for `path` is removed.
     """
     path = pathlib.Path(path)
-    return path.with_name(f"{_prefix(path)}{uuid.uuid4().hex}{_PART}{path.suffix}")
+    for left in leftovers(path):
+        if _is_dead(left.name.removeprefix(_prefix(path))[:32]):
+            discard(left)
+    return path.with_name(f"{_prefix(path)}{_new_digits()}{_PART}{path.suffix}")
 
 
 def is_temporary(name: str) -> bool:
@@ -130,6 +138,45 @@ def _sync_one(path: StrPath) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# The 32 digits: 8 of the machine and its start, 8 of the process, 8 of when it began, 8 random.
+
+
+def _new_digits() -> str:
+    pid = os.getpid()
+    return f"{_machine()}{pid:08x}{_began(pid) or 0:08x}{uuid.uuid4().hex[:8]}"
+
+
+def _is_dead(digits: str) -> bool:
+    """Whether the process of this machine that made a name is gone; False for other machines'."""
+    if digits[:8] != _machine():
+        return False
+    return _began(int(digits[8:16], 16)) != int(digits[16:24], 16)
+
+
+@functools.cache
+def _machine() -> str:
+    """8 digits of what process numbers are valid in: the machine since its start, the container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:8]
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks since the machine's start, 32 bits; None if there is none.
+
+    Where the system does not tell (other than Linux) it is 0 for all, so that none counts as dead.
+    """
+    if not os.path.isdir("/proc/self"):
+        return 0
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return int(text.rpartition(")")[2].split()[19]) % 2**32
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _prefix(path: pathlib.Path) -> str:

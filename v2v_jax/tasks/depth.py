@@ -21,6 +21,7 @@ class Depth(Task):
 
     name = "depth"
     fields = ("video", "depth")
+    label_field = "depth"
     # The paper has no schedule for depth: flow's, whose loss is of the same kind.
     options = {"loss": "half_squared"}
     options_before = {"loss": "huber"}

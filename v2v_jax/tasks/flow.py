@@ -25,6 +25,7 @@ class Flow(Task):
 
     name = "flow"
     fields = ("video", "flow", "flow_valid")
+    label_field = "flow"
     options = {"loss": "distance"}
     options_before = {"loss": "huber"}
     paper = PaperRecipe(

@@ -39,6 +39,35 @@ def softmax_cross_entropy(
     return (weights * loss).sum(), weights.sum()
 
 
+def soft_cross_entropy(
+    logits: jax.Array,
+    probabilities: jax.Array,
+    valid: jax.Array,
+    class_weights: Sequence[float] | None = None,
+) -> Sum:
+    """Voxel-wise softmax loss where a teacher's probabilities are the truth (Hinton et al., 2015).
+
+    Of probabilities that are 0 and 1 it is `softmax_cross_entropy` of their classes.
+
+    Args:
+      logits: (…,K) float32.
+      probabilities: (…,K), of any scale: each voxel's are divided by their sum; all 0 where nothing
+        is known.
+      valid: (…) bool; voxels whose probabilities are all 0 are left out, too.
+      class_weights: K numbers, what the share of each class counts; None: each is one.
+
+    Returns:
+      Sum over valid voxels of -Σ p log softmax(logits), and their number, both weighted.
+    """
+    shares = probabilities.astype(jnp.float32)
+    total = shares.sum(-1, keepdims=True)
+    shares = jnp.where(valid[..., None] & (total > 0), shares / jnp.maximum(total, 1e-6), 0.0)
+    if class_weights is not None:
+        shares *= jnp.array(class_weights, jnp.float32)
+    loss = -(shares * jax.nn.log_softmax(logits.astype(jnp.float32))).sum()
+    return loss, shares.sum()
+
+
 def soft_dice(
     logits: jax.Array,
     labels: jax.Array,

@@ -21,6 +21,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     fields = ("video", "labels")
+    label_field = "labels"
     paper = PaperRecipe(1e-4, weight_decay=0.005, decay_every=30_000, num_steps=100_000)
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
@@ -28,7 +29,7 @@ class Segmentation(Task):
         "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
         "over union."
     )
-    options = {"class_weights": (), "dice": 0.0}
+    options = {"class_weights": (), "dice": 0.0, "targets": "labels"}
     has_probabilities = True
     frame_files = (".png", ".npz")
     array_name = "labels"
@@ -38,6 +39,7 @@ class Segmentation(Task):
         label_names: Sequence[str],
         class_weights: Sequence[float] = (),
         dice: float = 0.0,
+        targets: str = "labels",
     ):
         """Which classes there are, and what the loss makes of unbalanced ones.
 
@@ -46,6 +48,8 @@ class Segmentation(Task):
           class_weights: K positive numbers, what a voxel of each class counts in the loss, for
             classes that are rare or matter more; none: each counts the same.
           dice: how much of `losses.soft_dice` is added to the softmax loss.
+          targets: what is learned from: "labels", or a teacher's "probabilities". Metrics are of
+            labels in both cases.
 
         Raises:
           DataError: there are no classes.
@@ -63,6 +67,8 @@ class Segmentation(Task):
         total = sum(class_weights)
         self._class_weights = [w * len(class_weights) / total for w in class_weights] or None
         self._dice = dice
+        self._soft = targets == "probabilities"
+        self.fields = self.fields_for({"targets": targets})
 
     @classmethod
     def from_dataset(cls, dataset, **options):
@@ -73,7 +79,19 @@ class Segmentation(Task):
         return cls(about["label_names"], **options)
 
     @classmethod
+    def fields_for(cls, options):
+        return (*cls.fields, *["probabilities"] * (options["targets"] == "probabilities"))
+
+    @property
+    def evaluation_fields(self):
+        return type(self).fields
+
+    @classmethod
     def check_options(cls, options):
+        if options["targets"] not in ("labels", "probabilities"):
+            raise ConfigError(
+                f"task_options.targets is {options['targets']!r}; known: labels, probabilities."
+            )
         weights, dice = options["class_weights"], options["dice"]
         if not all(0 < weight < math.inf for weight in weights):
             raise ConfigError(
@@ -92,7 +110,11 @@ class Segmentation(Task):
 
     def loss(self, outputs, batch):
         truth = (batch["labels"], self._valid(batch), self._class_weights)
-        total, count = losses.softmax_cross_entropy(outputs, *truth)
+        if self._soft:
+            soft = (batch["probabilities"], truth[1], self._class_weights)
+            total, count = losses.soft_cross_entropy(outputs, *soft)
+        else:
+            total, count = losses.softmax_cross_entropy(outputs, *truth)
         if self._dice:
             total += self._dice * losses.soft_dice(outputs, *truth)[0]
         return total, count

@@ -71,6 +71,8 @@ class Task(abc.ABC):
       options: what `config.task_options` holds, with defaults; arguments of the constructor.
       options_before: what was done before an option existed, where that is not its default: weights
         of that time have no record of it.
+      label_field: what a teacher's labels for it are, "flow", "labels" or "depth" (`v2v label`);
+        empty: it needs none.
       paper: what recipe=paper sets; None: the paper says nothing of this task.
       input_channels: C of the network's input.
       headline: the metric that decides which checkpoint is best, and `better` its direction.
@@ -88,6 +90,7 @@ class Task(abc.ABC):
     answers: ClassVar[Literal["voxels", "clips"]] = "voxels"
     options: ClassVar[Mapping[str, Any]] = {}
     options_before: ClassVar[Mapping[str, Any]] = {}
+    label_field: ClassVar[str] = ""
     paper: ClassVar[PaperRecipe | None] = None
     input_channels: int = 3
     headline: ClassVar[str] = "rmse"
@@ -135,6 +138,12 @@ class Task(abc.ABC):
     def stored(self) -> dict[str, Any]:
         """JSON-ready: what `from_stored` needs beside the options, label and output numbers."""
         return {}
+
+    @classmethod
+    def fields_for(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What training with these options reads; `cls.fields` is what every use of it needs."""
+        del options
+        return cls.fields
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
@@ -250,7 +259,7 @@ class Task(abc.ABC):
           OSError, DataError: it cannot be written.
         """
         if path.suffix.lower() == ".npz":
-            np.savez(path, **self.frame_arrays(values))
+            np.savez_compressed(path, **self.frame_arrays(values))
         else:
             PIL.Image.fromarray(values).save(path)
 

@@ -1,4 +1,4 @@
-"""A run's start from pretrained weights: `--config.init_from=PATH`."""
+"""A run's start from pretrained weights: `--config.init_from=PATH`, or a name in the zoo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from v2v_jax import zoo
 from v2v_jax.errors import WeightsError
 from v2v_jax.models.standardization import GAIN, fold, plain_layers
 from v2v_jax.pretrained import Weights, read_weights
@@ -32,7 +33,7 @@ def initialize(experiment: Experiment, state: TrainState) -> TrainState:
       WeightsError: the weights cannot be read, or no layer fits.
       ConfigError: the weights expect another mean; says what to set.
     """
-    weights = read_weights(experiment.config.init_from)
+    weights = read_weights(zoo.resolve(experiment.config.init_from))
     found = dict(weights.params)
     params, rows = {}, []
     for name, layer in state.params.items():

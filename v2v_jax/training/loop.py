@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2v_jax.errors import Stopped
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import ClipSampler
 from v2v_jax.run.checkpoint import Checkpoints
@@ -37,7 +36,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[
 
     Raises:
       UserError: bad configuration, data or checkpoint, or a loss that is not finite.
-      Stopped: SIGTERM asked it to end; the state is saved.
+      Stopped: SIGTERM or Ctrl-C asked it to end; the state is saved.
     """
     with StopRequest() as stop:
         return train(Setup(config), config.seed, pathlib.Path(workdir), stop)
@@ -75,9 +74,9 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
                 return
             save(step)
             checkpoints.close()
-            raise Stopped(
-                f"Stopped by SIGTERM after step {step} of {schedule.num_steps}, which is saved; "
-                "run the same command again to go on."
+            raise stop.stopped(
+                f"after step {step} of {schedule.num_steps}, which is saved; run the same command "
+                "again to go on."
             )
 
         def evaluate(step: int) -> dict[str, float]:

@@ -63,6 +63,7 @@ class Monitor:
         self._first_step = first_step
         self._losses = collections.deque(progress.get("losses", ()), maxlen=_WINDOW)
         self._skipped: int = progress.get("skipped", 0)  # in a row
+        self._said_unknown = False
         self._schedule = schedule
         self.line = ProgressLine(first_step, self._schedule.num_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -114,6 +115,12 @@ class Monitor:
             raise TrainingDiverged(step, self._divergence(step, bad[0], metrics))
         else:
             self._skipped = 0
+            if values["loss"] == values["gradient_norm"] == 0 and not self._said_unknown:
+                self._said_unknown = True
+                self._say(
+                    f"Step {step} learns nothing: no voxel of its clips has a known target; they "
+                    f"are {', '.join(self._clips(step))}. v2v check-data says how many have one."
+                )
             self._check_spike(step, values["loss"])
 
     def _check_spike(self, step: int, loss: float) -> None:

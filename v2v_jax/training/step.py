@@ -14,6 +14,7 @@ from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.system import sharding
+from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
 from v2v_jax.training import accumulation, recompute
 
@@ -81,12 +82,13 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         metrics["parameter_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(
+    jitted = jax.jit(
         step,
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
         compiler_options=_compiler_options(mesh),
     )
+    return compiled_together(jitted)
 
 
 def clip_seeds(seed: jax.Array | int, step: jax.Array | int, count: int) -> jax.Array:

@@ -4,10 +4,11 @@
     v2v models                              # lists them
 
 index.json describes each: what it is for, how good and how large it is, its SHA-256, its licence
-and its card. The files, exported networks, lie beside it.
+and its card. The files, weights of `v2v export --bits=8`, and the cards' texts lie beside it.
 """
 
-from v2v_jax.zoo.index import ShippedWeights, find, read_index
-from v2v_jax.zoo.loading import load
+from v2v_jax.zoo.cards import card
+from v2v_jax.zoo.index import ShippedWeights, entry_of, find, read_index
+from v2v_jax.zoo.loading import load, resolve
 
-__all__ = ["ShippedWeights", "find", "load", "read_index"]
+__all__ = ["ShippedWeights", "card", "entry_of", "find", "load", "read_index", "resolve"]

@@ -1,4 +1,4 @@
-"""`v2v_jax.load`: a predictor from a path or from the name of shipped weights."""
+"""`v2v_jax.load`: a predictor from a path or from the name of weights in the zoo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(
     overlap: float = 0.25,
     batch_size: int | None = None,
 ) -> Predictor:
-    """A predictor from a run's folder, its checkpoints, an exported file, or a name in the zoo.
+    """A predictor from a run's folder, its checkpoints, a file of v2v export, or a name in the zoo.
 
     It needs neither the dataset nor the configuration: both are stored with the weights. Of a task
     of one's own, the module that registers it has to be imported before.
@@ -41,18 +41,34 @@ def load(
       ValueError: an option's value that is not known, or full_frame for an export, whose network
         has one size.
     """
-    from v2v_jax.inference import predictor
+    from v2v_jax.inference.network import read_network
+    from v2v_jax.inference.predictor import Predictor
 
-    if not os.path.lexists(path):
+    place = resolve(path)
+    if not os.path.lexists(place):
         known = [entry.name for entry in index.read_index()]
-        if os.fspath(path) not in known:
-            names = f"known names: {', '.join(known)}" if known else "none ship with this version"
-            raise CheckpointError(
-                f"No checkpoint in {path}: expected a run's folder (the --workdir of v2v train), "
-                "its checkpoints folder, a file that v2v export wrote, or a name that v2v models "
-                f"lists ({names})."
-            )
-        path = index.find(os.fspath(path))
-    return predictor.load(
-        path, full_frame=full_frame, scale=scale, overlap=overlap, batch_size=batch_size
+        names = f"known names: {', '.join(known)}" if known else "none ship with this version"
+        raise CheckpointError(
+            f"No checkpoint in {place}: expected a run's folder (the --workdir of v2v train), "
+            "its checkpoints folder, a file that v2v export wrote, or a name that v2v models "
+            f"lists ({names})."
+        )
+    return Predictor(
+        read_network(place),
+        full_frame=full_frame,
+        scale=scale,
+        overlap=overlap,
+        batch_size=batch_size,
     )
+
+
+def resolve(path: str | os.PathLike[str]) -> str:
+    """A path as it is; where nothing is there and it is a name in the zoo, its verified file.
+
+    Raises:
+      CheckpointError: the file is not the one that was shipped.
+    """
+    path = os.fspath(path)
+    if not os.path.lexists(path) and path in [entry.name for entry in index.read_index()]:
+        return str(index.find(path))
+    return path

@@ -40,6 +40,10 @@ class Subset(WrappedDataset):
         """See `VideoDataset.read`."""
         return self.source.read(self._indices[video], start, stop, fields)
 
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return self.source.files(self._indices[video])
+
     def original_size(self, video: int) -> tuple[int, int] | None:
         """See `VideoDataset.original_size`."""
         return self.source.original_size(self._indices[video])

@@ -46,6 +46,11 @@ class Pictures:
         return len(self.frames)
 
     @property
+    def frame_paths(self) -> tuple[str, ...]:
+        """The frames' files."""
+        return self.frames
+
+    @property
     def paths(self) -> list[str]:
         """All files."""
         return [*self.frames, *filter(None, self.masks)]
@@ -96,6 +101,11 @@ class VideoPair:
         return self.frames.num_frames
 
     @property
+    def frame_paths(self) -> tuple[str, ...]:
+        """The frames' file."""
+        return (self.frames.path,)
+
+    @property
     def paths(self) -> list[str]:
         """Both files."""
         return [self.frames.path, self.masks.path]
@@ -104,6 +114,11 @@ class VideoPair:
     def size(self) -> tuple[int, int]:
         """(H, W) of the frames."""
         return self.frames.size
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all frames are shown about as long."""
+        return self.frames.is_even
 
     mask_kind: ClassVar[str] = "video"
 
@@ -192,6 +207,10 @@ class LabelledVideos(VideoDataset):
                 start, stop, self.frame_size, self._table, self._kind
             )
         return result
+
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return self._files[video].frame_paths
 
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""

@@ -55,7 +55,8 @@ def list_videos(
       dataset: the dataset's name, for messages.
       names: one name a video, for messages.
       open_one: maps a video's index to (handle, number of frames), called by several threads;
-        raises CorruptVideoError if the video cannot be read.
+        raises CorruptVideoError if the video cannot be read. A handle may say `is_even`, as
+        VideoFile does.
       min_frames: videos with fewer frames are left out with a warning.
 
     Returns:
@@ -80,7 +81,7 @@ def list_videos(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     listing: Listing[T] = Listing([], [], [])
-    short = []
+    short, uneven = [], []
     for name, result in zip(names, opened, strict=True):
         if isinstance(result, CorruptVideoError):
             listing.corrupt.append((name, str(result)))
@@ -89,7 +90,15 @@ def list_videos(
         else:
             listing.handles.append(result[0])
             listing.videos.append(VideoInfo(name, result[1]))
+            if not getattr(result[0], "is_even", True):
+                uneven.append(name)
     _report(dataset, len(names), listing, short, min_frames)
+    if uneven:
+        logging.warning(
+            "Dataset %s: %d of %d videos have frames at uneven times; clips are of one frame after "
+            "the other, whatever lies between them: %s",
+            *(dataset, len(uneven), len(listing.videos), some_of(uneven)),
+        )
     return listing
 
 
@@ -220,6 +229,10 @@ class VideoFileDataset(VideoDataset):
         self.check_fields(fields)
         check_window(self.videos[video], start, stop)
         return {field: self._files[video].read(start, stop, self.frame_size) for field in fields}
+
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return (self.paths[video],)
 
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""

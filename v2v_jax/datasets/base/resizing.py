@@ -56,6 +56,30 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _mean_of_footprint(mask, size) >= _LEAST_SHARE
 
 
+def resize_probabilities(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes the probabilities of classes: means over a pixel's footprint.
+
+    Args:
+      values: (H,W,K) uint8, of each class in steps of 1/255; all 0 where not known.
+      size: (H', W') of the result.
+
+    Returns:
+      (H',W',K) uint8; all 0 where less than half of the footprint is known. Where an axis grows:
+      the nearest pixel's.
+    """
+    h, w, k = values.shape
+    if (h, w) == tuple(size):
+        return values.copy()
+    known = _mean_of_footprint(values.any(-1), size)
+    kept = known >= _LEAST_SHARE
+    divisor = np.where(kept, known, 1)
+    result = np.zeros((*size, k), np.uint8)
+    for channel in range(k):
+        mean = _mean_of_footprint(values[..., channel], size) / divisor
+        result[..., channel] = np.where(kept, np.rint(np.minimum(mean, 255)), 0)
+    return result
+
+
 def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes labels or depth, of which no values in between make sense.
 

@@ -25,11 +25,14 @@ class FieldSpec:
       channels: the trailing (channel) shape.
       to_next_frame: whether it is about the motion to the next frame, so that it is not known of
         frames in another order or at another distance.
+      per_class: whether there is one channel for each of the dataset's classes
+        (`VideoDataset.channels`).
     """
 
     dtype: np.dtype
     channels: tuple[int, ...]
     to_next_frame: bool = False
+    per_class: bool = False
 
 
 # Every array that a dataset can deliver, aligned voxel for voxel with `video`. Floating point
@@ -37,6 +40,8 @@ class FieldSpec:
 FIELDS: dict[str, FieldSpec] = {
     "video": FieldSpec(np.dtype(np.uint8), (3,)),  # RGB, 0..255
     "labels": FieldSpec(np.dtype(np.uint8), ()),  # class index, 255 = ignore
+    # of each class (K,), as a teacher gave them, in steps of 1/255; all 0 = ignore
+    "probabilities": FieldSpec(np.dtype(np.uint8), (), per_class=True),
     "flow": FieldSpec(np.dtype(np.float16), (2,), True),  # (u, v) px/frame, at the resized scale
     # flow is known; scenes: and its end point is visible and no soft edge blurs it
     "flow_valid": FieldSpec(np.dtype(np.bool_), (), True),
@@ -94,6 +99,19 @@ class VideoDataset(abc.ABC):
           CorruptVideoError: the video's file cannot be decoded.
           DataError: anything else is wrong with the data, such as a mask of another size.
         """
+
+    def channels(self, field: str) -> tuple[int, ...]:
+        """The trailing (channel) shape of a field of this dataset."""
+        spec = FIELDS[field]
+        return (len(self.label_names),) if spec.per_class else spec.channels
+
+    def files(self, video: int) -> tuple[str, ...]:
+        """The paths of a video's frames: one video file, or a picture a frame, in order.
+
+        Raises:
+          DataError: they are not files, so that no labels on disk can be of them.
+        """
+        raise DataError(f"The videos of dataset {self.name} are no files that can be labelled.")
 
     def original_size(self, video: int) -> tuple[int, int] | None:
         """(H, W) of a video before resizing, where that is known without reading it."""

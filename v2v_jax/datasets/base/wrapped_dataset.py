@@ -55,6 +55,10 @@ class WrappedDataset(VideoDataset):
         """See `VideoDataset.read`."""
         return self.source.read(video, start, stop, fields)
 
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return self.source.files(video)
+
     def original_size(self, video: int) -> tuple[int, int] | None:
         """See `VideoDataset.original_size`."""
         return self.source.original_size(video)

@@ -1,1 +1,1 @@
-"""Datasets that wrap another one: decoded frames on disk, flow labels."""
+"""Datasets that wrap another one: decoded frames on disk, a teacher's labels."""

@@ -94,7 +94,7 @@ class CacheBuilder:
             "videos": [(video.name, video.num_frames) for video in source.videos],
             "frame_size": list(source.frame_size),
             "label_names": list(source.label_names),
-            "fields": {f: [FIELDS[f].dtype.str, list(FIELDS[f].channels)] for f in self.fields},
+            "fields": {f: [FIELDS[f].dtype.str, list(source.channels(f))] for f in self.fields},
         }
         return hashlib.sha256(to_json(description)).hexdigest()
 
@@ -129,8 +129,7 @@ class CacheBuilder:
             discard(temporary)
 
     def _check_space(self, path: pathlib.Path) -> None:
-        size = self.source.frame_size
-        needed = sum(frame_bytes(field, size) for field in self.fields) * self.first[-1]
+        needed = sum(frame_bytes(self.source, field) for field in self.fields) * self.first[-1]
         free = shutil.disk_usage(path.parent).free
         if needed > free:
             raise DataError(
@@ -189,7 +188,7 @@ class CacheBuilder:
             for field, file in files.items():
                 data = np.ascontiguousarray(frames[field], FIELDS[field].dtype)
                 sums[field][video] = sum_of(data)
-                place = self.first[video] * frame_bytes(field, self.source.frame_size)
+                place = self.first[video] * frame_bytes(self.source, field)
                 with _writing(path):
                     file.seek(start[field] + place)
                     file.write(data)
@@ -197,9 +196,9 @@ class CacheBuilder:
 
     def _create(self, folder: pathlib.Path, field: str) -> BinaryIO:
         """A field's file at its full size, open behind its header."""
-        path, spec = folder / f"{field}.npy", FIELDS[field]
-        shape = (self.first[-1], *self.source.frame_size, *spec.channels)
-        header = np.lib.format.open_memmap(path, "w+", spec.dtype, shape).offset
+        path, dtype = folder / f"{field}.npy", FIELDS[field].dtype
+        shape = (self.first[-1], *self.source.frame_size, *self.source.channels(field))
+        header = np.lib.format.open_memmap(path, "w+", dtype, shape).offset
         file = open(path, "r+b")
         file.seek(header)
         return file

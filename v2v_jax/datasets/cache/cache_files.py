@@ -18,6 +18,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from v2v_jax.datasets.base.video_dataset import FIELDS
+from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_bytes
 
 FORMAT = 2  # raise it when the files' layout changes, or how this package decodes or resizes
@@ -79,14 +81,15 @@ def open_cache(
 def _map(path: pathlib.Path, field: str, shape: Sequence[int]) -> np.ndarray:
     array = np.lib.format.open_memmap(path, "r")
     spec = FIELDS[field]
-    if array.dtype != spec.dtype or array.shape != (*shape, *spec.channels):
+    channels = array.shape[3:4] if spec.per_class else spec.channels
+    if array.dtype != spec.dtype or array.shape != (*shape, *channels):
         raise ValueError(f"{path.name} holds {array.dtype} {array.shape}")
     return np.asarray(array)  # slicing a plain array is faster; it keeps the file mapped
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
-        stored = json.loads((path / MANIFEST).read_bytes())
+        stored = parse_object((path / MANIFEST).read_bytes())
         manifest = stored["manifest"]
         intact = stored["sum"] == hashlib.sha256(to_json(manifest)).hexdigest()
     except OSError as error:
@@ -138,7 +141,7 @@ def _file_state(path: pathlib.Path, fields: Iterable[str]) -> dict[str, list[int
 
 def _read_verified(path: pathlib.Path) -> Any:
     try:
-        return json.loads((path / _VERIFIED).read_bytes())
+        return parse_object((path / _VERIFIED).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -150,10 +153,10 @@ def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
         logging.info("That the cache %s is sound cannot be noted (%s).", path, error)
 
 
-def frame_bytes(field: str, frame_size: tuple[int, int]) -> int:
+def frame_bytes(dataset: VideoDataset, field: str) -> int:
     """What one frame of a field takes."""
-    h, w = frame_size
-    return h * w * int(np.prod(FIELDS[field].channels)) * FIELDS[field].dtype.itemsize
+    voxels = math.prod(dataset.frame_size)
+    return voxels * math.prod(dataset.channels(field)) * FIELDS[field].dtype.itemsize
 
 
 def sum_of(array: np.ndarray) -> str:

@@ -130,6 +130,10 @@ class Davis(VideoDataset):
             masks.append(object_mask(Picture(mask), size, size))
         return np.stack(masks)
 
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return tuple(frame for frame, _ in self._files[video])
+
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""
         return Picture(self._files[video][0][0]).size
@@ -138,6 +142,11 @@ class Davis(VideoDataset):
         """See `VideoDataset.identity`."""
         paths = [path for files in self._files for pair in files for path in pair]
         return {"files": file_identities(paths), "pillow": PIL.__version__}
+
+
+def frame_folder(root: str | os.PathLike[str]) -> str:
+    """Where the folders of the sequences' frames are; DataError if DAVIS is not there."""
+    return os.path.join(os.fspath(root), "JPEGImages", _find_resolution(os.fspath(root)))
 
 
 def _find_resolution(root: str) -> str:

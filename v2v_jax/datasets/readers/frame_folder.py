@@ -83,6 +83,13 @@ class FrameFolder(LabelledVideos):
         super().__init__(names, open_one, _read_classes(root), frame_size, min_frames)
 
 
+def frame_files(root: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """The videos of both splits: name → their frames' files; DataError as of the dataset."""
+    frames, masks = (_find(os.fspath(root), names) for names in (_FRAMES, _MASKS))
+    videos = _list_videos(frames, masks)
+    return {name: videos[name].frames for name in sorted(videos, key=natural_key)}
+
+
 def _find(root: str, names: Sequence[str]) -> str:
     for name in names:
         if os.path.isdir(os.path.join(root, name)):

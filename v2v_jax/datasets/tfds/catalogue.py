@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.listing import (
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.pictures import Picture
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_text
 
 
@@ -270,7 +271,7 @@ def _open_records(
 def _read_counts(path: Any, fingerprint: list[int]) -> dict[int, tuple[str, int]]:
     """Record index → (name, number of frames), as far as known."""
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_object(path.read_text())
         if stored["fingerprint"] != fingerprint:
             return {}
         return {int(index): (name, count) for index, (name, count) in stored["videos"].items()}

@@ -15,6 +15,7 @@ import pathlib
 
 from v2v_jax.errors import DataError
 from v2v_jax.system.console import progress
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import whole_file, write_text
 
 _INFO = "dataset_info.json"
@@ -45,7 +46,7 @@ def convert(folder: str | os.PathLike[str]) -> int:
     try:
         for shard, target in progress(waiting, len(waiting), f"converting {folder}"):
             _convert_shard(shard, target)
-        info = json.loads((folder / _INFO).read_text())
+        info = parse_object((folder / _INFO).read_text())
         if info.get("fileFormat") != _FORMAT:
             info[_FORMATS] = sorted({*info.get(_FORMATS, []), _FORMAT})
         write_text(folder / _INFO, json.dumps(info, indent=2) + "\n")
@@ -54,6 +55,9 @@ def convert(folder: str | os.PathLike[str]) -> int:
             f"{folder} cannot be converted ({error.strerror or error}); it must be writable and "
             "have as much free space as its TFRecord files take."
         ) from error
+    except ValueError as error:
+        path = folder / _INFO
+        raise DataError(f"{path} is damaged ({error}); prepare the data again.") from error
     return len(waiting)
 
 

@@ -7,7 +7,6 @@ one drawing is readable on a light and on a dark page.
 from __future__ import annotations
 
 import io
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from v2v_jax.system.json_files import parse_object
 
 _INK = "#010203"  # stands for the page's text colour
 _TRAIN, _TEST, _MARKS = "#5b8def", "#e2711d", "#8a8f98"  # legible on white and on black
@@ -47,9 +48,9 @@ def read_curves(path: str | pathlib.Path) -> dict[str, Curve]:
     points: dict[str, list[tuple[int, float]]] = {}
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
-            values = json.loads(line)
+            values = parse_object(line)
             step = values.pop("step")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError):
             continue
         for name, value in values.items() if _is_number(step) else ():
             if _is_number(value):
@@ -58,7 +59,8 @@ def read_curves(path: str | pathlib.Path) -> dict[str, Curve]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Also whether a float can hold it."""
+    return type(value) in (int, float) and abs(value) < 1 << 1000
 
 
 def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Flow labels on disk: what is read is what was written, to 1/64 px, or an error."""
+"""Labels on disk: what is read is what was written, to 1/64 px, or an error."""
 
 import dataclasses
 import json
@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.media import flow_label_files
-from v2v_jax.media.flow_label_files import (
-    STEPS,
-    FlowLabels,
-    LabelInfo,
-    LabelWriter,
-    decode_flow,
-    encode_flow,
-)
+from v2v_jax.media import label_files
+from v2v_jax.media.label_codes import STEPS, decode_flow, encode_flow
+from v2v_jax.media.label_files import LabelInfo, LabelWriter, StoredLabels
 
 INFO = LabelInfo("mine", {"a": 1}, 10, "ab", num_frames=11, video_size=(12, 10), size=(6, 5))
 
@@ -79,16 +73,17 @@ def test_jax_encodes_as_numpy_does():
 
 @pytest.mark.parametrize("shard", [1, 3, 10, 64])
 def test_any_window_can_be_read(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(flow_label_files, "_SHARD_FRAMES", shard)
+    monkeypatch.setattr(label_files, "_SHARD_FRAMES", shard)
     flow = random_flow()
     path = tmp_path / "a.flow.zarr"
     write(path, encode_flow(flow, STEPS[0])[0])
     assert len([p for p in path.rglob("*") if p.is_file()]) == 1 + -(-10 // shard)
-    labels = FlowLabels(path)
+    labels = StoredLabels(path)
     assert labels.info == INFO
     for start in range(11):
         for stop in range(start + 1, 12):
-            found, known = labels.read(start, stop)
+            read = labels.read(start, stop)
+            found, known = read["flow"], read["flow_valid"]
             assert found.shape == (stop - start, 6, 5, 2) and found.dtype == np.float32
             inside = min(stop, 10) - start
             np.testing.assert_allclose(found[:inside], flow[start:stop], atol=1 / 128)
@@ -114,7 +109,7 @@ def test_wrong_numbers_of_pairs(tmp_path):
     codes = encode_flow(random_flow(12), STEPS[0])[0]
     writer = LabelWriter(tmp_path / "few", INFO)
     writer.append(codes[:9])
-    with pytest.raises(ValueError, match="9 pairs were written, 10 promised"):
+    with pytest.raises(ValueError, match="9 were written, 10 promised"):
         writer.finish()
     writer = LabelWriter(tmp_path / "many", INFO)
     with pytest.raises(ValueError, match="More than the 10"):
@@ -134,13 +129,13 @@ def test_every_damaged_byte_is_noticed(tmp_path):
         damaged[place] ^= 1 << int(rng.integers(8))
         shard.write_bytes(damaged)
         with pytest.raises(CorruptVideoError, match="are damaged at frames 0..10"):
-            FlowLabels(path).read(0, 11)
+            StoredLabels(path).read(0, 11)
     shard.write_bytes(intact[: len(intact) // 2])
     with pytest.raises(CorruptVideoError, match="damaged"):
-        FlowLabels(path).read(0, 11)
+        StoredLabels(path).read(0, 11)
     shard.unlink()
     with pytest.raises(CorruptVideoError, match="damaged"):
-        FlowLabels(path).read(4, 5)
+        StoredLabels(path).read(4, 5)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +156,7 @@ def test_damaged_descriptions(tmp_path, change):
     assert changed != file.read_text()
     file.write_text(changed)
     with pytest.raises(DataError, match="a cannot be read .*label it again"):
-        FlowLabels(tmp_path / "a")
+        StoredLabels(tmp_path / "a")
 
 
 def test_descriptions_that_do_not_fit_the_array(tmp_path):
@@ -171,9 +166,9 @@ def test_descriptions_that_do_not_fit_the_array(tmp_path):
     metadata["attributes"]["num_frames"] = 12
     file.write_text(json.dumps(metadata))
     with pytest.raises(CorruptVideoError, match="holds int16"):
-        FlowLabels(tmp_path / "a").read(0, 1)
+        StoredLabels(tmp_path / "a").read(0, 1)
     with pytest.raises(DataError, match="none do not exist; label it again"):
-        FlowLabels(tmp_path / "none")
+        StoredLabels(tmp_path / "none")
 
 
 def test_large_frames_take_small_shards(tmp_path):

@@ -14,7 +14,8 @@ from v2v_jax.input.clips import Clips
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.labelling.label_maker import LabelSet, label_videos
-from v2v_jax.media.flow_label_files import label_path
+from v2v_jax.labelling.teachers import TeacherOptions
+from v2v_jax.media.label_files import label_path
 from v2v_jax.media.video import write_video
 from v2v_jax.run import recipes
 from v2v_jax.system.jobs import Backend
@@ -40,6 +41,13 @@ def partly_known_flow(first, second):
     return flow
 
 
+def left_half(frame):
+    """Probably the second class on the left, hardly on the right."""
+    probability = np.full(NATIVE, 0.1)
+    probability[:, : NATIVE[1] // 2] = 0.9
+    return probability
+
+
 def make_ucf101(root: pathlib.Path) -> None:
     """Three videos of one class, the frames of each grey 8, 16, 24, …, and the lists."""
     folder, lists = root / "UCF-101" / "Apply", root / "ucfTrainTestlist"
@@ -56,10 +64,11 @@ def make_ucf101(root: pathlib.Path) -> None:
     (lists / "trainlist01.txt").write_text(f"{names[2]} 1\r\n")
 
 
-def make_labels(root, output, teacher="left_right_flow"):
+def make_labels(root, output, teacher="left_right_flow", field="flow"):
     names = [f"Apply/{name}" for name in COUNTS]
-    teacher = f"tests.datasets.test_teacher_flow:{teacher}"
-    labels = LabelSet(str(root / "UCF-101"), names, str(output), teacher, batch_size=8)
+    teacher = f"tests.datasets.test_teacher_labels:{teacher}"
+    place = (str(root / "UCF-101"), names, str(output))
+    labels = LabelSet(*place, teacher, batch_size=8, options=TeacherOptions(field))
     assert label_videos(labels, Backend()).status == 0
 
 
@@ -246,3 +255,32 @@ def test_training_on_labels(made, tmp_path, compilation_cache):
     values = train_and_evaluate(config, tmp_path)
     assert values["epe"] < 0.5 * values["baseline_epe"]
     assert len(read_metrics(tmp_path, "eval/epe")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["device", "tf_data"])
+def test_training_on_probabilities(made, tmp_path, compilation_cache, feed):
+    """Segmentation learns from soft targets: as sure as the teacher, no surer."""
+    import v2v_jax
+    from v2v_jax.training.loop import train_and_evaluate
+
+    make_labels(made, tmp_path / "labels", "left_half", "labels")
+    config = tiny_config(
+        "seg",
+        "dataset=ucf101",
+        data__root=str(made),
+        data__teacher_labels=str(tmp_path / "labels"),
+        task_options__targets="probabilities",
+        feed=feed,
+        preprocessing__frame_size=(32, 48),
+        preprocessing__crop_size=(32, 48),
+        mirror=False,
+        num_steps=60,
+        eval_every=30,
+    )
+    values = train_and_evaluate(config, tmp_path / "run")
+    assert values["accuracy"] > 0.9 > values["baseline_accuracy"]
+    (video,) = list((made / "UCF-101" / "Apply").glob("*g01*"))
+    probabilities = v2v_jax.load(tmp_path / "run").probabilities(video)
+    sure = probabilities[:, :, : NATIVE[1] // 4, 1].mean()
+    assert 0.8 < sure < 0.97

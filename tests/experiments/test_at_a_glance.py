@@ -1,0 +1,50 @@
+"""The zoo's networks on one video: both files, a column for each network that there is."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import at_a_glance
+from tests import zoo_files
+from v2v_jax.inference.network import from_checkpoint
+from v2v_jax.media.video import read_video
+from v2v_jax.zoo import index
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def test_the_video_that_ships():
+    """Three seconds at 24 frames a second; its attribution lies beside it."""
+    frames, fps = read_video(at_a_glance.VIDEO)
+    assert frames.shape == (72, 180, 320, 3) and fps == 24
+    assert at_a_glance.VIDEO.stat().st_size <= 400_000
+    text = (at_a_glance.VIDEO.parent / "README.md").read_text()
+    for word in (at_a_glance.VIDEO.name, "DAVIS 2016", "Perazzi", "CC BY 4.0"):
+        assert word in text
+
+
+def test_both_files(trained, tmp_path, monkeypatch, capsys):
+    networks = {"people": "seg", "color": "color"}
+    entries = [
+        zoo_files.entry(name, from_checkpoint(trained(config).workdir), tmp_path)
+        for name, config in networks.items()
+    ]
+    zoo_files.write_index(tmp_path, *entries)
+    monkeypatch.setattr(index, "FOLDER", tmp_path)
+    assert at_a_glance.main([f"--output={tmp_path / 'out'}", "--models=people,color,depth"]) == 0
+    assert "people, color on 72 frames" in capsys.readouterr().out
+    movie, fps = read_video(tmp_path / "out" / "at_a_glance.mp4")
+    assert len(movie) == 72 and fps == 24
+    # Two rows: the video, people, grey; colours.
+    assert movie.shape[1] > 2 * 180 and 3 * 320 < movie.shape[2] < 4 * 320
+    picture = np.asarray(Image.open(tmp_path / "out" / "at_a_glance.png"))
+    assert picture.shape[1] > 4 * 320 and picture.std() > 10
+    assert at_a_glance.main([f"--output={tmp_path}", f"--video={tmp_path / 'none.mp4'}"]) == 1
+    assert "none.mp4" in capsys.readouterr().err
+
+
+def test_without_weights(tmp_path, monkeypatch, capsys):
+    zoo_files.write_index(tmp_path)
+    monkeypatch.setattr(index, "FOLDER", tmp_path)
+    assert at_a_glance.main([f"--output={tmp_path / 'out'}"]) == 0
+    assert "No weights ship" in capsys.readouterr().out and not (tmp_path / "out").exists()

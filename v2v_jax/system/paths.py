@@ -1,0 +1,30 @@
+"""Paths as people give them: with a ~, as file:// addresses, or as addresses of other machines."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+
+from v2v_jax.errors import DataError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+def local_path(text: str) -> str:
+    """The path of a file of this machine: ~ is a home, file:///a%20b.mp4 is /a b.mp4.
+
+    Raises:
+      DataError: it is an address of another machine, and no file has that name.
+    """
+    found = _ADDRESS.match(text)
+    if found is None or os.path.exists(text):
+        return os.path.expanduser(text)
+    if found[1].lower() == "file":
+        address = urllib.parse.urlsplit(text)
+        if address.netloc in ("", "localhost"):
+            return urllib.parse.unquote(address.path)
+    raise DataError(
+        f"{text} is an address, and only files of this machine are read; fetch it first, and give "
+        "its path."
+    )
