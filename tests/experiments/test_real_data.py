@@ -11,8 +11,8 @@ from jax import lax
 
 from experiments import espnetv2, real_data, real_plans, real_runs, real_weights
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
+from v2v_jax import load
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
-from v2v_jax.inference.predictor import load
 from v2v_jax.models.standardization import fold
 from v2v_jax.pretrained import read_weights
 from v2v_jax.run import recipes
