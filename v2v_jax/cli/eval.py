@@ -3,7 +3,8 @@
     v2v eval --config=seg --workdir=runs/seg [--report]
 
 Prints the metrics beside those of the trivial answer, and writes them with pictures to
-WORKDIR/eval.
+WORKDIR/eval. Of a dataset with an official measure of whole sequences (DAVIS) that is printed, too,
+and written to WORKDIR/eval/sequences.json.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ def add_options(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluates; see `v2v_jax.evaluation.evaluator.evaluate`."""
     from v2v_jax.evaluation.evaluator import evaluate
+    from v2v_jax.inference.sequence_evaluation import evaluate_sequences
     from v2v_jax.system import compilation_cache
 
     processes.join(options)
     compilation_cache.enable()
     evaluate(options.config, options.workdir, report=options.report)
+    evaluate_sequences(options.config, options.workdir)

@@ -32,6 +32,41 @@ def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -
     Raises:
       WeightsError: it is damaged, or holds other than a dictionary of tensors.
     """
+    entries = _archive_entries(file, archive, pickle_name)
+    return assemble(entries, file.path, "PyTorch archive", "oithw")
+
+
+def read_legacy(file: MappedFile) -> Weights:
+    """A file of PyTorch < 1.6: magic number, version, system, tensors, keys, then the storages.
+
+    Raises:
+      WeightsError: it is damaged, or holds other than a dictionary of tensors.
+    """
+    return assemble(_legacy_entries(file), file.path, "PyTorch, before 1.6", "oithw")
+
+
+def read_state_dict(path: str) -> dict[str, np.ndarray]:
+    """Every tensor of a file of either kind, whatever the network is, by its name.
+
+    Raises:
+      WeightsError: it cannot be read, is damaged, or holds other than a dictionary of tensors.
+    """
+    file = MappedFile(path)
+    if bytes(file.memory[: len(LEGACY_START)]) == LEGACY_START:
+        entries = _legacy_entries(file)
+    else:
+        try:
+            archive = zipfile.ZipFile(file)
+            pickle_name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        except (zipfile.BadZipFile, StopIteration) as error:
+            raise WeightsError(f"{path} is no file that PyTorch wrote.") from error
+        entries = _archive_entries(file, archive, pickle_name)
+    return {name: np.array(entry.read()) for name, entry in entries.items()}
+
+
+def _archive_entries(
+    file: MappedFile, archive: zipfile.ZipFile, pickle_name: str
+) -> dict[str, Entry]:
     folder = pickle_name.removesuffix("data.pkl")
     infos = {info.filename: info for info in archive.infolist()}
     try:
@@ -48,15 +83,10 @@ def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -
             raise WeightsError(f"{file.path} is damaged: its part {name!r} is missing.")
         return _stored(file, infos[name])
 
-    return _weights(file, described, part, order, "PyTorch archive")
+    return _entries(file, described, part, order)
 
 
-def read_legacy(file: MappedFile) -> Weights:
-    """A file of PyTorch < 1.6: magic number, version, system, tensors, keys, then the storages.
-
-    Raises:
-      WeightsError: it is damaged, or holds other than a dictionary of tensors.
-    """
+def _legacy_entries(file: MappedFile) -> dict[str, Entry]:
     values, position = [], 0
     try:
         for _ in range(5):
@@ -89,7 +119,7 @@ def read_legacy(file: MappedFile) -> Weights:
             raise WeightsError(f"{file.path} is damaged: a storage of its tensors is missing.")
         return parts[tensor.storage.key]
 
-    return _weights(file, described, part, order, "PyTorch, before 1.6")
+    return _entries(file, described, part, order)
 
 
 def _read_pickle(data: memoryview) -> tuple[Any, int]:
@@ -145,13 +175,10 @@ def _tensors(file: MappedFile, described: Any) -> dict[str, Tensor]:
     return result
 
 
-def _weights(
-    file: MappedFile,
-    described: Any,
-    part: Callable[[Tensor], memoryview],
-    order: str,
-    format: str,
-) -> Weights:
+def _entries(
+    file: MappedFile, described: Any, part: Callable[[Tensor], memoryview], order: str
+) -> dict[str, Entry]:
+    """The tensors of floating point by name, not yet read."""
     entries = {}
     tensors = _tensors(file, described)
     for name, tensor in tensors.items():
@@ -159,7 +186,7 @@ def _weights(
         if kind in _TYPES:
             read = lambda name=name, tensor=tensor: _read(file, name, tensor, part(tensor), order)
             entries[name] = Entry(tensor.shape, read)
-    return assemble(entries, file.path, format, "oithw")
+    return entries
 
 
 def _read(file: MappedFile, name: str, tensor: Tensor, data: memoryview, order: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,6 +116,23 @@ class Davis(VideoDataset):
     def files(self, video: int) -> tuple[str, ...]:
         """See `VideoDataset.files`."""
         return tuple(frame for frame, _ in self._files[video])
+
+    def native_frames(self, video: int) -> Iterator[np.ndarray]:
+        """The frames (H,W,3) uint8 RGB of a sequence at their own size, in order."""
+        for path, _ in self._files[video]:
+            yield Picture(path).frame()
+
+    def native_masks(self, video: int) -> np.ndarray:
+        """(T,H,W) uint8 labels of a sequence at their own size, as `read` gives them resized.
+
+        Raises:
+          CorruptVideoError, DataError: as `read`.
+        """
+        masks = []
+        for path, mask in self._files[video]:
+            size = Picture(path).size
+            masks.append(object_mask(Picture(mask), size, size))
+        return np.stack(masks)
 
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""

@@ -1,0 +1,211 @@
+"""Real videos in arrays: geometry, labels, which videos make which set, what teachers are asked."""
+
+import argparse
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from experiments import espnetv2, real_data, real_plans, real_runs, real_weights
+from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
+from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
+from v2v_jax.inference.network import read_network
+from v2v_jax.models.standardization import fold
+from v2v_jax.pretrained import read_weights
+from v2v_jax.run import recipes
+from v2v_jax.run.experiment import make_experiment
+
+
+def write_source(root, source, videos, size=(6, 8), **fields):
+    """videos: name → frames; frame t of video k is 10k + t; fields by name, the same with + 1, …"""
+    folder = root / source
+    folder.mkdir(parents=True)
+    numbers = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(videos.values())])
+    frames = np.broadcast_to(numbers[:, None, None].astype(np.uint8), (len(numbers), *size))
+    np.save(folder / "video.npy", np.repeat(frames[..., None], 3, -1))
+    for name, offset in fields.items():
+        np.save(folder / f"{name}.npy", frames + np.uint8(offset))
+    (folder / "index.json").write_text(json.dumps(list(videos.items())))
+
+
+def test_parts_of_several_sources(tmp_path):
+    write_source(tmp_path, "a", {"x": 20, "short": 9, "y": 30}, people=1, masks=2)
+    write_source(tmp_path, "b", {"z": 40}, masks=2)
+    parts = [Part("a", "people", without=("x",), frames=25), Part("b", "masks")]
+    videos = RealVideos(tmp_path, parts, ("no", "yes"))
+    assert [(v.name, v.num_frames) for v in videos.videos] == [("a/y", 25), ("b/z", 40)]
+    assert videos.fields == ("video", "labels") and videos.label_names == ("no", "yes")
+    found = videos.read(0, 3, 5, ("video", "labels"))
+    assert found["video"][:, 0, 0, 0].tolist() == [23, 24]
+    assert found["labels"][:, 0, 0].tolist() == [24, 25]
+    assert videos.read(1, 0, 1, ("labels",))["labels"].max() == 2
+
+
+def test_labels_survive_packing():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, IGNORE_LABEL], (3, *FRAME_SIZE)).astype(np.uint8)
+    np.testing.assert_array_equal(unpack_labels(pack_labels(labels)), labels)
+    assert real_data.sure(np.array([0, 89, 90, 165, 166, 255], np.uint8)).tolist() == [
+        *(0, 0, IGNORE_LABEL, IGNORE_LABEL, 1, 1)
+    ]
+
+
+@pytest.mark.parametrize("size", [(180, 320), (320, 180), (180, 180), (180, 432)])
+def test_cover_keeps_the_middle_and_the_shape(size):
+    """A round disk in the middle stays one, in the middle."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    middle = (np.array(size) - 1) / 2
+    disk = (np.hypot(y - middle[0], x - middle[1]) < 30).astype(np.uint8) * 255
+    found = np.argwhere(cover(np.repeat(disk[..., None], 3, -1), FRAME_SIZE)[..., 0] > 127)
+    np.testing.assert_allclose(found.mean(0), (np.array(FRAME_SIZE) - 1) / 2, atol=0.6)
+    height, width = found.max(0) - found.min(0) + 1
+    assert abs(height - width) <= 1
+    assert set(np.unique(cover(disk, FRAME_SIZE, nearest=True))) == {0, 255}
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """A few videos of every source."""
+    root = tmp_path_factory.mktemp("real")
+    clips = {f"clip{k}": 16 for k in range(19)} | {real_data.TWINS[0]: 16}
+    davis = dict.fromkeys((*real_data.VALIDATION, "hike", "drift-turn", "motocross-bumps"), 16)
+    labels = dict.fromkeys(("people", "persons", "objects", "masks"), 0)
+    write_source(root, "clips_train", clips, **labels, flow=0, flow_valid=0)
+    write_source(root, "clips_test", {"other": 16}, **labels, flow=0, flow_valid=0)
+    write_source(root, "davis_train", davis, **labels)
+    write_source(root, "davis_val", dict.fromkeys(("parkour", "cows"), 16), masks=0)
+    camvid = {v: 16 for names in real_data._CAMVID.values() for v in names}
+    write_source(root, "camvid", camvid, classes=0)
+    (root / "flow done").touch()
+    (root / "licensed.json").write_text(json.dumps(["clip1", "clip2", "clip3"]))
+    return root
+
+
+def test_sets_share_no_video(unpacked):
+    """What validates or tests does not train, and what ships was trained on free videos alone."""
+    for name, chosen in real_data.sets(unpacked).items():
+        names = [
+            {info.name for info in RealVideos(unpacked, parts).videos}
+            for parts in (chosen.train, chosen.validation, chosen.test)
+        ]
+        assert all(names), name
+        assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2]), name
+        assert f"clips_train/{real_data.TWINS[0]}" not in names[0]
+        if name in ("people", "color shipped"):
+            assert names[0] <= {f"clips_train/clip{k}" for k in (1, 2, 3)} | {"davis_train/hike"}
+
+
+def test_every_group_can_be_configured(unpacked):
+    groups = real_plans.plan("runs/wide")
+    names = [group.name for group in groups]
+    assert len(set(names)) == len(names)
+    for place, group in enumerate(groups):
+        assert set(group.init_from) <= set(names[:place]), group.name  # no circle
+        if isinstance(group, real_plans.RealGroup):
+            config = real_runs.real_config(group, unpacked)
+            recipes.validate(config)
+            assert config.data.validation.count("/") >= 1
+    assert {g.runs[0].steps for g in map(real_plans.tiny, groups)} == {2}
+
+
+def test_weights_in_half_precision(unpacked, tmp_path):
+    """Written, read, and made a run that loads."""
+    group = next(g for g in real_plans.plan() if g.name == "davis, Conv3b-up")
+    group = dataclasses.replace(group, set=(*group.set, ("model.width", 0.04)))
+    experiment = make_experiment(real_runs.real_config(group, unpacked), "train")
+    rng = np.random.default_rng(0)
+    draw = lambda x: rng.normal(size=x.shape).astype(np.float16).astype(np.float32)
+    params = jax.tree.map(draw, experiment.abstract_params())
+    path = tmp_path / "weights" / "some.npz"
+    real_weights.write(path, experiment.about, params)
+    about, found = real_weights.read(path)
+    assert about == experiment.about
+    jax.tree.map(np.testing.assert_array_equal, params, found)
+    assert real_weights.load(path).label_names == ("background", "foreground")
+    real_weights.as_run(path, tmp_path / "run")
+    network = read_network(tmp_path / "run")
+    folded = fold(params)
+    np.testing.assert_allclose(network.params["conv2a"]["kernel"], folded["conv2a"]["kernel"])
+    np.testing.assert_array_equal(
+        read_weights(tmp_path / "run").params["conv2a"]["gain"], params["conv2a"]["gain"]
+    )
+
+
+@pytest.mark.slow
+def test_a_run_is_written_down(tmp_path, monkeypatch):
+    """Two steps of a row of DAVIS: results, weights of the better one."""
+    size = (32, 40)
+    monkeypatch.setattr(real_data, "FRAME_SIZE", size)
+    for source, names in (("davis_train", ("hike", "bus")), ("davis_val", ("cows",))):
+        write_source(tmp_path, source, dict.fromkeys(names, 18), size)
+        masks = np.zeros((18 * len(names), *size), np.uint8)
+        masks[:, 8:24, 8:24] = 1
+        np.save(tmp_path / source / "masks.npy", masks)
+    for source in ("clips_train", "clips_test", "camvid"):
+        write_source(tmp_path, source, {f"{source}1": 16, f"{source}2": 16}, size)
+    (tmp_path / "licensed.json").write_text("[]")
+    (tmp_path / "done").touch()
+    group = next(g for g in real_plans.plan() if g.name == "davis, Conv3b-up")
+    small = dict(
+        preprocessing__crop_size=(32, 32),
+        preprocessing__clip_length=8,
+        batch_size=2,
+        eval_batch_size=2,
+        model__width=0.04,
+        augmentation__scale=(1.0, 1.0),
+        augmentation__aspect=0.0,
+        dtype="float32",
+    )
+    runs = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:2])
+    group = dataclasses.replace(
+        group,
+        set=(*group.set, *real_plans.settings(**small)),
+        runs=runs,
+        init_from=(),
+        predict=(),
+        export="row",
+    )
+    args = argparse.Namespace(
+        workdir=tmp_path / "runs", data=tmp_path, packed=tmp_path, until=np.inf, patient=False
+    )
+    args.workdir.mkdir()
+    real_runs.work(args, [group])
+    lines = (args.workdir / "results.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [r["seed"] for r in found] == [0, 1] and "error" not in found[0], found
+    assert found[0]["by source"]["davis_val"]["windows"] == 2
+    assert real_weights.load(args.workdir / "weights" / "row.npz").task == "segmentation"
+
+
+# ------------------------------------------------------------------------------------------------
+# The teacher
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "outputs", "kernel", "stride", "dilation"),
+    [(8, 8, 8, 3, 1, 2), (8, 8, 8, 3, 2, 1), (32, 2, 12, 1, 1, 1), (12, 4, 4, 3, 1, 1)],
+)
+def test_grouped_convolution(channels, groups, outputs, kernel, stride, dilation):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 10, channels)).astype(np.float32)
+    w = rng.normal(size=(kernel, kernel, channels // groups, outputs)).astype(np.float32)
+    pad = kernel // 2 * dilation
+    expected = lax.conv_general_dilated(
+        *(x, w, (stride, stride), [(pad, pad)] * 2),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    found = jax.jit(espnetv2._grouped, static_argnums=(2, 3))(x, w, stride, dilation)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_resizing_of_the_teacher():
+    """Corners on corners; adaptive means of as equal parts as can be."""
+    x = np.arange(5, dtype=np.float32)[None, :, None, None]
+    row = lambda found: np.asarray(found)[0, :, 0, 0].tolist()
+    assert row(espnetv2._resized(x, (9, 1))) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
+    assert row(espnetv2._pooled(x, (2, 1))) == [1.0, 3.0]  # frames 0..2 and 2..4
