@@ -11,8 +11,8 @@ from jax import lax
 
 from experiments import espnetv2, real_data, real_plans, real_runs, real_weights
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
-from v2v_jax import load
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
+from v2v_jax.inference.network import read_network
 from v2v_jax.models.standardization import fold
 from v2v_jax.pretrained import read_weights
 from v2v_jax.run import recipes
@@ -126,7 +126,7 @@ def test_weights_in_half_precision(unpacked, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, found)
     assert real_weights.load(path).label_names == ("background", "foreground")
     real_weights.as_run(path, tmp_path / "run")
-    network = load(tmp_path / "run").network
+    network = read_network(tmp_path / "run")
     folded = fold(params)
     np.testing.assert_allclose(network.params["conv2a"]["kernel"], folded["conv2a"]["kernel"])
     np.testing.assert_array_equal(

@@ -52,7 +52,7 @@ def test_every_sequence_at_its_own_size(tmp_path, monkeypatch, capsys):
         "segmentation", recipes.parse_arg("dataset=davis"), num_steps=1, learning_rate=1e-3
     )
     config.data.root, config.data.held_out = str(tmp_path / "davis"), "right,late"
-    monkeypatch.setattr(sequence_evaluation, "from_checkpoint", lambda workdir: workdir)
+    monkeypatch.setattr(sequence_evaluation, "read_network", lambda workdir: workdir)
     monkeypatch.setattr(sequence_evaluation, "Predictor", lambda network: Bright())
     sequence_evaluation.evaluate_sequences(config, tmp_path)
     written = json.loads((tmp_path / "eval" / "sequences.json").read_text())

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.evaluation.davis_measures import Statistics, measure, summarize
-from v2v_jax.inference.network import from_checkpoint
+from v2v_jax.inference.network import read_network
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.whole_files import write_text
@@ -49,14 +49,14 @@ def evaluate_sequences(
       and in all processes but the first.
 
     Raises:
-      CheckpointError, DataError: as `from_checkpoint` and the dataset.
+      CheckpointError, DataError: as `read_network` and the dataset.
     """
     workdir = pathlib.Path(workdir)
     size = tuple(config.preprocessing.frame_size)
     dataset = datasets.load(config.data, "test", size, config.preprocessing.clip_length)
     if jax.process_index() > 0 or not hasattr(dataset, "native_masks"):
         return None
-    predictor = Predictor(from_checkpoint(workdir))
+    predictor = Predictor(read_network(workdir))
     if len(predictor.label_names) != 2:
         return None
     results = measure_sequences(predictor, dataset)

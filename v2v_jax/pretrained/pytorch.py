@@ -33,7 +33,7 @@ def read_archive(file: MappedFile, archive: zipfile.ZipFile, pickle_name: str) -
       WeightsError: it is damaged, or holds other than a dictionary of tensors.
     """
     entries = _archive_entries(file, archive, pickle_name)
-    return _weights(file, entries, "PyTorch archive")
+    return assemble(entries, file.path, "PyTorch archive", "oithw")
 
 
 def read_legacy(file: MappedFile) -> Weights:
@@ -42,7 +42,7 @@ def read_legacy(file: MappedFile) -> Weights:
     Raises:
       WeightsError: it is damaged, or holds other than a dictionary of tensors.
     """
-    return _weights(file, _legacy_entries(file), "PyTorch, before 1.6")
+    return assemble(_legacy_entries(file), file.path, "PyTorch, before 1.6", "oithw")
 
 
 def read_state_dict(path: str) -> dict[str, np.ndarray]:
@@ -187,10 +187,6 @@ def _entries(
             read = lambda name=name, tensor=tensor: _read(file, name, tensor, part(tensor), order)
             entries[name] = Entry(tensor.shape, read)
     return entries
-
-
-def _weights(file: MappedFile, entries: dict[str, Entry], format: str) -> Weights:
-    return assemble(entries, file.path, format, "oithw")
 
 
 def _read(file: MappedFile, name: str, tensor: Tensor, data: memoryview, order: str) -> np.ndarray:

@@ -113,6 +113,10 @@ class Davis(VideoDataset):
         arrays = {"video": frames, "labels": masks}
         return {field: np.stack(arrays[field]) for field in fields}
 
+    def files(self, video: int) -> tuple[str, ...]:
+        """See `VideoDataset.files`."""
+        return tuple(frame for frame, _ in self._files[video])
+
     def native_frames(self, video: int) -> Iterator[np.ndarray]:
         """The frames (H,W,3) uint8 RGB of a sequence at their own size, in order."""
         for path, _ in self._files[video]:
@@ -129,10 +133,6 @@ class Davis(VideoDataset):
             size = Picture(path).size
             masks.append(object_mask(Picture(mask), size, size))
         return np.stack(masks)
-
-    def files(self, video: int) -> tuple[str, ...]:
-        """See `VideoDataset.files`."""
-        return tuple(frame for frame, _ in self._files[video])
 
     def original_size(self, video: int) -> tuple[int, int]:
         """See `VideoDataset.original_size`."""
