@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments import real_weights
+from experiments import half_precision
 from experiments.real_data import Part, RealVideos
 from v2v_jax.evaluation.temporal_consistency import brox_motion, color_changes
 from v2v_jax.inference.predictor import Predictor
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     compilation_cache.enable()
     args.output.mkdir(parents=True, exist_ok=True)
-    predictor = real_weights.load(args.weights)
+    predictor = half_precision.load(args.weights)
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for source in ("clips_test", "davis_val"):
         videos = RealVideos(args.data, [Part(source)])

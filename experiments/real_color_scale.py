@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import real_data, real_weights
+from experiments import half_precision, real_data
 from experiments.real_data import Part, RealVideos
 from v2v_jax.input.preprocess import to_gray
 from v2v_jax.system import compilation_cache
@@ -30,7 +30,7 @@ def measure(
     root: pathlib.Path, parts: tuple[Part, ...], weights: pathlib.Path, windows: int
 ) -> dict[str, np.ndarray]:
     """Source → (windows, scales) ADE; at most `windows` of each video, the middle of the frame."""
-    network = real_weights.trained(*real_weights.read(weights))
+    network = half_precision.trained(*half_precision.read(weights))
     apply = jax.jit(network.apply)
     h, w = network.preprocessing.crop_size
     videos = RealVideos(root, parts)
@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     args = parser.parse_args(argv)
     if args.write:
-        about, params = real_weights.read(args.weights)
+        about, params = half_precision.read(args.weights)
         params[LAST] = {leaf: args.scale * value for leaf, value in params[LAST].items()}
-        real_weights.write(args.write, about, params)
+        half_precision.write(args.write, about, params)
         return
     compilation_cache.enable()
     chosen = real_data.sets(args.data)["color shipped"]

@@ -29,6 +29,7 @@ from PIL import Image
 from v2v_jax.datasets import register_dataset
 from v2v_jax.datasets.base.class_masks import OBJECT_NAMES
 from v2v_jax.datasets.base.video_dataset import FIELDS, IGNORE_LABEL, VideoDataset, VideoInfo
+from v2v_jax.media.video import VideoFile
 
 FRAME_SIZE = (120, 213)
 CAMVID_SIZE = (128, 171)
@@ -41,7 +42,7 @@ CAMVID_CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
     *("pedestrian", "bicyclist"),
 )
-# Of DAVIS 2016: not under CC BY (shared/data/README.md; Perazzi et al., from YouTube).
+# Of DAVIS 2016: from YouTube, so not under its CC BY.
 YOUTUBE = (
     *("breakdance", "dog-agility", "drift-chicane", "drift-straight", "drift-turn"),
     *("motocross-bumps", "motocross-jump", "parkour"),
@@ -227,20 +228,8 @@ register_dataset("real", open_real, options=dict(root="", set=""), feed="device"
 
 
 def decoded(path: pathlib.Path) -> Iterator[np.ndarray]:
-    """Frames (H,W,3) uint8 RGB; by OpenCV where it is, else by the package."""
-    try:
-        import cv2
-    except ImportError:
-        from v2v_jax.media.video import read_video
-
-        yield from read_video(path)[0]
-        return
-    capture = cv2.VideoCapture(str(path))
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield np.ascontiguousarray(frame[..., ::-1])
+    """Frames (H,W,3) uint8 RGB."""
+    yield from VideoFile(path).stream()
 
 
 def _one(job: tuple[pathlib.Path, str, np.ndarray | None, np.ndarray | None]) -> dict[str, Any]:

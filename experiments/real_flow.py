@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments import real_data, real_video, real_weights
+from experiments import half_precision, real_data, real_video
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.system import compilation_cache
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     brox = real_video.brox_flows(clips, args.output / "brox.npz")
     print(f"Brox: {time.perf_counter() - start:.1f} s", flush=True)
     for path in args.weights:
-        results = by_set(clips, real_weights.load(path), brox)
+        results = by_set(clips, half_precision.load(path), brox)
         results["device"] = jax.devices()[0].device_kind
         text = json.dumps(results, indent=2)
         (args.output / f"real_flow_{path.stem}.json").write_text(text + "\n")

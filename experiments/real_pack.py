@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -25,6 +25,7 @@ from experiments import espnetv2
 from experiments.real_data import CAMVID_SIZE, FRAME_SIZE, cover, pack_labels, sure
 from v2v_jax.datasets.base.resizing import resize_nearest
 from v2v_jax.datasets.readers.davis import Davis
+from v2v_jax.labelling.tflite_teacher import tflite_teacher
 from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import read_video
 
@@ -32,7 +33,6 @@ LICENCES = ("Apache", "MIT", "BSD", "Creative Commons")  # that let weights be s
 # Source → constant rate factor, and the most frames of a video, from its middle.
 QUALITY = {"davis_train": 21, "davis_val": 18, "clips_train": 23, "clips_test": 19}
 FRAMES = {"clips_train": 128, "clips_test": 64}
-Teacher = Callable[[np.ndarray], np.ndarray]
 
 
 def encode(path: pathlib.Path, frames: np.ndarray, quality: int) -> None:
@@ -61,26 +61,6 @@ def videos(data: pathlib.Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarra
             frames, _ = read_video(path)
             start = max(0, (len(frames) - FRAMES[source]) // 2)
             yield source, path.stem, frames[start : start + FRAMES[source]], None
-
-
-def tflite(path: pathlib.Path) -> Teacher:
-    """Frame (H,W,3) uint8 → probability (H,W) uint8, 255 for certain, by an interpreter."""
-    import tensorflow as tf
-
-    interpreter = tf.lite.Interpreter(str(path), num_threads=2)
-    interpreter.allocate_tensors()
-    entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    h, w = entry["shape"][1:3]
-
-    def ask(frame: np.ndarray) -> np.ndarray:
-        small = Image.fromarray(frame).resize((w, h), Image.Resampling.BILINEAR)
-        interpreter.set_tensor(entry["index"], np.asarray(small, np.float32)[None] / 255)
-        interpreter.invoke()
-        found = np.round(255 * interpreter.get_tensor(exit_["index"])[0, ..., 0])
-        back = Image.fromarray(found.astype(np.uint8))
-        return np.asarray(back.resize(frame.shape[1::-1], Image.Resampling.BILINEAR))
-
-    return ask
 
 
 def pack_camvid(root: pathlib.Path, path: pathlib.Path) -> None:
@@ -116,14 +96,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     args = parser.parse_args(argv)
     teachers = args.data / "teachers"
-    ask = tflite(teachers / "selfie_segmentation.tflite")
+    people_teacher = tflite_teacher(str(teachers / "selfie_segmentation.tflite"))
     masks, people = {}, {}
     for source, name, frames, truth in videos(args.data):
         encode(args.output / source / f"{name}.mp4", frames, QUALITY[source])
         if truth is not None:
             masks[name] = np.packbits(truth, axis=-1)
         if source.endswith("train"):
-            labels = [sure(cover(ask(frame), FRAME_SIZE)) for frame in frames]
+            codes, _ = people_teacher.encoded(frames, 1.0)  # (T,H,W,2), of background and person
+            labels = [sure(cover(frame[..., 1], FRAME_SIZE)) for frame in codes]
             people[f"{source}/{name}"] = pack_labels(np.stack(labels))
         print(source, name, len(frames), flush=True)
     np.savez_compressed(args.output / "davis_masks.npz", **masks)

@@ -17,11 +17,12 @@ import pathlib
 import numpy as np
 
 from experiments.real_data import FRAME_SIZE, PEOPLE, cover
-from experiments.real_pack import tflite
 from experiments.real_results import Truth, predicted, resized
 from v2v_jax.datasets.readers.davis import Davis
 from v2v_jax.evaluation.davis_measures import measure
 from v2v_jax.evaluation.temporal_consistency import brox_motion, label_changes
+from v2v_jax.labelling.teachers import Teacher
+from v2v_jax.labelling.tflite_teacher import tflite_teacher
 from v2v_jax.system import compilation_cache
 
 FRAMES = 25  # of each sequence, whose flicker is measured
@@ -45,14 +46,15 @@ def motion(folder: pathlib.Path, name: str, frames: np.ndarray) -> tuple[np.ndar
 
 
 def answers(
-    frames: np.ndarray, others: np.ndarray, student: np.ndarray, ask
+    frames: np.ndarray, others: np.ndarray, student: np.ndarray, people: Teacher
 ) -> dict[str, np.ndarray]:
     """`NAMES` → (T,H,W) bool.
 
     Args:
       others: (T,h,w), eighths of 255: what ESPNetv2 takes for objects that are no persons.
     """
-    alone = np.stack([ask(frame) > 127 for frame in frames])
+    codes, _ = people.encoded(frames, 1.0)  # (T,H,W,2), of background and person
+    alone = codes[..., 1] > 127
     veto = resized(others, frames.shape[1:3]) > 127 / 8
     return dict(zip(NAMES, (alone, alone & ~veto, student)))
 
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, help="folder for masks, for pictures")
     args = parser.parse_args(argv)
     compilation_cache.enable()
-    ask = tflite(args.selfie)
+    people = tflite_teacher(str(args.selfie))
     truth, dataset = Truth(str(args.davis)), Davis(args.davis, "test")
     path = args.student or next((args.runs / "masks").glob("people-*.npz"))
     students = predicted(pathlib.Path(path), truth[truth.test[0]].shape[1:])
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         frames = np.stack(list(dataset.native_frames(number)))
         flow, valid = motion(args.motion, info.name, frames)
-        found = answers(frames, teacher[f"{info.name}/others"], students[info.name], ask)
+        found = answers(frames, teacher[f"{info.name}/others"], students[info.name], people)
         if args.output:
             args.output.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(args.output / f"{info.name}.npz", **found)

@@ -13,24 +13,19 @@ in half precision in WORKDIR/weights. Nothing is chosen on a test split.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
+import itertools
 import math
-import os
 import pathlib
-import subprocess
 import sys
-import time
-import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from experiments import real_data, real_weights, search
+from experiments import half_precision, real_data, search
 from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
-from experiments.trained_runs import save_run
 
 IMPORTANT = 9  # groups of the plan that patient workers wait for
 
@@ -54,45 +49,28 @@ class RealWorker(search.Worker):
         saved = {r["group"] for r in self._results() if "saved" in r}
         return (self._data / group.needs).exists() and set(group.init_from) <= saved
 
-    def run_group(self, group: Group) -> None:
-        """All runs for which there is time."""
+    def config(self, group: Group) -> Any:
+        """The configuration of a group; rate and steps are not in it."""
         if not isinstance(group, RealGroup):
-            super().run_group(group)
-            return
-        import jax
+            return super().config(group)
+        return real_config(group, self._data)
 
-        from v2v_jax.evaluation.evaluator import Evaluator
+    def open(self, group: Group, config: Any) -> list[Any]:
+        """Experiments: to train, to judge by and, with `group.test`, of the test split."""
         from v2v_jax.run.experiment import make_experiment
-        from v2v_jax.training.step import make_train_step
 
-        config = real_config(group, self._data)
-        if group.init_from:
-            with config.unlocked():
-                best = self._best_of(group.init_from)
-                config.init_from = str(self._workdir / best["saved"])
+        if not isinstance(group, RealGroup):
+            return super().open(group, config)
         training = make_experiment(config, "train")
         validation = make_experiment(config, "validation", training=training.dataset)
-        judged = [validation, *([make_experiment(config, "test")] if group.test else [])]
-        experiment = dataclasses.replace(training, optimizer=search.searched(config, group))
-        with jax.set_mesh(experiment.mesh):
-            feed, *judged_feeds = self._feeds_of(group, experiment, *judged)
-            evaluators = [Evaluator(e, f) for e, f in zip(judged, judged_feeds)]
-            step = make_train_step(experiment, feed)
-            a_step = 0.0
-            for run in group.runs:
-                if time.time() + 0.7 * a_step * run.steps > self._until:
-                    self.write(group, run, {"skipped": True})
-                    continue
-                result = self._run(group, run, experiment, feed, evaluators, step)
-                self.write(group, run, result)
-                a_step = result.get("seconds", 0.0) / run.steps
+        return [training, validation, *([make_experiment(config, "test")] if group.test else [])]
 
-    def _feeds_of(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
+    def feeds(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
         """The training clips are larger than those judged where they are augmented."""
         from v2v_jax.input.feeds import make_feed
 
         if not isinstance(group, RealGroup):
-            return super()._feeds_of(group, *experiments)
+            return super().feeds(group, *experiments)
         self._feeds.clear()
         train, *others = experiments
         task = train.task
@@ -102,57 +80,36 @@ class RealWorker(search.Worker):
             feeds.append(make_feed("device", e.dataset, fields, e.preprocessing, e.mesh))
         return tuple(feeds)
 
-    def _run(
-        self, group: Group, run: Run, experiment: Any, feed: Any, evaluators: Any, train_step: Any
-    ) -> dict[str, Any]:
-        """Trains, judges, saves, and predicts whole videos."""
-        config = experiment.config.copy_and_resolve_references()
-        with config.unlocked():
-            config.seed = run.seed
-        experiment, begin = dataclasses.replace(experiment, config=config), time.perf_counter()
-        state, result = self._train(run, experiment, feed, train_step)
-        result["trained"] = round(time.perf_counter() - begin, 1)
-        if not all(map(math.isfinite, result["losses"])):
-            finite = [loss for loss in result["losses"] if math.isfinite(loss)]
-            return {"losses": finite, "diverged": True}
-        values, judged = search._judge(group, experiment, evaluators, state)
-        result |= judged
+    def keep(
+        self,
+        group: Group,
+        run: Run,
+        experiment: Any,
+        evaluators: Sequence[Any],
+        params: Any,
+        result: dict[str, Any],
+    ) -> None:
+        """Weights, and labels of whole videos."""
+        if not isinstance(group, RealGroup):
+            return
         if group.test:
-            result["by source"] = by_source(evaluators[-1], state.params, experiment.task.headline)
-        if group.save:
-            folder = f"runs/{group.name.replace(' ', '_')}-{run.seed}"
-            small = state.replace(opt_state=())
-            save_run(experiment, small, values, self._workdir / folder)
-            result["saved"] = folder
-        if isinstance(group, RealGroup):
-            try:
-                self._keep(group, run, experiment, state.params, result["chosen_by"])
-            except Exception as error:  # what is known of the run is written all the same
-                traceback.print_exc()
-                result["not kept"] = f"{type(error).__name__}: {error}"[:300]
-        return result | {"seconds": round(time.perf_counter() - begin, 1)}
+            result["by source"] = by_source(evaluators[-1], params, experiment.task.headline)
+        if group.export and self._is_best(group, result["chosen_by"]):
+            path = self._workdir / "weights" / f"{group.export}.npz"
+            half_precision.write(path, experiment.about, params)
+        if group.predict:
+            name = f"{group.name}-{run.rate:g}-{run.seed}".replace(" ", "_").replace(",", "")
+            path = self._workdir / "masks" / f"{name}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npz")
+            np.savez_compressed(part, **self._labels(group, experiment, params))
+            part.rename(path)
 
     def _is_best(self, group: RealGroup, chosen_by: float) -> bool:
         """Whether it is the best run of its group so far on the validation split."""
         before = self._best.setdefault(group.name, [])
         before.append(chosen_by)
         return chosen_by == max(before)
-
-    def _keep(
-        self, group: RealGroup, run: Run, experiment: Any, params: Any, chosen_by: float
-    ) -> None:
-        """Weights and labels."""
-        if group.export and self._is_best(group, chosen_by):
-            path = self._workdir / "weights" / f"{group.export}.npz"
-            real_weights.write(path, experiment.about, params)
-        if group.predict:
-            name = f"{group.name}-{run.rate:g}-{run.seed}".replace(" ", "_").replace(",", "")
-            found = self._labels(group, experiment, params)
-            path = self._workdir / "masks" / f"{name}.npz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npz")
-            np.savez_compressed(part, **found)
-            part.rename(path)
 
     def _labels(self, group: RealGroup, experiment: Any, params: Any) -> dict[str, np.ndarray]:
         """source/video → (T,H,W) uint8 labels at the video's own size; of two classes, bits."""
@@ -161,7 +118,7 @@ class RealWorker(search.Worker):
         from v2v_jax.models.standardization import fold
 
         if group.name not in self._predictors:
-            trained = real_weights.trained(experiment.about, params, experiment.config.dtype)
+            trained = half_precision.trained(experiment.about, params, experiment.config.dtype)
             self._predictors = {group.name: Predictor(trained)}
         predictor = self._predictors[group.name]
         predictor._params = blending.on_device(fold(params))  # compiled once for all runs
@@ -222,53 +179,6 @@ def real_config(group: RealGroup, data: pathlib.Path) -> Any:
     return config
 
 
-def without_pyav() -> None:
-    """Scales frames by Pillow where a mere stand-in for PyAV is installed."""
-    import av
-
-    from v2v_jax.inference import predictor
-
-    class Resizer:
-        def __init__(self, size: tuple[int, int]):
-            self._size = size
-
-        def __call__(self, frame: np.ndarray) -> np.ndarray:
-            image = Image.fromarray(frame).resize(self._size[::-1], Image.Resampling.BICUBIC)
-            return np.asarray(image)
-
-    if av.__version__ == "0":
-        predictor.FrameResizer = Resizer
-
-
-def work(args: argparse.Namespace, groups: list[Group]) -> None:
-    """Takes groups that nobody has taken, until there are none or no time is left."""
-    from v2v_jax.system import compilation_cache
-
-    compilation_cache.enable()
-    without_pyav()
-    worker = RealWorker(args.workdir, args.data, args.packed, args.until)
-    waiting, first = list(groups), {group.name for group in groups[:IMPORTANT]}
-    while waiting and time.time() < args.until:
-        # Some keep free for what matters most, which others have to prepare first.
-        open_to = [g for g in waiting if g.name in first] if args.patient else []
-        group = next((group for group in open_to or waiting if worker.ready(group)), None)
-        if group is None:
-            time.sleep(0.3)
-            continue
-        waiting.remove(group)
-        try:
-            (args.workdir / "taken" / group.name).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        print(f"{time.strftime('%X')} begins {group.name}", flush=True)
-        try:
-            worker.run_group(group)
-        except Exception as error:  # the other groups go on
-            traceback.print_exc()
-            worker.write(group, Run(0, 0), {"error": f"{type(error).__name__}: {error}"[:500]})
-        print(f"{time.strftime('%X')} ended {group.name}", flush=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Starts the workers and waits for them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -294,20 +204,21 @@ def main(argv: list[str] | None = None) -> int:
         search.prepare([group for group in groups if group.data in DATA], args.data)
         return 0
     if args.worker:
-        work(args, groups)
+        from v2v_jax.system import compilation_cache
+
+        compilation_cache.enable()
+        worker = RealWorker(args.workdir, args.data, args.packed, args.until)
+        # Some keep free for what matters most, which others have to prepare first.
+        first = {group.name for group in groups[:IMPORTANT]} if args.patient else ()
+        worker.run_groups(groups, first=first)
         return 0
-    gpus = args.gpus.split(",")
-    processes = [_spawn(gpu, slot, args) for slot in range(args.slots) for gpu in gpus]
+    processes = []
+    for slot, gpu in itertools.product(range(args.slots), args.gpus.split(",")):
+        patient = ["--patient"] if slot and slot == args.slots - 1 else []
+        options = [*(sys.argv[1:] if argv is None else argv), *patient]
+        module = "experiments.real_runs"
+        processes.append(search.spawn(module, options, args.workdir, gpu, slot, args.slots))
     return max(process.wait() for process in processes)
-
-
-def _spawn(gpu: str, slot: int, args: argparse.Namespace) -> subprocess.Popen:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
-    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / args.slots:.3f}")
-    command = [sys.executable, "-m", "experiments.real_runs", "--worker", *sys.argv[1:]]
-    command += ["--patient"] if slot and slot == args.slots - 1 else []
-    with open(args.workdir / f"gpu{gpu}-{slot}.log", "a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":

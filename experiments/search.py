@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from experiments.prerendered import Prerendered, render
@@ -126,36 +127,54 @@ class Worker:
         self._workdir, self._data, self._until = workdir, data, until
         self._feeds: dict[Any, Any] = {}
 
+    def run_groups(
+        self, plan: Sequence[Group], seconds_a_step: float = 0.0, first: Collection[str] = ()
+    ) -> None:
+        """Takes groups that nobody has taken, until there are none or no time is left.
+
+        Args:
+          seconds_a_step: groups whose first run would not end in time are left out; 0: none are.
+          first: names of groups; while one of them is waiting no other is taken.
+        """
+        waiting = list(plan)
+        while waiting and time.time() < self._until:
+            seconds = self._until + _GRACE - time.time()
+            left = seconds / seconds_a_step if seconds_a_step else math.inf
+            open_to = [group for group in waiting if group.name in first] or waiting
+            fits = (group for group in open_to if group.runs[0].steps <= left)
+            group = next((group for group in fits if self.ready(group)), None)
+            if group is None:
+                time.sleep(0.5)
+                continue
+            waiting.remove(group)
+            try:
+                (self._workdir / "taken" / group.name).mkdir(parents=True)
+            except FileExistsError:
+                continue
+            try:
+                self.run_group(group)
+            except Exception as error:  # the other groups go on
+                traceback.print_exc()
+                self.write(group, Run(0, 0), {"error": f"{type(error).__name__}: {error}"[:500]})
+
     def run_group(self, group: Group) -> None:
         """All runs for which there is time."""
         import jax
 
         from v2v_jax.evaluation.evaluator import Evaluator
-        from v2v_jax.run.experiment import make_experiment
         from v2v_jax.training.step import make_train_step
 
-        config = group_config(group)
+        config = self.config(group)
         with config.unlocked():
             if group.init_from:
                 best = self._best_of(group.init_from)
                 config.init_from = str(self._workdir / best["saved"])
             if group.loss_of:
                 config.task_options.loss = self._best_of(group.loss_of)["loss"]
-        opened = {
-            which: Prerendered(open_data(group.data, which), _place(self._data, group.data, which))
-            for which in _WHICH
-        }
-        experiment = dataclasses.replace(
-            make_experiment(config, "train"),
-            dataset=opened["train"],
-            optimizer=searched(config, group),
-        )
-        judged = [
-            dataclasses.replace(make_experiment(config, "test"), dataset=opened[which])
-            for which in _WHICH[1 : 2 + group.test]
-        ]
+        training, *judged = self.open(group, config)
+        experiment = dataclasses.replace(training, optimizer=searched(config, group))
         with jax.set_mesh(experiment.mesh):
-            feed, *judged_feeds = self._feeds_of(group, experiment, *judged)
+            feed, *judged_feeds = self.feeds(group, experiment, *judged)
             evaluators = [Evaluator(e, f) for e, f in zip(judged, judged_feeds)]
             step = make_train_step(experiment, feed)
             seconds_a_step = 0.0
@@ -166,6 +185,37 @@ class Worker:
                 result = self._run(group, run, experiment, feed, evaluators, step)
                 self.write(group, run, result)
                 seconds_a_step = result.get("seconds", 0.0) / run.steps
+
+    # What is of rendered scenes; other data override it.
+
+    def config(self, group: Group) -> Any:
+        """The configuration of a group; rate and steps are not in it."""
+        return group_config(group)
+
+    def open(self, group: Group, config: Any) -> list[Any]:
+        """Experiments: to train, to judge by and, with `group.test`, of the test split."""
+        from v2v_jax.run.experiment import make_experiment
+
+        return [
+            dataclasses.replace(
+                make_experiment(config, "train" if which == "train" else "test"),
+                dataset=Prerendered(
+                    open_data(group.data, which), _place(self._data, group.data, which)
+                ),
+            )
+            for which in _WHICH[: 2 + group.test]
+        ]
+
+    def keep(
+        self,
+        group: Group,
+        run: Run,
+        experiment: Any,
+        evaluators: Sequence[Any],
+        params: Any,
+        result: dict[str, Any],
+    ) -> None:
+        """Leaves what else is to be left of a run, and adds to what is written of it."""
 
     def _results(self) -> list[dict[str, Any]]:
         path = self._workdir / "results.jsonl"
@@ -185,7 +235,8 @@ class Worker:
                 return False
         return all((_place(self._data, group.data, w) / "done").exists() for w in _WHICH)
 
-    def _feeds_of(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
+    def feeds(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
+        """Of each experiment; those of the group before are kept where they are the same."""
         from v2v_jax.input.feeds import make_feed
 
         task, preprocessing = experiments[0].task, experiments[0].preprocessing
@@ -212,15 +263,20 @@ class Worker:
             finite = [loss for loss in result["losses"] if math.isfinite(loss)]
             return {"losses": finite, "diverged": True}
         values, judged = _judge(group, experiment, evaluators, state)
-        result |= judged | {"seconds": round(time.perf_counter() - begin, 1)}
+        result |= judged
         if group.save:
             from experiments.trained_runs import save_run
 
             folder = f"runs/{re.sub('[ ,]+', '_', group.name)}-{run.seed}"
             small = state.replace(opt_state=())  # to be used and started from, not to be resumed
-            save_run(experiment, small, values, self._workdir / folder)
+            save_run(experiment.about, small, values, self._workdir / folder)
             result["saved"] = folder
-        return result
+        try:
+            self.keep(group, run, experiment, evaluators, state.params, result)
+        except Exception as error:  # what is known of the run is written all the same
+            traceback.print_exc()
+            result["not kept"] = f"{type(error).__name__}: {error}"[:300]
+        return result | {"seconds": round(time.perf_counter() - begin, 1)}
 
     def _train(
         self, run: Run, experiment: Any, feed: Any, train_step: Any
@@ -329,38 +385,6 @@ def group_config(group: Group) -> Any:
     return config
 
 
-def work(
-    plan: list[Group],
-    workdir: pathlib.Path,
-    data: pathlib.Path,
-    until: float,
-    seconds_a_step: float = 0.0,
-) -> None:
-    """Takes groups that nobody has taken, until there are none or no time is left."""
-    from v2v_jax.system import compilation_cache
-
-    compilation_cache.enable()
-    worker = Worker(workdir, data, until)
-    waiting = list(plan)
-    while waiting and time.time() < until:
-        left = (until + _GRACE - time.time()) / seconds_a_step if seconds_a_step else math.inf
-        fits = (g for g in waiting if g.runs[0].steps <= left)
-        group = next((group for group in fits if worker.ready(group)), None)
-        if group is None:
-            time.sleep(0.5)
-            continue
-        waiting.remove(group)
-        try:
-            (workdir / "taken" / group.name).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        try:
-            worker.run_group(group)
-        except Exception as error:  # the other groups go on
-            traceback.print_exc()
-            worker.write(group, Run(0, 0), {"error": f"{type(error).__name__}: {error}"[:500]})
-
-
 # ------------------------------------------------------------------------------------------------
 
 
@@ -412,32 +436,34 @@ def main(argv: list[str] | None = None) -> int:
         print(table(workdir))
         return 0
     if args.worker:
-        work(plan, workdir, data, args.until, args.seconds_a_step)
+        from v2v_jax.system import compilation_cache
+
+        compilation_cache.enable()
+        Worker(workdir, data, args.until).run_groups(plan, args.seconds_a_step)
         return 0
     workdir.mkdir(parents=True, exist_ok=True)
     if args.scenes == "only":
         prepare(plan, data)
         return 0
-    spawn = functools.partial(_spawn, args, workdir, data, time.time() + args.seconds)
-    workers = [spawn(gpu, slot) for slot in range(args.slots) for gpu in args.gpus.split(",")]
+    options = [f"--plan={args.plan}", f"--workdir={workdir}", f"--data={data}"]
+    options += [f"--until={time.time() + args.seconds}", f"--seconds_a_step={args.seconds_a_step}"]
+    workers = [
+        spawn("experiments.search", options, workdir, gpu, slot, args.slots)
+        for slot in range(args.slots)
+        for gpu in args.gpus.split(",")
+    ]
     if args.scenes == "render":
         prepare(plan, data)  # the workers wait for what they need
     return max(process.wait() for process in workers)
 
 
-def _spawn(
-    args: argparse.Namespace,
-    workdir: pathlib.Path,
-    data: pathlib.Path,
-    until: float,
-    gpu: str,
-    slot: int,
+def spawn(
+    module: str, options: Sequence[str], workdir: pathlib.Path, gpu: str, slot: int, slots: int
 ) -> subprocess.Popen:
+    """Starts one of `slots` workers of a GPU; its log is WORKDIR/gpuG-S.log."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
-    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.92 / args.slots:.3f}")
-    command = [sys.executable, "-m", "experiments.search", "--worker", f"--plan={args.plan}"]
-    command += [f"--workdir={workdir}", f"--data={data}", f"--until={until}"]
-    command += [f"--seconds_a_step={args.seconds_a_step}"]
+    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.92 / slots:.3f}")
+    command = [sys.executable, "-m", module, "--worker", *options]
     with open(workdir / f"gpu{gpu}-{slot}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

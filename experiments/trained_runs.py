@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import stored_options
+from v2v_jax.tasks import stored_options, task_class
 
 Clip = tuple[str, dict[str, np.ndarray], np.ndarray]  # name, fields (T,H,W,…), prediction
 
@@ -65,13 +67,17 @@ def open_run(folder: str | pathlib.Path, *, scenes: int = 8) -> TrainedRun:
 
 
 def save_run(
-    experiment: Experiment, state: Any, values: dict[str, float], workdir: pathlib.Path
+    about: Mapping[str, Any], state: Any, values: Mapping[str, float], workdir: pathlib.Path
 ) -> None:
-    """Leaves in `workdir` what training would: a checkpoint, config.json."""
-    task = experiment.task
+    """Leaves in `workdir` what training would: a checkpoint, config.json.
+
+    Args:
+      about: the record that is stored with the weights, `Experiment.about`.
+    """
+    task = task_class(about["task"])
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(
-        workdir, experiment.about, headline=task.headline, better=task.better, writable=True
+        workdir, about, headline=task.headline, better=task.better, writable=True
     ) as checkpoints:
         checkpoints.save(state, int(state.step), values)
-    write_text(workdir / "config.json", experiment.config.to_json_best_effort(indent=2) + "\n")
+    write_text(workdir / "config.json", json.dumps(about["config"], indent=2) + "\n")

@@ -4,9 +4,8 @@
         --data_licence="…" --score="…" [--data=folder --set root=DIR] [--bits=8]
     python -m experiments.zoo page
 
-WEIGHTS are a run's folder, a file of `v2v export --bits`, or an .npz of "layer/leaf" arrays with
-`about`, the record that a checkpoint holds, as the bytes of JSON; or --about=FILE, such a record or
-a run's config.json. First write the card's text, v2v_jax/zoo/NAME.md.
+WEIGHTS are a run's folder, a file of `v2v export --bits` or one of `experiments.half_precision`.
+First write the card's text, v2v_jax/zoo/NAME.md.
 
 The task's own metrics are taken on the test split of the data that the weights were trained on, or
 of --data, once with the weights as they are and once as they will ship. Where the headline metric
@@ -27,8 +26,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from experiments import half_precision
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.run.weight_file import StoredWeights, is_weights, read_weights, write_weights
 from v2v_jax.system.whole_files import write_text
@@ -42,7 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST_BYTES = 45_000_000  # of the whole zoo
 
 
-def read_source(path: str, about: str | None = None) -> StoredWeights:
+def read_source(path: str) -> StoredWeights:
     """Weights from wherever training left them; see the module.
 
     Raises:
@@ -55,20 +53,11 @@ def read_source(path: str, about: str | None = None) -> StoredWeights:
             return read_weights(path)
         network = from_checkpoint(path)
         return StoredWeights(network.params, network.about, network.step)
-    params: dict[str, dict[str, np.ndarray]] = {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            record = pathlib.Path(about).read_bytes() if about else stored["about"].tobytes()
-            for name in stored.files:
-                layer, slash, leaf = name.partition("/")
-                if slash:
-                    params.setdefault(layer, {})[leaf] = stored[name].astype(np.float32)
-        found = json.loads(record)
+        about, params = half_precision.read(path)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"The weights {path} cannot be read ({error}).") from error
-    if "config" not in found:  # it is the configuration itself
-        found = _experiment(found, found["data"]).about
-    return StoredWeights(params, found)
+    return StoredWeights(params, about)
 
 
 def without_paths(value: Any) -> Any:
@@ -132,7 +121,7 @@ def add(options: argparse.Namespace) -> ShippedWeights:
     text = folder / f"{options.name}.md"
     if not text.is_file():
         raise DataError(f"Write the card's text first: {text}.")
-    source = read_source(options.weights, options.about)
+    source = read_source(options.weights)
     data = _data(options)
     source = dataclasses.replace(source, about=without_paths(dict(source.about)), bits=options.bits)
     file = folder / f"{options.name}.v2v"
@@ -231,7 +220,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("add", "page"))
     parser.add_argument("--name", help="as in v2v_jax.load(NAME)")
     parser.add_argument("--weights")
-    parser.add_argument("--about", metavar="FILE", help="the record, where an .npz lacks it")
     parser.add_argument("--trained_on", metavar="TEXT")
     parser.add_argument("--data_licence", metavar="TEXT")
     parser.add_argument("--score", metavar="TEXT")

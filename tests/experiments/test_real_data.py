@@ -1,6 +1,5 @@
 """Real videos in arrays: geometry, labels, which videos make which set, what teachers are asked."""
 
-import argparse
 import dataclasses
 import json
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from experiments import espnetv2, real_data, real_plans, real_runs, real_weights
+from experiments import espnetv2, half_precision, real_data, real_plans, real_runs
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.inference.network import read_network
@@ -120,12 +119,12 @@ def test_weights_in_half_precision(unpacked, tmp_path):
     draw = lambda x: rng.normal(size=x.shape).astype(np.float16).astype(np.float32)
     params = jax.tree.map(draw, experiment.abstract_params())
     path = tmp_path / "weights" / "some.npz"
-    real_weights.write(path, experiment.about, params)
-    about, found = real_weights.read(path)
+    half_precision.write(path, experiment.about, params)
+    about, found = half_precision.read(path)
     assert about == experiment.about
     jax.tree.map(np.testing.assert_array_equal, params, found)
-    assert real_weights.load(path).label_names == ("background", "foreground")
-    real_weights.as_run(path, tmp_path / "run")
+    assert half_precision.load(path).label_names == ("background", "foreground")
+    half_precision.as_run(path, tmp_path / "run")
     network = read_network(tmp_path / "run")
     folded = fold(params)
     np.testing.assert_allclose(network.params["conv2a"]["kernel"], folded["conv2a"]["kernel"])
@@ -168,16 +167,14 @@ def test_a_run_is_written_down(tmp_path, monkeypatch):
         predict=(),
         export="row",
     )
-    args = argparse.Namespace(
-        workdir=tmp_path / "runs", data=tmp_path, packed=tmp_path, until=np.inf, patient=False
-    )
-    args.workdir.mkdir()
-    real_runs.work(args, [group])
-    lines = (args.workdir / "results.jsonl").read_text().splitlines()
+    workdir = tmp_path / "runs"
+    workdir.mkdir()
+    real_runs.RealWorker(workdir, tmp_path, tmp_path, np.inf).run_groups([group])
+    lines = (workdir / "results.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     assert [r["seed"] for r in found] == [0, 1] and "error" not in found[0], found
     assert found[0]["by source"]["davis_val"]["windows"] == 2
-    assert real_weights.load(args.workdir / "weights" / "row.npz").task == "segmentation"
+    assert half_precision.load(workdir / "weights" / "row.npz").task == "segmentation"
 
 
 # ------------------------------------------------------------------------------------------------

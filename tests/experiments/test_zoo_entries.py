@@ -10,7 +10,7 @@ import pytest
 import v2v_jax
 from experiments import zoo as making
 from v2v_jax import zoo
-from v2v_jax.inference.network import from_checkpoint, from_weights
+from v2v_jax.inference.network import from_checkpoint
 from v2v_jax.run.weight_file import read_weights
 from v2v_jax.zoo import cards, index
 
@@ -82,16 +82,6 @@ def test_a_run_and_a_weight_file_are_sources_too(trained, folder, monkeypatch):
     for layer, leaves in second.params.items():
         np.testing.assert_allclose(first.params[layer]["kernel"], leaves["kernel"], atol=1e-2)
     assert [entry.bits for entry in zoo.read_index()] == [16]
-
-
-def test_the_record_of_a_configuration(trained, folder):
-    """Where weights come without their record, config.json of their run gives it."""
-    run = trained("seg").workdir
-    network = as_npz(run, folder / "w.npz")
-    source = making.read_source(str(folder / "w.npz"), str(run / "config.json"))
-    for key in ("task", "label_names", "model", "preprocessing", "num_outputs"):
-        assert source.about[key] == network.about[key], key
-    assert from_weights(source).clip == network.clip
 
 
 def test_what_is_refused(trained, folder, monkeypatch, capsys):

@@ -1,9 +1,10 @@
-"""Weights in half precision in one file, with what is needed to use them.
+"""Weights as training keeps them, in half precision in one file, with what is needed to go on.
 
-The file is NumPy's .npz: "layer/leaf" → float16 and `about`, the record that is stored with every
+A file of `v2v export --bits=16` is for use: what standardises the kernels is folded away there. The
+one here is NumPy's .npz: "layer/leaf" → float16 and `about`, the record that is stored with every
 checkpoint, as the bytes of JSON.
 
-    python -m experiments.real_weights FILE.npz RUN
+    python -m experiments.half_precision FILE.npz RUN
 
 makes a run's folder of it, for `init_from`, `v2v predict --checkpoint` and `v2v eval`.
 """
@@ -66,20 +67,13 @@ def as_run(path: str | os.PathLike[str], workdir: pathlib.Path) -> None:
     """Writes a run's folder, with one checkpoint and no state of an optimiser."""
     import jax.numpy as jnp
 
-    from v2v_jax.run.checkpoint import Checkpoints
+    from experiments.trained_runs import save_run
     from v2v_jax.run.experiment import TrainState
-    from v2v_jax.system.whole_files import write_text
     from v2v_jax.tasks import task_class
 
     about, params = read(path)
-    task = task_class(about["task"])
-    workdir.mkdir(parents=True, exist_ok=True)
     state = TrainState(jnp.int32(1), params, ())
-    with Checkpoints(
-        workdir, about, headline=task.headline, better=task.better, writable=True
-    ) as checkpoints:
-        checkpoints.save(state, 1, {task.headline: 0.0})
-    write_text(workdir / "config.json", json.dumps(about["config"], indent=2) + "\n")
+    save_run(about, state, {task_class(about["task"]).headline: 0.0}, workdir)
 
 
 if __name__ == "__main__":
