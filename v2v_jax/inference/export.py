@@ -20,8 +20,6 @@ nothing but JAX and NumPy.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -33,19 +31,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-import v2v_jax
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import TrainedNetwork, from_about, make_apply
 from v2v_jax.media.video_writer import cannot_write
+from v2v_jax.run.network_archive import WEIGHTS, open_archive, write_archive
 from v2v_jax.run.weight_file import StoredWeights, write_weights
-from v2v_jax.system.json_files import parse_object
-from v2v_jax.system.npy import array_of
-from v2v_jax.system.sealed_archive import NoArchiveError, read_sealed, write_sealed
+from v2v_jax.system.npy import array_of, bytes_of
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
 _PLACES = "jax_traceback_in_locations_limit"
-_ABOUT, _NETWORK, _WEIGHTS = "about.json", "network.bin", "weights/"
+_NETWORK = "network.bin"
 
 
 def write_export(
@@ -69,8 +65,6 @@ def write_export(
     """
     path = _place(path, overwrite)
     record = {
-        "format": FORMAT,
-        "version": v2v_jax.__version__,
         "jax": jax.__version__,
         "platforms": PLATFORMS,
         "dtype": dtype,
@@ -79,15 +73,12 @@ def write_export(
         "about": network.about,
     }
     members = {
-        _ABOUT: json.dumps(record, indent=1).encode(),
         _NETWORK: bytes(_export(network, dtype).serialize()),
     }
     for name, array in _named(network.params):
-        data = io.BytesIO()
-        np.save(data, np.asarray(array), allow_pickle=False)
-        members[f"{_WEIGHTS}{name}.npy"] = data.getvalue()
+        members[f"{WEIGHTS}{name}.npy"] = bytes_of(np.asarray(array))
     try:
-        write_sealed(path, members)
+        write_archive(path, FORMAT, record, members)
     except OSError as error:
         raise cannot_write(str(path), error) from error
 
@@ -164,24 +155,8 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
       CheckpointError: it is no such file, its content is not what was written, or a version of this
         package or of JAX wrote it that the present one does not read.
     """
-    try:
-        members, intact = read_sealed(path)
-        record = parse_object(members[_ABOUT])
-        written_as, version, about = record["format"], record["version"], record["about"]
-    except (NoArchiveError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no exported network, or is damaged ({str(error)[:200]}); export it again."
-        ) from error
-    if written_as != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {written_as}, written by version {version} of v2v_jax; version "
-            f"{v2v_jax.__version__} reads format {FORMAT}. Export the checkpoint again."
-        )
-    if not intact:
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
-        )
-    fields = from_about(about, path)
+    members, record = open_archive(path, "exported network", FORMAT)
+    fields = from_about(record["about"], path)
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))
         params = _nested(members)
@@ -242,8 +217,8 @@ def _named(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _nested(members: Mapping[str, bytes]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for name, data in members.items():
-        if name.startswith(_WEIGHTS):
-            *layers, last = name.removeprefix(_WEIGHTS).removesuffix(".npy").split("/")
+        if name.startswith(WEIGHTS):
+            *layers, last = name.removeprefix(WEIGHTS).removesuffix(".npy").split("/")
             place = params
             for layer in layers:
                 place = place.setdefault(layer, {})

@@ -16,29 +16,20 @@ Kernels are plain ones, with what standardises them in training folded away.
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-import v2v_jax
 from v2v_jax.errors import CheckpointError, ConfigError
-from v2v_jax.system.json_files import parse_object
-from v2v_jax.system.npy import array_of
-from v2v_jax.system.sealed_archive import (
-    NoArchiveError,
-    read_member,
-    read_sealed,
-    write_sealed,
-)
+from v2v_jax.run.network_archive import WEIGHTS, kind_of, open_archive, write_archive
+from v2v_jax.system.npy import array_of, bytes_of
 
 FORMAT = 1
 BITS = (8, 16, 32)
 _KIND = "weights"  # an exported network, whose archive looks alike, has none
-_ABOUT, _WEIGHTS, _SCALES = "about.json", "weights/", "scales/"
+_SCALES = "scales/"
 _LARGEST = 127
 Params = dict[str, dict[str, np.ndarray]]
 
@@ -74,38 +65,33 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
         raise ConfigError(f"bits is {weights.bits}; known: {', '.join(map(str, BITS))}.")
     record = {
         "kind": _KIND,
-        "format": FORMAT,
-        "version": v2v_jax.__version__,
         "bits": weights.bits,
         "step": weights.step,
         "about": dict(weights.about),
     }
-    members = {_ABOUT: json.dumps(record, indent=1).encode()}
+    members: dict[str, bytes] = {}
     for layer, leaves in fold(weights.params).items():
         for leaf, value in leaves.items():
             name, array = f"{layer}/{leaf}.npy", np.asarray(value, np.float32)
             if weights.bits == 8 and leaf == "kernel":
                 codes, scales = quantize(array)
-                members[_WEIGHTS + name] = _npy(codes)
-                members[_SCALES + name] = _npy(scales)
+                members[WEIGHTS + name] = bytes_of(codes)
+                members[_SCALES + name] = bytes_of(scales)
                 continue
             with np.errstate(over="ignore"):
                 stored = array if weights.bits == 32 else array.astype(np.float16)
-            members[_WEIGHTS + name] = _npy(stored)
+            members[WEIGHTS + name] = bytes_of(stored)
             if not np.isfinite(stored).all():
                 raise CheckpointError(
                     f"The {leaf} of {layer} is not finite in {weights.bits} bits; use --bits=32, "
                     "or another checkpoint."
                 )
-    write_sealed(path, members, compress=True)
+    write_archive(path, FORMAT, record, members, compress=True)
 
 
 def is_weights(path: str | os.PathLike[str]) -> bool:
     """Whether a file says that it is such a one; reads its record alone."""
-    try:
-        return parse_object(read_member(path, _ABOUT)).get("kind") == _KIND
-    except (NoArchiveError, ValueError):
-        return False
+    return kind_of(path) == _KIND
 
 
 def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
@@ -115,26 +101,8 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
       CheckpointError: it is no such file, its content is not what was written, or a version wrote
         it that this one does not read.
     """
-    try:
-        members, intact = read_sealed(path, compressed=True)
-        record = parse_object(members[_ABOUT])
-        kind, written_as, version = record["kind"], record["format"], record["version"]
-        if kind != _KIND:
-            raise ValueError(f"it holds {kind!r}")
-    except (NoArchiveError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no weight file of v2v export --bits, or is damaged ({str(error)[:200]}); "
-            "export it again."
-        ) from error
-    if written_as != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {written_as}, written by version {version} of v2v_jax; version "
-            f"{v2v_jax.__version__} reads format {FORMAT}. Export the checkpoint again."
-        )
-    if not intact:
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
-        )
+    what = "weight file of v2v export --bits"
+    members, record = open_archive(path, what, FORMAT, kind=_KIND, compressed=True)
     try:
         return StoredWeights(_params(members), record["about"], record["step"], record["bits"])
     except (KeyError, ValueError, TypeError) as error:
@@ -144,9 +112,9 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
 def _params(members: Mapping[str, bytes]) -> Params:
     params: Params = {}
     for member, data in members.items():
-        if not member.startswith(_WEIGHTS):
+        if not member.startswith(WEIGHTS):
             continue
-        name = member.removeprefix(_WEIGHTS)
+        name = member.removeprefix(WEIGHTS)
         layer, leaf = name.removesuffix(".npy").split("/")
         array = array_of(data)
         if array.dtype == np.int8:
@@ -178,9 +146,3 @@ def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dequantize(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """The inverse of `quantize`: float32."""
     return codes.astype(np.float32) * scales
-
-
-def _npy(array: np.ndarray) -> bytes:
-    data = io.BytesIO()
-    np.save(data, array, allow_pickle=False)
-    return data.getvalue()

@@ -1,4 +1,4 @@
-"""Arrays in NumPy's file format, out of files that may be hostile: nothing is claimed unchecked."""
+"""Arrays in NumPy's file format; those of hostile files claim nothing that is not checked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ _VERSIONS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _MAX_HEADER = 10_000  # bytes; NumPy's own limit too
+
+
+def bytes_of(array: np.ndarray) -> bytes:
+    """What a .npy file of the array holds."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def array_of(data: bytes) -> np.ndarray:
