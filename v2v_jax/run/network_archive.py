@@ -77,7 +77,9 @@ def open_archive(
             f"{path} is damaged: its SHA-256 is not the one that was written; export it again."
         )
     if "about" not in record:
-        raise CheckpointError(f"{path} does not say what network it holds; export it again.")
+        raise CheckpointError(
+            f"{path} is no {what}: it does not say of what training; export it again."
+        )
     return members, record
 
 
