@@ -1,4 +1,5 @@
-# make demo: shipped weights on a real video; then the main job, small. make test: the tests. Both set up .venv first.
+# make demo: shipped weights on a real video; then the main job, small. make test: the tests. make docs: the site.
+# All set up .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ RUN := $(VENV)/bin/python
 WORKERS := -n 3 --dist worksteal
 DEMO := --config=configs/seg.py:demo --workdir=runs/demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.at_a_glance --output=runs/demo
@@ -28,6 +29,16 @@ test-all: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# The site, in build/site. Warnings are errors: a broken link, a page outside of the navigation, a name that does not
+# exist. The variable silences an advertisement.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "The site: build/site/index.html"
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 # pip compiles one file after the other, 45 s for all of TensorFlow; compileall does with all cores,
 # and does not mind files that are templates.

@@ -3,7 +3,8 @@
     python -m benchmarks.augmentation                  # a CPU: the demo; a GPU: the full network
     python -m benchmarks.augmentation --batch 32
 
-Random clips. Each option alone, then the setting that docs/training.md recommends. Prints Markdown.
+Random clips. Each option alone, then the setting that docs/reference/recipes.md recommends. Prints
+Markdown.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@
 
 The default trains on rendered scenes, whose class is how the camera and the main object move
 (v2v_jax/datasets/scenes/motion.py: twelve classes): 5,000 steps of 32 clips of 12,000 videos, 0.60
-of the test split right (docs/results.md). 32 cores rendered them in 122 s, half an H200 (two runs
-share it) trained in 231 s. The videos are one clip long, because the class is of a whole video: of
-16 of 48 frames it tells the right one in half of the cases only, even to who knows all that moves.
-Crops are wider than the paper's: the object that gives the class its name is in the
+of the test split right (docs/results/scenes.md). 32 cores rendered them in 122 s, half an H200 (two
+runs share it) trained in 231 s. The videos are one clip long, because the class is of a whole
+video: of 16 of 48 frames it tells the right one in half of the cases only, even to who knows all
+that moves. Crops are wider than the paper's: the object that gives the class its name is in the
 middle 112×112 of 73 % of the videos, in 112×160 of 92 % (experiments/motion_classes.py).
 
-UCF101's 101 actions: c3d.py:dataset=ucf101 --config.data.root=DIR (docs/data.md), from its videos
-or, with --config.data.source=tfds, from tensorflow-datasets.
+UCF101's 101 actions: c3d.py:dataset=ucf101 --config.data.root=DIR, from its videos or, with
+--config.data.source=tfds, from tensorflow-datasets (docs/reference/datasets.md).
 """
 
 from ml_collections import ConfigDict

@@ -5,13 +5,13 @@
     python eval.py --config=configs/color.py:dataset=ucf101 \\
         --config.data.root=DIR --workdir=runs/color
 
-DIR holds UCF-101 and ucfTrainTestlist (docs/data.md). Without `dataset=` it colours rendered
-scenes, which is a check that it runs: their colours follow from little.
+DIR holds UCF-101 and ucfTrainTestlist (docs/reference/datasets.md). Without `dataset=` it colours
+rendered scenes, which is a check that it runs: their colours follow from little.
 
 The modern recipe predicts how the colour differs from the grey input; recipe=paper, or
 --config.task_options.residual=False, predicts the colour itself, as the paper does. One H200 trains
 1,070 clips/s. On the 24 clips of UCF101 that were at hand the network did not beat the grey frame;
-docs/results.md has the figures.
+docs/results/scenes.md has the figures.
 """
 
 from ml_collections import ConfigDict

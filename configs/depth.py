@@ -5,9 +5,9 @@
 
 The default trains the full V2V on rendered scenes, whose depth is exact: 5,000 steps of 32 clips,
 4.1 minutes on half an H200 (two runs share it). The root mean squared error of log depth is then
-0.144 on the test split, where the best constant has 0.728 (docs/results.md).
+0.144 on the test split, where the best constant has 0.728 (docs/results/scenes.md).
 
-Depth of more lifelike videos: `:dataset=movi` (docs/data.md).
+Depth of more lifelike videos: `:dataset=movi` (docs/reference/datasets.md).
 """
 
 from ml_collections import ConfigDict

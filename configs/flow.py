@@ -5,16 +5,16 @@
 
 The default trains the full V2V from scratch on rendered scenes, whose flow is exact: 8,000 steps of
 32 clips, 6.5 minutes on half an H200 (two runs share it), 3.1 minutes' worth of its 1,365 clips/s.
-The end-point error on the test split is then 0.090 px (docs/results.md; the search:
+The end-point error on the test split is then 0.090 px (docs/results/scenes.md; the search:
 docs/records/learning.md).
 
-On UCF101, as in the paper, from what Brox's method finds (docs/labels.md):
+On UCF101, as in the paper, from what Brox's method finds (docs/guides/teacher_labels.md):
 
     v2v label --dataset=ucf101 --root=data/ucf101 --output=data/ucf101_flow
     python train.py --config=configs/flow.py:dataset=ucf101 --config.data.root=data/ucf101 \\
         --config.data.teacher_labels=data/ucf101_flow --workdir=runs/flow_ucf101
 
-Other true flow: `:dataset=sintel`, `:dataset=movi` (docs/data.md).
+Other true flow: `:dataset=sintel`, `:dataset=movi` (docs/reference/datasets.md).
 
 The paper's loss, Huber's on flow / 15: `--config.task_options.loss=huber`. `robust` is of no use
 where most stands still (docs/records/learning.md).

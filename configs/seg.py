@@ -5,7 +5,7 @@
 
 The default trains the full V2V on rendered scenes (eight classes): 6,000 steps of 32 clips, 5.8
 minutes on half an H200 (two runs share it). It has a voxel accuracy of 0.958 on the test split,
-where the commonest class has 0.269 (docs/results.md). On a CPU it takes days; there:
+where the commonest class has 0.269 (docs/results/scenes.md). On a CPU it takes days; there:
 
     python train.py --config=configs/seg.py:demo --workdir=runs/demo      (`make demo`)
 

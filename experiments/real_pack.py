@@ -3,9 +3,9 @@
     python -m experiments.real_pack --data=data --output=data/packed
 
 DATA holds `davis2016`, `clips` (train/, test/ and manifest.tsv), `camvid` and `teachers`, as
-docs/real_video.md describes them. Written are videos of 180 lines in H.264, DAVIS's masks as bits,
-CamVid at 128×171, ESPNetv2's numbers, what the teacher of people (a model of TensorFlow Lite) takes
-for persons in the training videos, and which clips' licences let weights be shipped.
+docs/results/real_video.md describes them. Written are videos of 180 lines in H.264, DAVIS's masks
+as bits, CamVid at 128×171, ESPNetv2's numbers, what the teacher of people (a model of TensorFlow
+Lite) takes for persons in the training videos, and which clips' licences let weights be shipped.
 """
 
 from __future__ import annotations

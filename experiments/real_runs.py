@@ -1,4 +1,4 @@
-"""Many short trainings on real video, side by side: docs/real_video.md.
+"""Many short trainings on real video, side by side: docs/results/real_video.md.
 
     python -m experiments.real_data --packed=data/packed --output=/dev/shm/real
     python -m experiments.real_data --packed=data/packed --output=/dev/shm/real --teachers

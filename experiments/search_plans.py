@@ -161,7 +161,7 @@ def _half(name: str, config: str, rate: float, **settings: Any) -> Group:
 
 
 def _final() -> list[Group]:
-    """What docs/results.md is of, the most important first: the test split is measured here."""
+    """What docs/results/scenes.md is of, the most important first; measured on the test split."""
     saved = lambda name, config, data, chosen, **more: Group(
         name, config, data, chosen, test=True, save=True, **more
     )

@@ -10,7 +10,7 @@ First write the card's text, v2v_jax/zoo/NAME.md.
 The task's own metrics are taken on the test split of the data that the weights were trained on, or
 of --data, once with the weights as they are and once as they will ship. Where the headline metric
 loses more than --most (1 %), nothing is added. Paths of this machine are taken out of the record.
-One command, one commit: the file, index.json and docs/models.md.
+One command, one commit: the file, index.json and docs/reference/models.md.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _data(options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def write_page(zoo: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Writes docs/models.md."""
+    """Writes docs/reference/models.md."""
     write_text(pathlib.Path(path), cards.page(index.read_index(zoo), zoo))
 
 
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bits", type=int, choices=(8, 16, 32), default=8)
     parser.add_argument("--most", type=float, default=0.01, help="share of the metric to lose")
     parser.add_argument("--zoo", default=index.FOLDER, help="default: the package's")
-    parser.add_argument("--page", default=ROOT / "docs" / "models.md")
+    parser.add_argument("--page", default=ROOT / "docs" / "reference" / "models.md")
     options = parser.parse_args(argv)
     try:
         if options.what == "add":

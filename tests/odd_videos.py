@@ -1,6 +1,6 @@
 """Forty small videos as people have them: every container that PyAV writes, with odd properties.
 
-python -m tests.odd_videos      # the table of docs/videos.md
+python -m tests.odd_videos      # the table of docs/reference/videos.md
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def _add_sound(container: Any, stream: Any, begin: int) -> None:
 
 
 def table() -> list[str]:
-    """Rows of the table in docs/videos.md."""
+    """Rows of the table in docs/reference/videos.md."""
     rows = ["| file | pictures, sound | what is odd | |", "|---|---|---|---|"]
     for odd in VIDEOS:
         codecs = ", ".join(filter(None, (odd.codec, odd.sound))) if odd.codec else ""

@@ -1,4 +1,4 @@
-"""docs/extending.md: its code and commands, from a folder outside of the repository."""
+"""docs/guides/own_task.md and own_loop.md: their code and commands, from a folder of one's own."""
 
 import os
 import re
@@ -19,9 +19,10 @@ from v2v_jax.media.video import read_video
 from v2v_jax.run import recipes
 from v2v_jax.tasks import TASKS
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
-FILES = dict(re.findall(r"^```python file=(\S+)\n(.*?)^```$", PAGE, re.M | re.S))
-COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S)[0].splitlines()
+GUIDES = ROOT / "docs" / "guides"
+TASK, LOOP = ((GUIDES / page).read_text() for page in ("own_task.md", "own_loop.md"))
+FILES = dict(re.findall(r'^```python title="(.*?)"\n(.*?)^```$', TASK + LOOP, re.M | re.S))
+COMMANDS = re.findall(r"^```sh\n(.*?)^```$", TASK, re.M | re.S)[0].splitlines()
 OWN_MODULES = ("speed", "squares", "my_config")
 
 

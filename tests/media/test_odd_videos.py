@@ -95,7 +95,7 @@ def test_labelling(folder, tmp_path):
 
 
 def test_the_table_in_the_documentation():
-    text = (ROOT / "docs" / "videos.md").read_text()
+    text = (ROOT / "docs" / "reference" / "videos.md").read_text()
     assert "\n".join(table()) in text
 
 

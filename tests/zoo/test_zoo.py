@@ -165,4 +165,4 @@ def test_every_network_of_this_version_predicts():
 
 
 def test_the_page_is_that_of_the_index():
-    assert (ROOT / "docs" / "models.md").read_text() == cards.page(zoo.read_index())
+    assert (ROOT / "docs" / "reference" / "models.md").read_text() == cards.page(zoo.read_index())

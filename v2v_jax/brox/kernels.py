@@ -3,7 +3,7 @@
 Counting bytes: half a sweep reads a pixel's equation, its neighbours and itself and writes itself,
 60 bytes of device memory a pixel and sweep, and a pair of 320×240 has 21 million such updates. The
 kernel moves no more than that. Several sweeps at a time on tiles with margins would move less, but
-were slower: docs/flow.md.
+were slower: docs/records/brox.md.
 
 Fields are stored by colour, (…,2,H,W/2): of colour 0 the pixels with even i+j, of colour 1 the
 others, element k of row i being the pixel in column 2k or 2k + 1. A neighbour above or below has

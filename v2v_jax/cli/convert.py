@@ -4,7 +4,7 @@
     v2v convert FILE --output=DIR
 
 DIR then holds C3D's parameters in this package's layout with the input that they expect, for
---config.init_from=DIR and v2v_jax.load_c3d(DIR). FILE may be of any format of docs/pretrained.md.
+--config.init_from=DIR and v2v_jax.load_c3d(DIR). docs/reference/pretrained.md lists the formats.
 """
 
 from __future__ import annotations

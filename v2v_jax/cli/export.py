@@ -4,8 +4,8 @@
     v2v export --checkpoint=runs/seg --output=small.v2v --bits=8
     v2v predict --checkpoint=seg.v2v --video=in.mp4 --output=out.mp4
 
-docs/inference.md says what is in the file, and how to call it with nothing but JAX and NumPy. With
---bits it holds the weights alone, in 8, 16 or 32 bits each, for this package.
+docs/guides/export.md says what is in the file, and how to call it with nothing but JAX and NumPy.
+With --bits it holds the weights alone, in 8, 16 or 32 bits each, for this package.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 
 A run that was killed goes on when it is started again. `--check` reads labels and videos and names
 every label that is missing, damaged, too many or of another video. Train on them with
-`--config=flow:dataset=ucf101 --config.data.teacher_labels=LABELS`; docs/labels.md says more.
+`--config=flow:dataset=ucf101 --config.data.teacher_labels=LABELS`. docs/guides/teacher_labels.md
+says more.
 """
 
 from __future__ import annotations

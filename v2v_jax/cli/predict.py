@@ -4,7 +4,7 @@
     v2v predict --checkpoint=runs/flow --video=in.mp4 --output=flow/%05d.flo
     v2v predict --checkpoint=runs/seg --video=videos --output=out/{name}.mp4
 
-docs/inference.md describes every form of output.
+docs/guides/own_video.md describes every form of output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The datasets by name. A new one is a module with a `VideoDataset` and an entry of `DATASETS`.
 
-From outside of the package, `register_dataset` makes that entry (docs/extending.md).
+From outside of the package, `register_dataset` makes that entry (docs/guides/own_task.md).
 """
 
 from __future__ import annotations

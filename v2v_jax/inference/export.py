@@ -13,7 +13,7 @@ and clips (B,T,H,W,3) uint8 RGB, of the size that it was trained on, and gives w
 (`Task.blendable`): class probabilities, flow in pixels, RGB or metres; what goes before and after
 it is inside.
 
-`v2v_jax.load` adds windows for any size of video; docs/inference.md shows how to call it with
+`v2v_jax.load` adds windows for any size of video; docs/guides/export.md shows how to call it with
 nothing but JAX and NumPy.
 """
 

@@ -368,7 +368,7 @@ def _noise(seeds: jax.Array, shape: Sequence[int]) -> jax.Array:
     return flat.reshape(-1, *shape)
 
 
-# What leaves videos plausible: `augmentation=standard` of a configuration (docs/training.md).
+# What leaves videos plausible: docs/reference/recipes.md recommends it.
 STANDARD: dict[str, Any] = {
     "scale": (0.95, 1.25),
     "aspect": 0.1,

@@ -4,7 +4,8 @@
     v2v convert FILE --output=DIR                               # converts once
 
 The format is recognised by content, not by name (`reading`). Nothing in a file is ever executed,
-and no file makes the reader allocate more than it really holds. docs/pretrained.md has the rest.
+and no file makes the reader allocate more than it really holds. docs/reference/pretrained.md has
+the rest.
 """
 
 from v2v_jax.pretrained.reading import load_c3d, read_weights

@@ -34,8 +34,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     """Reads weights: parameters, the input that they expect, and what was left over.
 
     Args:
-      path: a file in one of the formats of docs/pretrained.md, a folder that this package's
-        converter wrote, the folder of a run, or a file of `v2v export --bits`.
+      path: a file in one of the formats of docs/reference/pretrained.md, a folder that this
+        package's converter wrote, the folder of a run, or a file of `v2v export --bits`.
 
     Raises:
       WeightsError: it cannot be read, is of no known format, damaged, or holds other than numbers;

@@ -2,7 +2,7 @@
 
 A task knows all that is special about what is predicted; nothing else in the package knows a task's
 name. Of a task of one's own the least is a name, the fields it reads, the number of outputs and
-their target (docs/extending.md); every other method may be overridden.
+their target (docs/guides/own_task.md); every other method may be overridden.
 
 A batch is a dict of the dataset's fields (B,T,H,W,…) and `mask` (B,) bool, False for clips that
 only pad the batch.

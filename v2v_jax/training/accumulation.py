@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from v2v_jax.errors import ConfigError
 from v2v_jax.system import sharding
 
-# Clips that keep a data-centre GPU busy; more at a time are not faster (docs/performance.md).
+# Clips that keep a data-centre GPU busy; more are not faster (docs/results/performance.md).
 GPU_CLIPS = 32
 
 

@@ -1,6 +1,6 @@
 """What there is to know about the weights in the zoo: a card each, of the index and a text.
 
-docs/models.md is `page` of the index; a test compares them.
+docs/reference/models.md is `page` of the index; a test compares them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ values = predictor("in.mp4")                # --config.init_from={name} starts a
 
 `v2v models` lists them, `v2v models --card=NAME` shows a card. The files are verified by their
 SHA-256 when they are loaded; their format is that of `v2v export --bits=8`
-([inference](inference.md)). This page is made of `v2v_jax/zoo/index.json` and a text for each
+([export](../guides/export.md)). This page is made of `v2v_jax/zoo/index.json` and a text for each
 (`python -m experiments.zoo page`).
 """
 _COLUMNS = ("name", "task", "trained on", "score", "parameters", "MB")
@@ -70,7 +70,7 @@ def card(entry: ShippedWeights, folder: str | os.PathLike[str] | None = None) ->
 def page(
     entries: Sequence[ShippedWeights], folder: str | os.PathLike[str] | None = None
 ) -> str:
-    """docs/models.md: a table of all weights and their cards.
+    """docs/reference/models.md: a table of all weights and their cards.
 
     Raises:
       CheckpointError: a card's text is missing.

@@ -38,7 +38,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "The folder holds Images/{Original,Ground_Truth} and Images_test/{Original,Ground_Truth} "
-        "(docs/data.md)."
+        "(docs/reference/datasets.md)."
     )
     BUILDER_CONFIGS: ClassVar[list[GatechConfig]] = [
         GatechConfig(name="default", description="128x171 pixels, as C3D and V2V resize to."),

@@ -96,7 +96,7 @@ def _find(root: str, names: Sequence[str]) -> str:
             return os.path.join(root, name)
     raise DataError(
         f"Frame folder {os.path.join(root, names[0])} does not exist; expected images/ and labels/ "
-        f"in {root} (docs/data.md)."
+        f"in {root} (docs/reference/datasets.md)."
     )
 
 
@@ -189,7 +189,10 @@ def _read_classes(root: str) -> ClassTable:
         if os.path.isfile(path):
             break
     else:
-        raise DataError(f"Frame folder {root} has neither {' nor '.join(_TABLES)} (docs/data.md).")
+        raise DataError(
+            f"Frame folder {root} has neither {' nor '.join(_TABLES)} "
+            "(docs/reference/datasets.md)."
+        )
     names, colors = [], []
     for line, where in read_lines(path, _REMEDY):
         if file == _TABLES[1]:

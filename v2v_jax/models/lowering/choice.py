@@ -5,7 +5,7 @@ What is computed never depends on the platform, how it is does:
 * CPU: Winograd's method where frames are large, otherwise the form that is quickest there.
 * NVIDIA GPU: the form that copies fewer channels; in bfloat16 the network's first and last
   convolution are kernels of their own (`v2v_jax.models.kernels`).
-* TPU: XLA's own convolutions and pooling (docs/scaling.md).
+* TPU: XLA's own convolutions and pooling (docs/guides/many_machines.md).
 * elsewhere: the GPU's forms.
 """
 
@@ -58,7 +58,7 @@ def weight_gradient_forms(
 
 
 def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
-    """By measurement on two AVX-512 cores in float32, batch 1 (docs/performance.md)."""
+    """By measurement on two AVX-512 cores in float32, batch 1 (docs/results/performance.md)."""
     *kernel_size, cin, cout = kernel_shape
     if _pays_winograd(x, kernel_shape):
         return "winograd"
