@@ -1,5 +1,6 @@
 """`v2v`: every command is listed, helps, spells its options alike and starts without JAX."""
 
+import argparse
 import importlib
 import os
 import pathlib
@@ -24,7 +25,10 @@ def parser_of(name: str) -> command_line.Parser:
 
 
 def options_of(name: str) -> list[str]:
-    return [o for o in parser_of(name)._option_string_actions if o not in ("-h", "--help")]
+    """Those that its help shows."""
+    actions = parser_of(name)._option_string_actions.items()
+    shown = [option for option, action in actions if action.help != argparse.SUPPRESS]
+    return [option for option in shown if option not in ("-h", "--help")]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tiny import read_metrics, tiny_config
 from v2v_jax import datasets
+from v2v_jax.cli import config_options
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.input.clips import Clips
 from v2v_jax.input.feeds import make_feed
@@ -74,7 +75,7 @@ def make_labels(root, output, teacher="left_right_flow", field="flow"):
 
 def options(root, labels, **others):
     data = dict(name="ucf101", **datasets.DATASETS["ucf101"].options)
-    return data | {"root": str(root), "flow_labels": str(labels)} | others
+    return data | {"root": str(root), "teacher_labels": str(labels)} | others
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +232,19 @@ def test_a_cache_knows_when_labels_change(made, own, tmp_path):
 
 
 def test_configuration(made):
-    config = tiny_config("flow", "dataset=ucf101", data__flow_labels="DIR")
+    config = tiny_config("flow", "dataset=ucf101", data__teacher_labels="DIR")
     recipes.validate(config)
-    assert config.data.flow_labels == "DIR"
-    assert tiny_config("flow", "dataset=folder").data.flow_labels == ""
+    assert config.data.teacher_labels == "DIR"
+    assert tiny_config("flow", "dataset=folder").data.teacher_labels == ""
+
+
+def test_the_former_name_is_an_error_that_says_the_present_one(made):
+    with pytest.raises(ConfigError, match="data.flow_labels; did you mean data.teacher_labels"):
+        config_options.read("flow:dataset=ucf101", ["--config.data.flow_labels=DIR"])
+    config = tiny_config("flow", "dataset=ucf101").unlock()
+    config.data.flow_labels = "DIR"  # of a recipe of one's own
+    with pytest.raises(ConfigError, match="no option data.flow_labels; known: .*teacher_labels"):
+        recipes.validate(config)
 
 
 @pytest.mark.slow
@@ -246,7 +256,7 @@ def test_training_on_labels(made, tmp_path, compilation_cache):
         "flow",
         "dataset=ucf101",
         data__root=str(made),
-        data__flow_labels=str(made / "labels"),
+        data__teacher_labels=str(made / "labels"),
         feed="device",
         preprocessing__frame_size=(32, 48),
         num_steps=60,

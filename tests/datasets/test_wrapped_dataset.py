@@ -200,7 +200,7 @@ def test_check_data_sees_a_corrupt_video(cached, labelled, folder, tmp_path):
         data__root=str(folder / "videos"),
         data__validation_share=0.0,
         data__cache=str(tmp_path / "cache") if cached else "",
-        data__flow_labels=str(folder / "labels") if labelled else "",
+        data__teacher_labels=str(folder / "labels") if labelled else "",
         preprocessing__frame_size=(16, 24),
         preprocessing__crop_size=(16, 16),
         preprocessing__clip_length=8,

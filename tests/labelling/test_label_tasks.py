@@ -155,7 +155,6 @@ def test_probabilities_of_a_folder_of_videos(videos, frames, tmp_path):
     np.testing.assert_array_equal(read["labels"][known], (red > 127)[known])
     with pytest.raises(DataError, match="probabilities"):
         dataset("folder", videos, "").check_fields(("video", "probabilities"))
-    assert dataset("folder", videos, "", flow_labels=str(tmp_path)).fields == data.fields
 
 
 def make_davis(root):

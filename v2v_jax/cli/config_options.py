@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import json
 import os
 import pathlib
 import re
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"--(no)?config\.(?P<key>[^=]+)")
 
 
-def add_options(parser: Parser, *, needs_workdir: bool = True) -> None:
+def add_options(
+    parser: Parser, *, needs_workdir: bool = True, may_print: bool = False
+) -> None:
     """Adds --config, --config.KEY and --workdir; `options.config` will be the locked ConfigDict.
 
     Args:
       needs_workdir: False: --workdir may be left out, and is then None.
+      may_print: adds --print_config, with which --workdir may be left out, too.
     """
     group = parser.add_argument_group(
         "configuration", "--config.KEY=VALUE sets a field of the recipe; an unknown KEY lists all."
@@ -44,6 +48,13 @@ def add_options(parser: Parser, *, needs_workdir: bool = True) -> None:
     group.add_argument(
         "--workdir", type=path, metavar="FOLDER", help="the run: what it writes, and what it reads"
     )
+    if may_print:
+        text = "prints every field with its value, and ends"
+        group.add_argument("--print_config", action="store_true", help=text)
+        # As people type it first: the one option for which both spellings will do.
+        group.add_argument(
+            "--print-config", dest="print_config", action="store_true", help=argparse.SUPPRESS
+        )
     parser.take_rest = functools.partial(_take_overrides, needs_workdir=needs_workdir)
 
 
@@ -51,6 +62,7 @@ def _take_overrides(
     options: argparse.Namespace, rest: list[str], parser: Parser, *, needs_workdir: bool
 ) -> None:
     missing = ["--config=RECIPE"] * (not options.config)
+    needs_workdir = needs_workdir and not getattr(options, "print_config", False)
     missing += ["--workdir=FOLDER"] * (needs_workdir and not options.workdir)
     for argument in rest:
         if argument.startswith("-") and not _OVERRIDE.match(argument):
@@ -90,6 +102,28 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"Unexpected argument {rest[0]!r}; options start with --.")
     _expand_users(config)
     return config
+
+
+def listing(config: ConfigDict) -> str:
+    """Every field, a line each: its name as in --config.NAME, and its value as JSON; so YAML, too.
+
+    Comments give units, and the steps that shares of the run amount to.
+
+    Raises:
+      ConfigError: a value that cannot be used.
+    """
+    from v2v_jax.run import config_fields, recipes
+    from v2v_jax.run.schedule import Schedule
+
+    recipes.validate(config)
+    values = dict(_fields(config))
+    lines = ["# Set a field with --config.FIELD=VALUE.", f"# {Schedule.of(config)}."]
+    for heading, fields in config_fields.grouped(values, config.data.name).items():
+        lines += ["", f"# {heading}"]
+        for key, field in fields.items():
+            line = f"{key}: {json.dumps(values[key], ensure_ascii=False, default=str)}"
+            lines.append(f"{line:<45} # {field.unit}" if field.unit else line)
+    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     v2v train --config=seg --workdir=runs/seg
     v2v train --config=seg:dataset=davis --config.data.root=data/davis --workdir=runs/davis
     v2v train --config=seg:demo --workdir=runs/demo
+    v2v train --config=seg:demo --print_config
 
 SIGTERM ends it after its state was saved.
 """
@@ -17,12 +18,15 @@ from v2v_jax.cli.command_line import Parser
 
 def add_options(parser: Parser) -> None:
     """See the module."""
-    config_options.add_options(parser)
+    config_options.add_options(parser, may_print=True)
     processes.add_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains until the recipe's last step; see `v2v_jax.training.loop.train_and_evaluate`."""
+    if options.print_config:
+        print(config_options.listing(options.config))
+        return
     from v2v_jax.system import compilation_cache
     from v2v_jax.training.loop import train_and_evaluate
 

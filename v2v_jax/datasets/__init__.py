@@ -180,7 +180,7 @@ def _with_labels(
     dataset: VideoDataset, split: str, options: Mapping[str, Any], root: str | None = None
 ) -> VideoDataset:
     """The dataset with a teacher's labels, where `teacher_labels` names their folder."""
-    folder = options["teacher_labels"] or options.get("flow_labels", "")  # its former name
+    folder = options["teacher_labels"]
     if not folder:
         return dataset
     from v2v_jax.datasets.cache import teacher_labels
@@ -189,7 +189,7 @@ def _with_labels(
 
 
 def _check_no_labels(options: Mapping[str, Any]) -> None:
-    if options["teacher_labels"] or options.get("flow_labels"):
+    if options["teacher_labels"]:
         raise ConfigError("data.teacher_labels are of files; leave data.source=tfds out.")
 
 
@@ -245,14 +245,13 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "ucf101": DatasetEntry(
         _open_ucf101,
-        # teacher_labels: the folder of what v2v label made; empty: none. flow_labels: the same.
+        # teacher_labels: the folder of what v2v label made; empty: none.
         dict(
             source="files",
             root="data/ucf101",
             list_number=1,
             allow_missing=False,
             teacher_labels="",
-            flow_labels="",
             **_HELD_BACK,
             cache="",
         ),
@@ -308,7 +307,6 @@ DATASETS: dict[str, DatasetEntry] = {
             root="data/videos",
             test_share=0.1,
             teacher_labels="",
-            flow_labels="",
             **_HELD_BACK,
             cache="",
         ),

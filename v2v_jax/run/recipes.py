@@ -1,8 +1,8 @@
 """What the configurations in `configs/` are made of: argument parsing, recipes, validation.
 
 A configuration's `get_config(arg)` takes what follows the colon in `--config=configs/seg.py:arg`:
-`key=value,…` and the bare word `demo`. The recipes are `modern` and `paper` (SPEC: the release's
-schedule, initialisation and input).
+`key=value,…` and the bare word `demo`. The recipes are `modern` and `paper` (schedule,
+initialisation and input as in the authors' release). What each field means: `config_fields`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from v2v_jax.tasks import Task, checked_options, task_class
 
 DEFAULTS = {"dataset": "scenes", "model": "v2v", "recipe": "modern", "size": "full", "demo": False}
 
-# Mean of UCF101 as C3D's ports use it, in BGR (SPEC section 2).
+# The mean colour of C3D's mean cube, as ports of its Caffe weights subtract it; in BGR.
 _C3D_INPUT = dict(color_order="bgr", mean=(90.3, 97.7, 101.4), std=(1.0, 1.0, 1.0))
 
 
@@ -249,6 +249,16 @@ DATA_NUMBERS: dict[str, dict[str, Rule]] = {
     "ucf101": {"list_number": (lambda x: x in (1, 2, 3), "1, 2 or 3")},
     "folder": {"test_share": _DECAY},
 }
+# The words that a field may be.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.initialization": ("he", "release"),
+    "model.variant": ("paper", "release"),
+    "feed": ("device", "tf_data"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "optimizer.name": ("adamw", "caffe_sgd"),
+    "optimizer.schedule": ("cosine", "step"),
+    "preprocessing.color_order": ("rgb", "bgr"),
+}
 # How many numbers, and what each must be.
 TUPLES: dict[str, tuple[int, Rule]] = {
     "preprocessing.frame_size": (2, _COUNT),
@@ -264,22 +274,17 @@ def validate(config: ConfigDict) -> None:
     checked_options(kind, config.get("task_options", {}))  # configurations before it lack it
     known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
-    _choice("model.initialization", config.model.initialization, ("he", "release"))
-    _choice("model.variant", config.model.variant, ("paper", "release"))
+    for key, words in CHOICES.items():
+        _choice(key, _value(config, key), words)
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
     _check_dataset(config.data)
-    _choice("feed", config.feed, ("device", "tf_data"))
-    _choice("dtype", config.dtype, ("auto", "float32", "bfloat16"))
-    _choice("optimizer.name", config.optimizer.name, ("adamw", "caffe_sgd"))
-    _choice("optimizer.schedule", config.optimizer.schedule, ("cosine", "step"))
-    _choice("preprocessing.color_order", config.preprocessing.color_order, ("rgb", "bgr"))
     for key, rule in NUMBERS.items():
         _check_number(key, _value(config, key), rule)
     for key, (length, rule) in TUPLES.items():
         values = _value(config, key)
         if len(values) != length:
-            raise ConfigError(f"{key} is {values}; it has {length} numbers.")
+            raise ConfigError(f"{key} is {values}; expected {length} numbers.")
         for value in values:
             _check_number(f"an element of {key}", value, rule)
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
@@ -304,10 +309,14 @@ def _check_dataset(data: ConfigDict) -> None:
     """The dataset's own options: not another's, as when the name alone was set later."""
     known = dataset_entry(data.name).options
     others = [key for key in data if key != "name" and key not in known]
-    if others:
+    if others and any(others[0] in entry.options for entry in DATASETS.values()):
         raise ConfigError(
             f"data.name is {data.name!r}, but data.{others[0]} is an option of another dataset; "
             f"choose the dataset after the file's colon: --config=FILE:dataset={data.name}."
+        )
+    if others:
+        raise ConfigError(
+            f"The dataset {data.name} has no option data.{others[0]}; known: {', '.join(known)}."
         )
     for key, rule in ({"validation_share": _DECAY} | DATA_NUMBERS.get(data.name, {})).items():
         _check_number(f"data.{key}", data.get(key), rule)
