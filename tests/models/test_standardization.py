@@ -23,7 +23,7 @@ CASES = {
 
 
 def reference(kernel, gain, relu, strides):
-    """SPEC section 7 in float64."""
+    """W' = g·√c·(W − mean) / √(max(fan-in·var, 1e-4)) in float64 (Brock et al. 2021)."""
     kernel, gain = np.asarray(kernel, np.float64), np.asarray(gain, np.float64)
     axes = tuple(range(kernel.ndim - 1))
     fan_in = np.prod(kernel.shape[:-1]) / np.prod(strides)

@@ -13,7 +13,7 @@ from v2v_jax.models.layers import Conv3D, fan_in_normal, normal
 from v2v_jax.models.lowering.pooling import max_pool3d
 from v2v_jax.models.standardization import kernel_of
 
-# (layer, filters) in stages; a stage ends where a pooling layer follows (SPEC: paper figure 3).
+# (layer, filters) in stages; a stage ends where a pooling layer follows (paper, figure 3).
 TRUNK = (
     (("conv1a", 64),),
     (("conv2a", 128),),

@@ -26,7 +26,7 @@ class V2V(nn.Module):
         interpolate) or "release" (Gaussian
         with standard deviation 0.01; biases 1, conv1a's 0), as the authors' Caffe files have it.
       variant: "paper", or "release": the segmentation net of the authors' Caffe files, where
-        deconv5 reads conv5a and there is no conv5b (SPEC section 1).
+        deconv5 reads conv5a and there is no conv5b (C3D-v1.0/examples/v2v of facebook/C3D).
       standardized: whether new parameters have standardised kernels, in all layers but conv_pre
         (see `standardization`).
     """

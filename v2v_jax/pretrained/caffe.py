@@ -1,7 +1,7 @@
 """Caffe's binary models and mean cubes, of Facebook's C3D v1.0 and v1.1.
 
-The two have other field numbers for the same things (SPEC section 2): a blob of v1.0 has its width
-where one of v1.1 has its data, which is how they are told apart.
+The two have other field numbers for the same things (caffe.proto of either release): a blob of v1.0
+has its width where one of v1.1 has its data, which is how they are told apart.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Params = dict[str, dict[str, np.ndarray]]
 Order = Literal["oithw", "thwio"]
 
 MAX_BYTES = 2**30  # of all parameters; C3D with its 487 classes has 0.32e9
-# C3D's ports: BGR, 0..255, the means of the training set's mean cube (SPEC section 2).
+# C3D's ports: BGR, 0..255, the means of the release's mean cube (sport1m_train16_128_mean).
 C3D_INPUT = Preprocessing(color_order="bgr", mean=(90.3, 97.7, 101.4), std=(1.0, 1.0, 1.0))
 # What the PyTorch ports' programs feed them with, by a part of their arrays' names:
 # pytorch-video-recognition (BGR), mmaction2 (RGB).

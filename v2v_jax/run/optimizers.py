@@ -129,7 +129,7 @@ def caffe_sgd(
     """Caffe's SGD: v = m·v + lr·(g + wd·w); w = w - v, with lr ×2 and wd 0 on biases.
 
     The learning rate is inside the velocity, unlike in optax.sgd, which differs when it changes.
-    Source: Caffe's SGDSolver and the release's lr_mult/decay_mult (SPEC section 1).
+    Source: Caffe's SGDSolver, and the multipliers of C3D-v1.0/examples/v2v in facebook/C3D.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_kernels),

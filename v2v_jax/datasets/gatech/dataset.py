@@ -32,7 +32,7 @@ _FOLDERS = {"train": "Images", "test": "Images_test"}
 _FRAMES, _MASKS = "Original", "Ground_Truth"
 _VIDEOS = {"train": 63, "test": 38}  # in the official split
 _PICTURE = re.compile(r"(?P<video>.+)_(?P<frame>\d+)")
-# Values 0..8 of the index masks and the same as colours (SPEC section 4); void is ignored.
+# Values 0..8 of the index masks and the same as colours, as GATECH circulates; void is ignored.
 CLASSES = ClassTable.make(
     names=(
         *("void", "sky", "ground", "solid", "porous"),
