@@ -40,7 +40,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class PaperRecipe:
-    """What `recipe=paper` sets for a task (paper, sections 4 to 6): Caffe's SGD on batches of one clip.
+    """What `recipe=paper` sets for a task: Caffe's SGD on batches of one clip (sections 4 to 6).
 
     Attributes:
       learning_rate: for a loss averaged over voxels and channels.
