@@ -5,7 +5,7 @@ What is computed never depends on the platform, how it is does:
 * CPU: Winograd's method where frames are large, otherwise the form that is quickest there.
 * NVIDIA GPU: the form that copies fewer channels; in bfloat16 the network's first and last
   convolution are kernels of their own (`v2v_jax.models.kernels`).
-* TPU: XLA's own convolutions and pooling (docs/guides/many_machines.md).
+* TPU: XLA's own convolutions and pooling (docs/records/scaling.md).
 * elsewhere: the GPU's forms.
 """
 
