@@ -43,7 +43,7 @@ of those that have another value stand before it. Where `recipe=paper` differs, 
 
 This page is made of `v2v_jax/run/config_fields.py` by `python -m experiments.configuration_page`.
 """
-_TABLE = "| field | default | unit | values | meaning |\n|---|---|---|---|---|\n"
+_TABLE = "| field | default | unit | meaning |\n|---|---|---|---|\n"
 
 Values = Mapping[str, Mapping[str, Any]]  # recipe → field → value
 
@@ -119,19 +119,24 @@ def _code(value: Any) -> str:
 
 
 def _row(name: str, field: Field, value: str, dataset: str = "") -> str:
-    return f"| `{name}` | {value} | {field.unit} | {_allowed(name, dataset)} | {field.meaning} |\n"
+    meaning = f"{field.meaning} {_allowed(name, dataset)}".strip()
+    return f"| `{name}` | {value} | {field.unit} | {meaning} |\n"
 
 
 def _allowed(name: str, dataset: str) -> str:
-    """What `recipes.validate` wants of a value; empty where it is checked where it is used."""
+    """A sentence on what `recipes.validate` wants of a value; empty where others check it."""
     if name in recipes.CHOICES:
-        return ", ".join(f"`{word}`" for word in recipes.CHOICES[name])
+        *words, last = (f"`{word}`" for word in recipes.CHOICES[name])
+        return f"Known: {', '.join(words)} and {last}."
     if name in recipes.TUPLES:
         length, (_, words) = recipes.TUPLES[name]
-        return f"{length} numbers, each {words}"
-    rules = recipes.DATA_NUMBERS.get(dataset, {})
-    rule = rules.get(name.removeprefix("data.")) if dataset else recipes.NUMBERS.get(name)
-    return rule[1] if rule else ""
+        return f"{length} numbers, each {words}."
+    rules = recipes.NUMBERS
+    if dataset:
+        own = recipes.DATA_NUMBERS.get(dataset, {})
+        rules = {f"data.{option}": rule for option, rule in own.items()}
+    words = rules[name][1] if name in rules else ""
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
 
 
 def main(argv: list[str] | None = None) -> None:

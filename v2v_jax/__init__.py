@@ -20,7 +20,7 @@ Importing this package imports neither TensorFlow nor OpenCV, and JAX only when 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr__`
     from v2v_jax.brox.brox_flow import brox_flow

@@ -13,7 +13,7 @@ from v2v_jax.errors import CheckpointError
 from v2v_jax.zoo import index
 from v2v_jax.zoo.index import ShippedWeights
 
-_HEAD = """# The zoo
+_HEAD = """# Models
 
 Weights that come with the package. Nothing is fetched:
 
