@@ -34,7 +34,7 @@ lint: $(VENV)/.installed
 # exist. The variable silences an advertisement.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
-	@echo "The site: build/site/index.html"
+	@echo "The site: build/site/index.html; with search: $(RUN) -m http.server -d build/site"
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -78,7 +78,7 @@ def _command(words: list[str]) -> Iterator[list[str]]:
     words = list(words)
     while words and (words[0] in _BEFORE or _ASSIGNMENT.match(words[0])):
         del words[0]
-    if words and words[0] not in ("for", "done", "wait", "export", "cd"):
+    if words and words[0] not in ("for", "done", "wait", "export", "cd", "."):
         yield [pathlib.PurePath(words[0]).name, *words[1:]]
     inside = [word.partition("=")[2] for word in words if word.startswith("--command=")]
     for text in inside:

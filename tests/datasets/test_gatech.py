@@ -145,7 +145,7 @@ def wrong_number(root: Path) -> None:
         (
             "index",
             lambda root: save_mask(truth(root, "2_3.tiff"), index_mask(), "colour"),
-            r"2_3.tiff is of mixed format: .* kind colour, .* kind grey",
+            r"mixed formats: .*2_3.tiff is of kind colour, .* kind grey",
         ),
         (
             "index",

@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_one(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     data = {"name": "scenes", **datasets.DATASETS["scenes"].options, "cache": name}
-    with pytest.raises(ConfigError, match=f"^data.cache is '{name}', which is no folder; choose"):
+    with pytest.raises(ConfigError, match=f"^data.cache is '{name}', which is not a folder; "):
         datasets.load(data, "train", (48, 64))
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_cache_is_built_anew_with_one_warning(damage, message, tmp_pat
     assert_equal_to(source, dataset)
     (warning,) = warnings
     assert warning.startswith(f"The cache {the_cache(tmp_path)} {message}")
-    assert warning.endswith("; it is built anew.") and "\n" not in warning
+    assert warning.endswith("; it is built again.") and "\n" not in warning
     assert hidden_folders(tmp_path) == []
 
 
@@ -305,7 +305,7 @@ def test_a_cache_under_the_name_of_another_is_not_used(tmp_path, monkeypatch):
     warnings = warnings_of(monkeypatch)
     source = Source()
     assert_equal_to(source, open_cache(tmp_path, source))
-    assert "is of other data than its name says; it is built anew" in warnings[0]
+    assert "holds other data than its name says; it is built anew" in warnings[0]
 
 
 def test_data_that_changes_while_it_is_read(tmp_path):

@@ -174,7 +174,7 @@ def test_labels_of_two_teachers(own, tmp_path):
     name = f"Apply/{list(COUNTS)[1]}"
     os.rename(label_path(own / "labels", name), tmp_path / "aside")
     os.rename(label_path(tmp_path / "others", name), label_path(own / "labels", name))
-    with pytest.raises(DataError, match="are of different teachers"):
+    with pytest.raises(DataError, match="come from different teachers"):
         open_test(own)
 
 

@@ -47,7 +47,7 @@ def test_what_is_no_text(tmp_path, content):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("none", "pipe", "."):
-        with pytest.raises(DataError, match="it is no file"):
+        with pytest.raises(DataError, match="it is not a file"):
             read_lines(tmp_path / name, "x")
 
 

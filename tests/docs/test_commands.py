@@ -26,7 +26,7 @@ from v2v_jax.run import config_fields, recipes
 # What guides call that is not this repository's; arguments of theirs are not looked at.
 OTHERS = (
     *("git", "gcloud", "sbatch", "apt-get", "mkdir", "mount", "tensorboard"),
-    *("python3.11", "python3.12"),
+    *("python3", "python3.11", "python3.12"),
 )
 OF_THE_CHECKOUT = {f"{name}.py": name for name in ("train", "eval", "predict")}
 SETUP = configparser.ConfigParser(interpolation=None)
@@ -61,9 +61,10 @@ def check(command: list[str], own: set[str]) -> None:
         start = next(i for i, word in enumerate(argv) if not word.startswith("-"))
         check([pathlib.PurePath(argv[start]).name, *argv[start + 1 :]], own)
     elif program == "v2v":
-        if not any(word.endswith(tuple(own)) for word in argv if own and "--config" in word):
-            assert argv[0] in commands.COMMANDS
-            parse(argv[0], argv[1:], own)
+        if argv == ["--version"] or any(word.partition("=")[2] in own for word in argv[:2]):
+            return  # a configuration that the page itself makes: it is run for real
+        assert argv[0] in commands.COMMANDS
+        parse(argv[0], argv[1:], own)
     elif program == "python" and argv[0] in OF_THE_CHECKOUT:
         parse(OF_THE_CHECKOUT[argv[0]], argv[1:], own)
     elif program == "python" and argv[0] == "-m":

@@ -3,6 +3,7 @@
 import configparser
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import v2v_jax
 from tests.tiny import ROOT, tiny_arguments
 from v2v_jax.media.video import read_video, write_video
 
@@ -74,9 +76,17 @@ def test_extras():
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     extras = set(setup["options.extras_require"])
-    assert extras >= {"test", "cuda", "tpu", "ray", "benchmark"}
+    assert extras >= {"train", "test", "docs", "cuda", "tpu", "ray", "benchmark"}
     plain = setup["options"]["install_requires"]
     assert not [name for name in EXTRAS if f"\n{name}>" in plain]
+
+
+def test_the_wheel_and_the_changelog_have_the_version(wheel):
+    assert wheel.name == f"v2v_jax-{v2v_jax.__version__}-py3-none-any.whl"
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## \[(.*?)\] - \d{4}-\d\d-\d\d$", changes, re.M)
+    assert newest is not None and newest[1] == v2v_jax.__version__
+    assert wheel.name in (ROOT / "docs" / "install.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +125,7 @@ def test_an_empty_folder_is_enough(installed, tmp_path, compilation_cache):
     where = plain(python, "-c", "import v2v_jax; print(v2v_jax.__file__)").strip()
     assert pathlib.Path(where).is_relative_to(installed.parent)
     assert "  check-data " in plain(v2v, "--help") and "v2v_jax " in plain(v2v, "--version")
-    assert "No weights ship" in plain(python, "-m", "v2v_jax", "models")
+    assert "flow: flow, trained on" in plain(python, "-m", "v2v_jax", "models")
     tiny = tiny_arguments(num_steps=2, eval_every=2)
     recipe = "--config=seg:model=conv3b_up"
     assert "cannot be read" in plain(v2v, "check-data", recipe, *tiny)
@@ -131,6 +141,12 @@ def test_an_empty_folder_is_enough(installed, tmp_path, compilation_cache):
         predict = (v2v, "predict", f"--checkpoint={checkpoint}", "--video=in.mp4", "--overwrite")
         assert "5 frames in" in plain(*predict, "--output=out.mp4")
         assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
+    # The weights of the wheel, as the first page of the site has it.
+    assert "5 frames in" in plain(
+        *(v2v, "predict", "--checkpoint=flow", "--video=in.mp4", "--output=flow.mp4")
+    )
+    assert read_video(tmp_path / "flow.mp4")[0].shape == (5, 40, 50, 3)
+    assert 'task: "segmentation"' in plain(v2v, "train", "--config=seg:demo", "--print_config")
     # A module of one's own in the current folder.
     (tmp_path / "mine.py").write_text(
         "import numpy\ndef flow(a, b):\n    return numpy.zeros((*a.shape[:2], 2), 'f4')\n"

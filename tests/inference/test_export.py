@@ -123,10 +123,10 @@ def test_files_that_do_not_fit_are_one_clear_sentence(exported, tmp_path):
     _, path = exported
     data = bytearray(path.read_bytes())
     (tmp_path / "half").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="no exported network, or is damaged"):
+    with pytest.raises(CheckpointError, match="not an exported network, or is damaged"):
         v2v_jax.load(tmp_path / "half")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(CheckpointError, match="no exported network"):
+    with pytest.raises(CheckpointError, match="not an exported network"):
         v2v_jax.load(tmp_path / "text")
 
     def flip(members):
@@ -190,7 +190,7 @@ MISFITS = {
     "std": (record_with(preprocessing__std=[60, 0, 60]), "std is .60, 0, 60."),
     "mean": (record_with(preprocessing__mean=[float("nan")] * 3), "mean is"),
     "colours": (record_with(preprocessing__color_order="gbr"), "color_order is 'gbr'"),
-    "size": (record_with(preprocessing__frame_size=[0, 0]), "are no sizes"),
+    "size": (record_with(preprocessing__frame_size=[0, 0]), "are not sizes"),
     "classes": (record_with(label_names=["a", "b"]), "the task segmentation needs 2 values"),
     "missing": (lambda members: members.pop(CONV), "takes other weights than it holds"),
     "more": (lambda m: m.update({"weights/x/kernel.npy": array(np.ones(3, "f4"))}), "takes other"),
@@ -199,7 +199,7 @@ MISFITS = {
     "nan": (lambda m: m.update({CONV: array(np.load(io.BytesIO(m[CONV])) * np.nan)}), "not finite"),
     "claim": (lambda m: m.update({CONV: m[CONV][:-8]}), "claims"),
     "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "nested too deeply"),
-    "list": (lambda m: m.update({"about.json": b"[]"}), "no exported network"),
+    "list": (lambda m: m.update({"about.json": b"[]"}), "not an exported network"),
     "none": (lambda m: m.update({"about.json": b'{"format":1,"version":1}'}), "no exported net"),
     "about": (lambda m: m.update({"about.json": b'{"format":1,"version":1,"about":7}'}), "be used"),
 }

@@ -106,10 +106,10 @@ def test_networks_that_cannot_be_used(networks, tmp_path):
     (tmp_path / "damaged.tflite").write_bytes(b"no network at all")
     for path, options, message in (
         (tmp_path / "none", {}, "none.tflite cannot be read .No such file"),
-        (tmp_path / "damaged", {}, "damaged.tflite is no network of TensorFlow Lite"),
+        (tmp_path / "damaged", {}, "damaged.tflite is not a network of TensorFlow Lite"),
         (networks / "grey", {}, r"takes .*1\) and gives .* expected a picture"),
-        (networks / "softmax", {}, "knows 3 classes, --label_names has 2"),
-        (networks / "score", {"label_names": ("a", "b", "c")}, "knows 2 classes"),
+        (networks / "softmax", {}, "has 3 classes, --label_names 2"),
+        (networks / "score", {"label_names": ("a", "b", "c")}, "has 2 classes"),
     ):
         with pytest.raises(ConfigError, match=message):
             codes(path, frames(), **options)

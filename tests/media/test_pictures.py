@@ -210,7 +210,7 @@ def png_header(width, height):
 @pytest.mark.parametrize("side", [8193, 12_000, 20_000, 65_535])
 @pytest.mark.filterwarnings("error")
 def test_one_limit_and_one_error_for_huge_pictures(side):
-    with pytest.raises(CorruptVideoError, match=f"claims more than the {MAX_PIXELS} pixels"):
+    with pytest.raises(CorruptVideoError, match=f"has more than {MAX_PIXELS} pixels"):
         Picture(png_header(side, side))
 
 
@@ -223,10 +223,10 @@ def test_what_is_no_picture(tmp_path):
     with pytest.raises(CorruptVideoError, match="cannot be read"):
         Picture(whole[: len(whole) * 2 // 3]).frame()
     for data in (b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
-        with pytest.raises(CorruptVideoError, match=r"no picture in one of the formats BMP, JPEG"):
+        with pytest.raises(CorruptVideoError, match=r"it has none of the formats BMP, JPEG"):
             Picture(data)
     with pytest.raises(CorruptVideoError, match="No such file or directory.; check the path"):
         Picture(tmp_path / "none.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(CorruptVideoError, match="it is no regular file"):
+    with pytest.raises(CorruptVideoError, match="it is not a regular file"):
         Picture(tmp_path / "pipe.png")

@@ -95,7 +95,7 @@ def _refuse_rest(options: argparse.Namespace, rest: list[str], parser: Parser) -
 def path(text: str) -> str:
     """The type of options that name a file or folder; shells leave the ~ of --option=~/x to us."""
     if not text:
-        raise argparse.ArgumentTypeError("expected a path, not nothing")
+        raise argparse.ArgumentTypeError("expected a path, but it is empty")
     try:
         return local_path(text)
     except DataError as error:

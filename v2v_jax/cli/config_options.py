@@ -88,7 +88,7 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file, arg = find_recipe(recipe)
     config = _load(file, arg)
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file} is no recipe: its get_config returns no ConfigDict.")
+        raise ConfigError(f"{file} is not a recipe: its get_config returns no ConfigDict.")
     for argument in overrides:
         _check_key(argument, config)
     argv = ["v2v", *overrides]
@@ -171,7 +171,7 @@ def _load(file: pathlib.Path, arg: str) -> object:
     except (ImportError, SyntaxError, OSError) as error:
         raise ConfigError(f"Recipe {file} cannot be read ({error}).") from error
     if not callable(getattr(module, "get_config", None)):
-        raise ConfigError(f"{file} is no recipe: it has no function get_config.")
+        raise ConfigError(f"{file} is not a recipe: it has no function get_config.")
     return module.get_config(arg)
 
 

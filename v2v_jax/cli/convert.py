@@ -30,7 +30,7 @@ def add_options(parser: Parser) -> None:
         metavar="FILE",
         help="Caffe's mean cube (binaryproto) that belongs to the weights",
     )
-    add("--color_order", choices=("bgr", "rgb"), help="of the input, where the file's is another")
+    add("--color_order", choices=("bgr", "rgb"), help="of the input, if the file's is another")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--output", type=path, required=True, metavar="DIR", help="the folder of the labels"
     )
-    parser.add_argument("--task", default="flow", help="that learns from it (default: %(default)s)")
+    parser.add_argument("--task", default="flow", help="what learns from it (default: %(default)s)")
     parser.add_argument(
         "--teacher",
         default="brox",
@@ -163,5 +163,5 @@ def _range(text: str) -> tuple[float, float]:
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HxW, such as 128x171")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected HxW, such as 128x171")
     return int(height), int(width)

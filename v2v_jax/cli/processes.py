@@ -18,8 +18,8 @@ def add_options(parser: Parser) -> None:
     group.add_argument(
         "--multihost",
         action="store_true",
-        help="one of several processes; which, is found out from Slurm, Open MPI, Kubernetes or a "
-        "TPU pod, or said by all three of the next",
+        help="one of several processes; Slurm, Open MPI, Kubernetes or a TPU pod say which one, or "
+        "the next three options do",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
     group.add_argument("--num_processes", type=_at_least(1), metavar="N", help="how many there are")
@@ -70,7 +70,7 @@ def join(options: argparse.Namespace) -> None:
         )
     except (RuntimeError, ValueError, TypeError) as error:  # JaxRuntimeError is a RuntimeError
         raise ConfigError(
-            f"--multihost cannot start ({str(error).strip().splitlines()[0][:300]}); say "
+            f"--multihost cannot start ({str(error).strip().splitlines()[0][:300]}); give "
             "--coordinator=HOST:PORT, --num_processes=N and --process_id=I, or start it by Slurm, "
             "Open MPI, Kubernetes or on a TPU pod."
         ) from error
@@ -86,7 +86,7 @@ def _at_least(least: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
         return value
 
     return number

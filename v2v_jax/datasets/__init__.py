@@ -71,7 +71,7 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
         if options.get("domain", "plain") != "plain":
-            raise ConfigError("data.source=tfds holds the plain domain; leave one of them out.")
+            raise ConfigError("data.source=tfds has the plain domain only; leave one of them out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],
@@ -190,7 +190,7 @@ def _with_labels(
 
 def _check_no_labels(options: Mapping[str, Any]) -> None:
     if options["teacher_labels"]:
-        raise ConfigError("data.teacher_labels are of files; leave data.source=tfds out.")
+        raise ConfigError("data.teacher_labels needs video files; leave data.source=tfds out.")
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -410,7 +410,7 @@ def load(
     """
     if split == "validation" and not has_validation(data):
         raise ConfigError(
-            f"This configuration of {data['name']} sets no validation split apart; set "
+            f"This configuration of {data['name']} has no validation split; set "
             f"data.{_validation_option(data)}."
         )
     if split == "validation" and isinstance(training, Subset):
@@ -425,8 +425,8 @@ def load(
     validating = validating or held_back(names, data["validation_share"], entry.group)
     if not validating:
         logging.warning(
-            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
-            "to choose checkpoints on another.",
+            "%s has only one training video, %s, which validates, too. Set data.validation to "
+            "choose checkpoints on another.",
             *(dataset.name, names[0]),
         )
         return dataset

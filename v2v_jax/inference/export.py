@@ -155,7 +155,7 @@ def read_export(path: str | os.PathLike[str]) -> TrainedNetwork:
       CheckpointError: it is no such file, its content is not what was written, or a version of this
         package or of JAX wrote it that the present one does not read.
     """
-    members, record = open_archive(path, "exported network", FORMAT)
+    members, record = open_archive(path, "an exported network", FORMAT)
     fields = from_about(record["about"], path)
     try:
         exported = jax.export.deserialize(bytearray(members[_NETWORK]))

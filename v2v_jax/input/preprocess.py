@@ -76,7 +76,7 @@ class Preprocessing:
         if len(sides) != 5 or not all(isinstance(n, int) and 0 < n < _MAX_SIDE for n in sides):
             raise ValueError(
                 f"frame_size {self.frame_size}, crop_size {self.crop_size}, clip_length "
-                f"{self.clip_length} are no sizes"
+                f"{self.clip_length} are not sizes"
             )
         if self.color_order not in ("rgb", "bgr"):
             raise ValueError(f"color_order is {self.color_order!r}; known: rgb, bgr")

@@ -191,7 +191,7 @@ class LabelWork:
         if teacher.needs_next and not getattr(video, "is_even", True):
             logging.warning(
                 "Video %s has frames at uneven times; its flow is in pixels from one frame to the "
-                "next, whatever time lies between them.",
+                "next, however long each lasts.",
                 job.source,
             )
         native = next(video.stream()).shape[:2]

@@ -239,7 +239,7 @@ def _sees_by_arguments(name: str, function: Callable[..., Any]) -> Sees:
         arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"What teacher {name} sees cannot be told from it; add --sees=frame, pair or clip."
+            f"Teacher {name} does not tell what it takes; add --sees=frame, pair or clip."
         ) from error
     places = [
         a

@@ -116,7 +116,7 @@ class _Network:
             (taken,), given = first.get_input_details(), first.get_output_details()[0]
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"{path} is no network of TensorFlow Lite with one input "
+                f"{path} is not a network of TensorFlow Lite with one input "
                 f"({str(error)[:120] or type(error).__name__}); choose another --teacher."
             ) from error
         self._input, self._output = taken, given
@@ -178,8 +178,8 @@ def _check_classes(path: str, found: int, names: tuple[str, ...]) -> None:
     expected = 2 if found == 1 else found
     if found and len(names) != expected:
         raise ConfigError(
-            f"The network {path} knows {expected} classes, --label_names has {len(names)} "
-            f"({', '.join(names)}); name {expected}, with commas."
+            f"The network {path} has {expected} classes, --label_names {len(names)} "
+            f"({', '.join(names)}); name {expected}, separated by commas."
         )
 
 

@@ -89,8 +89,8 @@ def read_set(folder: str | os.PathLike[str]) -> dict[str, Any]:
             return {"field": "flow", "label_names": []} | parse_object(file.read())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{os.fspath(folder)} is no folder of labels: {SET} cannot be read; make labels with "
-            "v2v label."
+            f"{os.fspath(folder)} is not a folder of labels: {SET} cannot be read; make labels "
+            "with v2v label."
         ) from error
 
 
@@ -264,7 +264,7 @@ def read_info(path: str | os.PathLike[str]) -> LabelInfo:
             tuple(map(int, fields[name])) for name in ("size", "video_size")
         )
         if len(fields["size"]) != 2 or len(fields["video_size"]) != 2:
-            raise ValueError("a size is not of two numbers")
+            raise ValueError("a size does not have two numbers")
         if fields["kind"] not in KINDS:
             raise ValueError(f"kind {fields['kind']}, this program knows {', '.join(KINDS)}")
         return LabelInfo(**fields)

@@ -172,12 +172,12 @@ class Picture:
             yield
         except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
             raise CorruptVideoError(
-                f"Picture {self.name} claims more than the {MAX_PIXELS} pixels that are read "
-                "at most; make it smaller."
+                f"Picture {self.name} has more than {MAX_PIXELS} pixels, which is the limit; "
+                "make it smaller."
             ) from error
         except PIL.UnidentifiedImageError as error:
             raise CorruptVideoError(
-                f"Picture {self.name} cannot be read (no picture in one of the formats "
+                f"Picture {self.name} cannot be read (it has none of the formats "
                 f"{', '.join(_FORMATS)}); convert it, or fetch or unpack it again."
             ) from error
         except _ERRORS as error:
@@ -192,7 +192,7 @@ def _read_file(path: str, name: str) -> bytes:
     """The content of a file; in memory, since a picture that is not decoded keeps its file open."""
     try:
         if not os.path.isfile(path) and os.path.exists(path):
-            raise OSError(None, "it is no regular file")  # reading a pipe would wait for ever
+            raise OSError(None, "it is not a regular file")  # reading a pipe would wait for ever
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size > _MAX_BYTES:
                 raise OSError(None, f"it has more than {_MAX_BYTES >> 20} MiB")

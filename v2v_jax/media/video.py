@@ -229,8 +229,8 @@ class VideoStream:
             self.num_frames = stream.frames or (round(seconds * self.fps) if seconds else None)
             if stream.codec_context.field_order > _PROGRESSIVE:
                 logging.warning(
-                    "Video %s is interlaced: what moves is combed, as a frame shows two moments; "
-                    "deinterlace it first, as by ffmpeg -i IN -vf bwdif OUT.",
+                    "Video %s is interlaced: each frame shows two moments, line by line. "
+                    "Deinterlace it first: ffmpeg -i IN -vf bwdif OUT.",
                     self.path,
                 )
 
@@ -318,7 +318,7 @@ def _opened(
                 raise corrupt(path, "it has no video stream", "give a file with pictures")
             context = stream.codec_context
             if context is None:
-                raise corrupt(path, "FFmpeg has no decoder for it", "convert it, to H.264 for one")
+                raise corrupt(path, "FFmpeg has no decoder for it", "convert it to H.264")
             context.thread_count = threads
             if threads != 1:
                 context.thread_type = "AUTO"  # frames and slices
@@ -326,8 +326,8 @@ def _opened(
             if context.width * context.height > _MAX_PIXELS:
                 raise corrupt(
                     path,
-                    f"its header claims {context.width}x{context.height} pixels, and {_MAX_PIXELS} "
-                    "in all are the limit",
+                    f"its header claims {context.width}x{context.height} pixels, and the limit is "
+                    f"{_MAX_PIXELS} in all",
                     "scale it down",
                 )
             yield container, stream
@@ -341,8 +341,8 @@ def _container(path: str) -> av.container.InputContainer:
     try:
         return open_input(path, options=limit, timeout=(_STUCK, _STUCK))
     except av.error.InvalidDataError as error:
-        reason = "it is no video of a known format, or is cut short"
-        raise corrupt(path, reason, "fetch it again if it should be one") from error
+        reason = "it is not a video of a known format, or is cut short"
+        raise corrupt(path, reason, "fetch it again if it is a video") from error
 
 
 def _decode(

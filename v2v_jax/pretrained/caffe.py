@@ -52,10 +52,10 @@ def read_caffe(file: MappedFile) -> Weights:
                 versions.add(version)
                 entries.setdefault(f"{name}/{leaf}", Entry(shape, read))
     except Malformed as error:
-        raise WeightsError(f"{file.path} is no sound Caffe model: {error}.") from error
+        raise WeightsError(f"{file.path} is not a valid Caffe model: {error}.") from error
     if not entries:
         raise WeightsError(
-            f"{file.path} is of no known format, or a Caffe model without parameters."
+            f"{file.path} has an unknown format, or is a Caffe model without parameters."
         )
     return assemble(entries, file.path, f"Caffe {max(versions)}", "oithw")
 
@@ -70,11 +70,11 @@ def read_mean(path: str) -> tuple[float, float, float]:
     try:
         shape, read, _ = _blob(file.memory)
     except Malformed as error:
-        raise WeightsError(f"{path} is no sound mean file of Caffe: {error}.") from error
+        raise WeightsError(f"{path} is not a valid mean file of Caffe: {error}.") from error
     while len(shape) > 3 and shape[0] == 1:
         shape = shape[1:]
     if len(shape) < 3 or shape[0] != 3:
-        raise WeightsError(f"{path} has the shape {shape}; a mean is (3, frames, height, width).")
+        raise WeightsError(f"{path} has the shape {shape}; expected (3, frames, height, width).")
     mean = read().reshape(3, -1).mean(1, dtype=np.float64)
     if not np.isfinite(mean).all():
         raise WeightsError(f"The mean of {path} is not finite.")

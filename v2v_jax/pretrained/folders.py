@@ -110,9 +110,9 @@ def _read_run(folder: pathlib.Path) -> Weights:
         task = found.about["task"]
         preprocessing = Preprocessing.from_dict(found.about["preprocessing"])
     except CheckpointError as error:
-        raise WeightsError(f"{folder} holds no weights that can be used. {error}") from error
+        raise WeightsError(f"{folder} holds no usable weights. {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{folder} holds no weights that can be used: another version wrote it ({error})."
+            f"{folder} holds no usable weights: another version wrote it ({error})."
         ) from error
     return Weights(params, preprocessing, f"step {found.step} of a run ({task})", str(folder))

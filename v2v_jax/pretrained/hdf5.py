@@ -66,6 +66,8 @@ def _datasets(h5py, file, path):
                 waiting.append(value)
             elif isinstance(value, h5py.Dataset) and value.dtype.kind == "f":
                 if value.is_virtual or value.external:
-                    raise WeightsError(f"{path}: {value.name!r} lies in another file; not read.")
+                    raise WeightsError(
+                        f"{path}: {value.name!r} lies in another file, which is not read."
+                    )
                 if value.shape is not None and value.compression in (None, "gzip"):
                     yield value.name, value

@@ -55,7 +55,7 @@ class MappedFile(io.RawIOBase):
         size = left if size is None or size < 0 else min(size, left)
         if size > MAX_READ:
             raise WeightsError(
-                f"{self.path} is damaged: a part that is no array claims {size} bytes."
+                f"{self.path} is damaged: a part that is not an array claims {size} bytes."
             )
         return self._map.read(size)
 

@@ -87,7 +87,7 @@ def _header(file: MappedFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
     except WeightsError:
         raise
     except Exception as error:  # NumPy's parser raises whatever the bytes lead to
-        raise WeightsError(f"{file.path} is damaged: {info.filename!r} is no array.") from error
+        raise WeightsError(f"{file.path} is damaged: {info.filename!r} is not an array.") from error
     if dtype.hasobject:
         raise WeightsError(
             f"{file.path} holds pickled objects ({info.filename!r}), which are not read; save "

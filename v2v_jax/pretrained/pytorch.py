@@ -59,7 +59,7 @@ def read_state_dict(path: str) -> dict[str, np.ndarray]:
             archive = zipfile.ZipFile(file)
             pickle_name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
         except (zipfile.BadZipFile, StopIteration) as error:
-            raise WeightsError(f"{path} is no file that PyTorch wrote.") from error
+            raise WeightsError(f"{path} was not written by PyTorch.") from error
         entries = _archive_entries(file, archive, pickle_name)
     return {name: np.array(entry.read()) for name, entry in entries.items()}
 
@@ -134,8 +134,8 @@ def _size_of(kind: str) -> int:
 
 def _refused(file: MappedFile, error: Refused) -> WeightsError:
     return WeightsError(
-        f"{file.path} is not read, as its pickle is no plain dictionary of tensors: {error}; save "
-        "the network's state_dict with torch.save, on a machine that trusts the file."
+        f"{file.path} is not read because its pickle is not a plain dictionary of tensors: "
+        f"{error}; save the network's state_dict with torch.save, where the file is trusted."
     )
 
 
@@ -144,7 +144,7 @@ def _stored(file: MappedFile, info: zipfile.ZipInfo) -> memoryview:
     start = info.header_offset
     header = bytes(file.memory[start : start + 30]) if start >= 0 else b""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise WeightsError(f"{file.path}: {info.filename!r} is compressed, not as PyTorch writes.")
+        raise WeightsError(f"{file.path}: {info.filename!r} is compressed; PyTorch never does so.")
     if len(header) < 30 or header[:4] != b"PK\x03\x04" or info.file_size != info.compress_size:
         raise WeightsError(f"{file.path} is damaged: its part {info.filename!r}.")
     start += 30 + sum(struct.unpack("<HH", header[26:30]))

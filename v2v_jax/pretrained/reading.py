@@ -58,15 +58,15 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         return pytorch.read_legacy(file)
     if head.startswith(b"\x80"):
         raise WeightsError(
-            f"{path} is a pickle that PyTorch did not write; it is not read, as a pickle can run "
-            "code. Save its arrays with numpy.savez."
+            f"{path} is a pickle that PyTorch did not write; it is not read because a pickle can "
+            "run code. Save its arrays with numpy.savez."
         )
     if caffe.is_mean(head):
         raise WeightsError(f"{path} is a mean file of Caffe, not a model: give it as --mean.")
     if caffe.looks_like_caffe(head):
         return caffe.read_caffe(file)
     raise WeightsError(
-        f"{path} is of no known format: it is no Caffe model, PyTorch file, .npz or HDF5 file."
+        f"{path} has an unknown format; expected a Caffe model, a PyTorch file, .npz or HDF5."
     )
 
 

@@ -191,13 +191,13 @@ class _Machine:
     def _do_stack_global(self, argument: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise Refused("it is damaged (a name that is no text)")
+            raise Refused("it is damaged (a name that is not text)")
         self.stack.append(Name(module, name))
 
     def _do_binpersid(self, argument: None) -> None:
         value = self.stack.pop()
         if not (isinstance(value, tuple) and len(value) in (5, 6) and value[0] == "storage"):
-            raise Refused("it refers to something that is no storage of a tensor")
+            raise Refused("it refers to something other than a tensor's storage")
         kind, key, count = value[1], value[2], value[4]
         if len(value) == 6 and value[5] is not None:
             raise Refused("it has a storage that is part of another")
@@ -216,7 +216,7 @@ class _Machine:
         """Attributes of an OrderedDict (a state_dict's _metadata), which nobody needs."""
         self.stack.pop()
         if type(self.stack[-1]) is not dict:
-            raise Refused("it sets attributes of something that is no dictionary")
+            raise Refused("it sets attributes of something other than a dictionary")
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:

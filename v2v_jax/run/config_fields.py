@@ -162,7 +162,7 @@ _VALIDATION_SHARE = Field(
 )
 _TEACHER_LABELS = Field("Folder of labels that `v2v label` made; empty: none.")
 _HELD_OUT = Field("Names of the test split's videos, with commas; empty: the dataset's lists.")
-_ALLOW_MISSING = Field("Whether it is no error that a part of the listed videos is missing.")
+_ALLOW_MISSING = Field("Whether some of the listed videos may be missing.")
 _OF_ANY = {
     "validation": _VALIDATION,
     "validation_share": _VALIDATION_SHARE,
@@ -207,7 +207,7 @@ DATASET_FIELDS: dict[str, dict[str, Field]] = {
     "frames": {
         "root": _ROOT,
         "held_out": _HELD_OUT,
-        "allow_missing": Field("Whether it is no error that a frame has no mask."),
+        "allow_missing": Field("Whether frames may lack a mask."),
         "teacher_labels": _TEACHER_LABELS,
         **_OF_ANY,
     },

@@ -66,7 +66,7 @@ def verify(folder: pathlib.Path, title: str) -> None:
 def _read(folder: pathlib.Path, title: str) -> dict[str, str]:
     path = folder / NAME
     if not path.is_file():
-        raise Damaged(f"it has no {NAME}, so it was not written to its end")
+        raise Damaged(f"it has no {NAME}, so it was not finished")
     if path.stat().st_size > _MAX_BYTES:
         raise Damaged(f"its {NAME} is larger than any that was written")
     data = path.read_bytes()

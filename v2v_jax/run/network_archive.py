@@ -49,7 +49,7 @@ def open_archive(
     """The members of such a file and its record.
 
     Args:
-      what: it is to be, for messages.
+      what: it is to be, with its article, for messages.
       format: that this version reads.
       kind: the record's.
       compressed: whether members may be.
@@ -65,7 +65,7 @@ def open_archive(
             raise ValueError(f"it holds {str(record.get('kind'))[:50]}")
     except (NoArchiveError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no {what}, or is damaged ({str(error)[:200]}); export it again."
+            f"{path} is not {what}, or is damaged ({str(error)[:200]}); export it again."
         ) from error
     if written_as != format:
         raise CheckpointError(
@@ -78,7 +78,7 @@ def open_archive(
         )
     if "about" not in record:
         raise CheckpointError(
-            f"{path} is no {what}: it does not say of what training; export it again."
+            f"{path} is not {what}: its record of the training is missing; export it again."
         )
     return members, record
 

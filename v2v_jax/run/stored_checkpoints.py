@@ -218,8 +218,8 @@ class StoredCheckpoints:
         folder = self.directory / str(step)
         if error.part == "params":
             return CheckpointError(
-                f"The checkpoint {folder} is of another network ({error}). Use the configuration "
-                "that it was trained with, or another --workdir."
+                f"The checkpoint {folder} belongs to another network ({error}). Use the "
+                "configuration that it was trained with, or another --workdir."
             )
         stored, wanted = (_optimizer(record) for record in (about, self._about))
         changes = [

@@ -134,7 +134,7 @@ def read_state(folder: pathlib.Path, like: Any) -> Any:
     """The whole state, with the type, shapes, dtypes and shardings of `like`.
 
     Raises:
-      OtherStructure: it is of another network (part "params") or optimiser ("training").
+      OtherStructure: it belongs to another network (part "params") or optimiser ("training").
       Unreadable: it is unfinished or damaged.
     """
     together = (folder / _TOGETHER).is_dir()

@@ -101,12 +101,12 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
       CheckpointError: it is no such file, its content is not what was written, or a version wrote
         it that this one does not read.
     """
-    what = "weight file of v2v export --bits"
+    what = "a weight file of v2v export --bits"
     members, record = open_archive(path, what, FORMAT, kind=_KIND, compressed=True)
     try:
         return StoredWeights(_params(members), record["about"], record["step"], record["bits"])
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} holds other than weights ({error}).") from error
+        raise CheckpointError(f"{path} holds something other than weights ({error}).") from error
 
 
 def _params(members: Mapping[str, bytes]) -> Params:

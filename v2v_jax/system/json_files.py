@@ -10,14 +10,14 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     """The JSON object that a text holds.
 
     Raises:
-      ValueError: it is no JSON, JSON of another type, or nested too deeply; in one line.
+      ValueError: it is not JSON, JSON of another type, or nested too deeply; in one line.
     """
     try:
         found = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except ValueError as error:  # also of bytes that are no text
-        raise ValueError(f"it is no JSON: {str(error)[:200]}") from error
+        raise ValueError(f"it is not JSON: {str(error)[:200]}") from error
     if not isinstance(found, dict):
         raise ValueError(f"it is JSON of another type ({type(found).__name__})")
     return found

@@ -34,7 +34,7 @@ def array_of(data: bytes) -> np.ndarray:
             raise ValueError(f"unknown version {version}")
         header = _VERSIONS[version](file, max_header_size=_MAX_HEADER)
     except Exception as error:  # NumPy's parser raises whatever the bytes lead to
-        raise ValueError(f"no array: {str(error)[:100]}") from error
+        raise ValueError(f"not an array: {str(error)[:100]}") from error
     shape, fortran, dtype = header
     if dtype.kind not in "fiub":
         raise ValueError(f"an array of {str(dtype)[:50]}, not of numbers")

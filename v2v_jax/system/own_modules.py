@@ -43,7 +43,7 @@ def import_all(modules: Iterable[str]) -> None:
                 importlib.import_module(module)
         except (ImportError, SyntaxError, ValueError, OSError) as error:
             raise ConfigError(
-                f"--import={module} cannot be imported ({error}); it is the name of a module that "
+                f"--import={module} cannot be imported ({error}); give the name of a module that "
                 "Python finds, or a file ending in .py."
             ) from error
 
@@ -65,7 +65,7 @@ def import_file(file: pathlib.Path) -> ModuleType:
         return module
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
+        raise ImportError(f"{file} is not a Python file")
     mine = importlib.util.module_from_spec(spec)
     known = sys.modules.setdefault(file.stem, mine)
     try:

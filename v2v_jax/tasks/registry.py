@@ -136,7 +136,7 @@ def restore_task(about: Mapping[str, Any], where: object = "The checkpoint") -> 
 def _check(task: type[Task]) -> None:
     where = getattr(task, "__qualname__", repr(task))
     if not (isinstance(task, type) and issubclass(task, Task)):
-        raise ConfigError(f"{where} cannot be registered: it is no subclass of v2v_jax.Task.")
+        raise ConfigError(f"{where} cannot be registered: it is not a subclass of v2v_jax.Task.")
     name, fields = getattr(task, "name", None), getattr(task, "fields", None)
     if not (isinstance(name, str) and name):
         raise ConfigError(f"{where} cannot be registered: it has no `name`.")

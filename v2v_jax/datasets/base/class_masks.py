@@ -176,8 +176,8 @@ def _by_color(colors: np.ndarray, table: ClassTable, name: str) -> np.ndarray:
         row, column = np.argwhere(wrong)[0]
         raise DataError(
             f"Mask {name} has the colour {tuple(colors[row, column].tolist())} in row {row}, "
-            f"column {column}, which none of the {len(known)} classes has; take masks that were "
-            "neither resized nor stored with losses, or list that colour with the name void."
+            f"column {column}, which none of the {len(known)} classes has; use masks that were not "
+            "resized or compressed with losses, or list that colour with the name void."
         )
     return np.array(table.labels, np.uint8)[index]
 

@@ -82,8 +82,8 @@ class Pictures:
             check_mask_size(name, mask.size, Picture(self.frames[t]).size)  # its header alone
             if mask_kind(mask) != kind:
                 raise DataError(
-                    f"Mask {name} is of mixed format: it is a picture of kind {mask_kind(mask)}, "
-                    f"the dataset's first mask one of kind {kind}; take masks of one kind."
+                    f"Masks of mixed formats: {name} is of kind {mask_kind(mask)}, the dataset's "
+                    f"first mask of kind {kind}; convert them to one."
                 )
             labels[t - start] = resize_nearest(class_mask(mask, table), size)
         return labels

@@ -95,8 +95,8 @@ def list_videos(
     _report(dataset, len(names), listing, short, min_frames)
     if uneven:
         logging.warning(
-            "Dataset %s: %d of %d videos have frames at uneven times; clips are of one frame after "
-            "the other, whatever lies between them: %s",
+            "Dataset %s: %d of %d videos have frames at uneven times; clips take one frame after "
+            "the other, however long each lasts: %s",
             *(dataset, len(uneven), len(listing.videos), some_of(uneven)),
         )
     return listing
@@ -109,8 +109,8 @@ def _report(
     if len(corrupt) > max(1, _MAX_CORRUPT_SHARE * count) or (corrupt and not listing.videos):
         raise DataError(
             f"Dataset {dataset}: {len(corrupt)} of {count} videos cannot be read "
-            f"({some_of([name for name, _ in corrupt])}), more than the one in a hundred that is "
-            f"tolerated; fetch or prepare the data again. The first: {corrupt[0][1]}"
+            f"({some_of([name for name, _ in corrupt])}), more than one in a hundred; fetch or "
+            f"prepare the data again. The first: {corrupt[0][1]}"
         )
     if not listing.videos:
         raise DataError(
@@ -178,7 +178,7 @@ def file_identities(paths: Iterable[str | os.PathLike[str]]) -> list[list[Any]]:
             status = os.stat(path)
         except OSError as error:
             raise DataError(
-                f"File {os.fspath(path)} cannot be found any more ({error.strerror}); start again."
+                f"File {os.fspath(path)} has disappeared ({error.strerror}); start again."
             ) from error
         identities.append([os.path.basename(path), status.st_size, status.st_mtime_ns])
     return identities

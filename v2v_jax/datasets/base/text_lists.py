@@ -42,7 +42,7 @@ def read_lines(path: str | os.PathLike[str], remedy: str) -> list[tuple[str, str
     path = os.fspath(path)
     try:
         if not os.path.isfile(path):
-            raise OSError(None, "it is no file")  # reading a pipe would wait for ever
+            raise OSError(None, "it is not a file")  # reading a pipe would wait for ever
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
         text = _decode(path, data)
@@ -72,7 +72,7 @@ def _checked(text: str) -> str:
     """ValueError for characters that text files do not hold, but binary files do."""
     wrong = re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text)
     if wrong:
-        raise ValueError(f"it holds the character {wrong[0]!r}, so it is no text")
+        raise ValueError(f"it holds the character {wrong[0]!r}, so it is not a text")
     return text
 
 

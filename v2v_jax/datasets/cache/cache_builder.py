@@ -73,7 +73,7 @@ class CacheBuilder:
                 return open_cache(path, key, progress)
             except Unusable as error:
                 if path.exists():
-                    logging.warning("The cache %s %s; it is built anew.", path, error)
+                    logging.warning("The cache %s %s; it is built again.", path, error)
             self._report_others(path)
             self._build(path, key, progress, has_locks)
             try:

@@ -64,7 +64,7 @@ def open_cache(
     """
     manifest = _read_manifest(path)
     if key is not None and manifest["key"] != key:
-        raise Unusable("is of other data than its name says")
+        raise Unusable("holds other data than its name says")
     try:
         shape = (manifest["first"][-1], *manifest["frame_size"])
         arrays = {field: _map(path / f"{field}.npy", field, shape) for field in manifest["sums"]}
@@ -150,7 +150,7 @@ def _write_verified(path: pathlib.Path, state: dict[str, list[int]]) -> None:
     try:
         write_bytes(path / _VERIFIED, to_json(state), durable=False)
     except OSError as error:
-        logging.info("That the cache %s is sound cannot be noted (%s).", path, error)
+        logging.info("The cache %s is sound, but no note of it can be written (%s).", path, error)
 
 
 def frame_bytes(dataset: VideoDataset, field: str) -> int:

@@ -47,7 +47,7 @@ class PackedVideos(WrappedDataset):
         super().__init__(source)
         folder = os.fspath(folder)
         if not folder.strip() or (os.path.exists(folder) and not os.path.isdir(folder)):
-            raise ConfigError(f"data.cache is {folder!r}, which is no folder; {REMEDY}.")
+            raise ConfigError(f"data.cache is {folder!r}, which is not a folder; {REMEDY}.")
         self._folder = pathlib.Path(folder)
         self._split = split
         counts = [video.num_frames for video in source.videos]

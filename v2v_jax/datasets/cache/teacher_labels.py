@@ -180,12 +180,12 @@ def _check_teacher(labels: Sequence[StoredLabels]) -> LabelInfo:
     for other in labels[1:]:
         if whose(other) != whose(first):
             raise DataError(
-                f"Labels {first.path} and {other.path} are of different teachers, "
+                f"Labels {first.path} and {other.path} come from different teachers, "
                 f"{whose(first)} and {whose(other)}; label all videos by one."
             )
         if (other.kind, other.info.label_names) != (first.kind, first.info.label_names):
             raise DataError(
-                f"Labels {first.path} and {other.path} are of different classes or kinds "
+                f"Labels {first.path} and {other.path} have different classes or kinds "
                 f"({first.kind.name} and {other.kind.name}); label all videos in one way."
             )
     return first.info

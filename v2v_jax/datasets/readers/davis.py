@@ -230,8 +230,8 @@ def _list_frames(
     for stem in (f"{number:05d}" for number in range(len(of_frames))):
         if stem not in of_frames:
             raise DataError(
-                f"Frame {os.path.join(folders[0], stem)}.jpg is missing, of a sequence of "
-                f"{len(of_frames)} frames numbered from 00000; unpack the archive again."
+                f"Frame {os.path.join(folders[0], stem)}.jpg is missing; its sequence has "
+                f"{len(of_frames)} frames, numbered from 00000; unpack the archive again."
             )
         if stem not in of_masks:
             raise DataError(

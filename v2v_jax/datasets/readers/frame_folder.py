@@ -106,8 +106,8 @@ def _list_videos(frames: str, masks: str) -> dict[str, Pictures]:
     if folders and pictures:
         raise DataError(
             f"Frame folder {frames} holds both folders ({folders[0]}) and pictures "
-            f"({next(iter(pictures.values()))}); expected a folder a video, or pictures named "
-            "<video>_<frame>."
+            f"({next(iter(pictures.values()))}); expected a folder for each video, or "
+            "pictures named <video>_<frame>."
         )
     if pictures:
         found = picture_names(masks, "frames", left_out)
@@ -137,7 +137,7 @@ def _list_flat(
         if match is None:
             raise DataError(
                 f"Frame {os.path.join(frames, name)} is not named <video>_<frame>; name it so, or "
-                "make a folder a video."
+                "make a folder for each video."
             )
         stems.setdefault(match["video"], []).append(stem)
     return {
@@ -161,8 +161,8 @@ def _split(
         source = os.path.join(root, f"{split}.txt")
         if not os.path.isfile(source):
             raise DataError(
-                f"Frame folder {root} has no {split}.txt, a video a line; write it, or set "
-                "held_out to the names of the test videos."
+                f"Frame folder {root} has no {split}.txt; write it, with the name of a "
+                "video on each line, or set held_out to the names of the test videos."
             )
         names = without_repeats("frames", _names(source), source)
         other = os.path.join(root, "test.txt" if split == "train" else "train.txt")
@@ -190,7 +190,7 @@ def _read_classes(root: str) -> ClassTable:
             break
     else:
         raise DataError(
-            f"Frame folder {root} has neither {' nor '.join(_TABLES)} "
+            f"Frame folder {root} has neither {' nor '.join(_TABLES)}; write one "
             "(docs/reference/datasets.md)."
         )
     names, colors = [], []

@@ -141,8 +141,8 @@ class Movi(TfdsVideos):
         numbers = record["forward_flow"].int64_list.value
         if len(numbers) % (2 * h * w) or len(numbers) < stop * 2 * h * w:
             raise CorruptVideoError(
-                f"The forward_flow of {self._label} {name} has {len(numbers)} numbers, which are "
-                f"not two for each of {w}x{h} pixels; fetch the dataset again."
+                f"The forward_flow of {self._label} {name} has {len(numbers)} numbers, not "
+                f"two for each of {w}x{h} pixels; fetch the dataset again."
             )
         window = np.array(numbers[start * 2 * h * w : stop * 2 * h * w], np.float32)
         rows_columns = _decode(window, record, _FLOW_RANGE).reshape(-1, h, w, 2)

@@ -137,9 +137,10 @@ class Sintel(VideoDataset):
         missing = [name for name in held_out if name not in present]
         if missing or not held_out:
             raise DataError(
-                f"Sintel: held_out is {','.join(held_out) or 'empty'!r}, of which "
-                f"{missing[0] if missing else 'nothing'!r} is not in {self._root}; set held_out to "
-                f"the test sequences, out of {', '.join(sorted(present, key=natural_key))}."
+                f"Sintel: held_out is {','.join(held_out) or 'empty'!r}"
+                + f", but {missing[0]!r} is not in {self._root}" * bool(missing)
+                + "; set it to the test sequences, out of "
+                + f"{', '.join(sorted(present, key=natural_key))}."
             )
         return [
             (folder, name)
@@ -191,8 +192,8 @@ class Sintel(VideoDataset):
         for number in range(1, len(numbers) + 1):
             if number not in numbers:
                 raise DataError(
-                    f"Frame {os.path.join(folder, f'frame_{number:04d}.png')} is missing, of a "
-                    f"sequence of {len(numbers)} frames numbered from 0001; {remedy}."
+                    f"Frame {os.path.join(folder, f'frame_{number:04d}.png')} is missing; its "
+                    f"sequence has {len(numbers)} frames, numbered from 0001; {remedy}."
                 )
             if number < len(numbers) and number not in with_flow:
                 path = os.path.join(self._root, "flow", name, f"frame_{number:04d}.flo")

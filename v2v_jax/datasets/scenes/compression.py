@@ -28,7 +28,7 @@ def check_compression(name: str) -> None:
     """Raises ConfigError unless `name` is known and what it needs is installed."""
     if name not in COMPRESSIONS:
         raise ConfigError(
-            f"Dataset scenes knows no compression {name!r}: choose {', '.join(COMPRESSIONS)}."
+            f"Dataset scenes has no compression {name!r}: choose {', '.join(COMPRESSIONS)}."
         )
     if name in ("jpeg", "none"):
         return

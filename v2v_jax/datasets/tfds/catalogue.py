@@ -283,4 +283,4 @@ def _write_counts(path: Any, fingerprint: list[int], videos: dict[int, tuple[str
     try:
         write_text(path, json.dumps({"fingerprint": fingerprint, "videos": videos}), durable=False)
     except OSError as error:
-        logging.info("Frame counts are not kept (%s); they are counted anew each time.", error)
+        logging.info("Frame counts are not kept (%s); they are counted again each time.", error)

@@ -96,8 +96,8 @@ class ChunkedTfds(VideoDataset):
         records = builder.info.splits[self.split].num_examples
         if not stored or self._first_record[-1] != records:
             raise DataError(
-                f"{self.name} in {builder.data_path} is of another version of this program; "
-                f"delete it and run: {self._remedy(self.config)}"
+                f"{self.name} in {builder.data_path} was written by another version of this "
+                f"program; delete it and run: {self._remedy(self.config)}"
             )
         listing = list_videos(
             self.name,
@@ -216,8 +216,8 @@ class ChunkedTfds(VideoDataset):
             ) from error
         if (record["video_index"], record["first_frame"]) != (stored, chunk * self._chunk):
             raise CorruptVideoError(
-                f"Record {chunk} of {info.name} in {self._builder.data_path} is another one "
-                f"(video {record['video_index']}, frame {record['first_frame']}); delete that "
+                f"Record {chunk} of {info.name} in {self._builder.data_path} is not the expected "
+                f"one (video {record['video_index']}, frame {record['first_frame']}); delete that "
                 f"folder and run: {self._remedy(self.config)}"
             )
         return record
