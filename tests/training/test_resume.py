@@ -262,7 +262,7 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
     interrupt(
         monkeypatch, (Checkpoints, "latest_step"), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
-    with pytest.raises(Stopped, match="nothing was to be saved"):
+    with pytest.raises(Stopped, match="there was nothing to save"):
         train_and_evaluate(small_config(), tmp_path)
 
 
