@@ -305,7 +305,7 @@ def test_a_cache_under_the_name_of_another_is_not_used(tmp_path, monkeypatch):
     warnings = warnings_of(monkeypatch)
     source = Source()
     assert_equal_to(source, open_cache(tmp_path, source))
-    assert "holds other data than its name says; it is built anew" in warnings[0]
+    assert "holds other data than its name says; it is built again" in warnings[0]
 
 
 def test_data_that_changes_while_it_is_read(tmp_path):

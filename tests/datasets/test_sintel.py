@@ -117,9 +117,9 @@ def test_what_is_missing(tmp_path):
         open_test(tmp_path)
     make_sequence(tmp_path, "alley_1")
     make_sequence(tmp_path, "cave_4")
-    with pytest.raises(DataError, match="'ambush_2' is not in .*out of alley_1, cave_4"):
+    with pytest.raises(DataError, match="'ambush_2', which is not in .*out of alley_1, cave_4"):
         Sintel(tmp_path, "train")
-    with pytest.raises(DataError, match="held_out is 'empty'"):
+    with pytest.raises(DataError, match="held_out is empty"):
         open_test(tmp_path, held_out=())
     with pytest.raises(DataError, match="no render pass 'albedo'; choose clean, final or both"):
         open_test(tmp_path, render_pass="albedo")

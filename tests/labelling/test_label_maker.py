@@ -255,7 +255,7 @@ def test_bad_arguments(tmp_path, capsys):
     assert "expected HxW" in capsys.readouterr().err
     write_video(tmp_path / "a.mp4", np.zeros((2, *SIZE, 3), np.uint8))
     assert label(f"--videos={tmp_path}", f"--output={tmp_path / 'l'}", "--check") == 1
-    assert "is no folder of labels" in capsys.readouterr().err
+    assert "is not a folder of labels" in capsys.readouterr().err
 
 
 def test_dis(tmp_path):

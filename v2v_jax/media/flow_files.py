@@ -232,7 +232,9 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise _Damaged(f"it ends at byte {len(view)} within a PNG chunk, expected IEND")
         kind = bytes(view[at + 4 : at + 8])
         if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise _Damaged(f"its PNG chunk {kind!r} at byte {at} has a wrong checksum")
+            raise _Damaged(
+                f"its PNG chunk {kind!r} at byte {at} does not have the expected checksum"
+            )
         yield kind, view[at + 8 : end]
         at = end + 4
 

@@ -136,11 +136,10 @@ class Sintel(VideoDataset):
         present = set().union(*folders.values())
         missing = [name for name in held_out if name not in present]
         if missing or not held_out:
+            wrong = f"names {missing[0]!r}, which is not in {self._root}" if missing else "is empty"
             raise DataError(
-                f"Sintel: held_out is {','.join(held_out) or 'empty'!r}"
-                + f", but {missing[0]!r} is not in {self._root}" * bool(missing)
-                + "; set it to the test sequences, out of "
-                + f"{', '.join(sorted(present, key=natural_key))}."
+                f"Sintel: held_out {wrong}; set it to the test sequences, out of "
+                f"{', '.join(sorted(present, key=natural_key))}."
             )
         return [
             (folder, name)
