@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import v2v_jax
-from tests import pages
+from tests import markdown as pages
 from tests.tiny import ROOT
 from v2v_jax import zoo
 from v2v_jax.cli import command_line, commands

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests import pages
+from tests import markdown as pages
 from tests.tiny import ROOT
 
 EACH_PAGE = pytest.mark.parametrize("page", sorted(pages.PAGES))
