@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
 from v2v_jax.run.optimizers import frozen_layers, make_optimizer, names_to_freeze
-from v2v_jax.system import sharding
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.tasks import Task, make_task, record, stored_options
 
 
@@ -83,6 +84,10 @@ class Experiment:
         """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
         return self._abstract(lambda: self._init_params(jnp.uint32(0)))
 
+    def num_parameters(self) -> int:
+        """How many numbers are trained or frozen."""
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.abstract_params()))
+
     def _abstract(self, function: Callable[[], Any]) -> Any:
         sharded = sharding.replicated(self.mesh)
         return jax.tree.map(
@@ -103,7 +108,9 @@ class Experiment:
             params = self._init_params(seed)
             return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
 
-        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
+        options = compiler_options.of_inference(self.mesh.devices.flat[0].platform)
+        everywhere = sharding.replicated(self.mesh)
+        return jax.jit(init, out_shardings=everywhere, compiler_options=options)
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""
