@@ -78,7 +78,7 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
-        return self._abstract(self.init_state)
+        return self._abstract(lambda: self._new_state(jnp.uint32(0)))
 
     def abstract_params(self) -> Any:
         """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
@@ -100,17 +100,16 @@ class Experiment:
         clip = jnp.zeros((*size, self.task.input_channels))
         return self.model.init(jax.random.key(seed), clip)["params"]
 
+    def _new_state(self, seed: jax.Array) -> TrainState:
+        params = self._init_params(seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
         """Compiled once for all seeds."""
-
-        def init(seed: jax.Array) -> TrainState:
-            params = self._init_params(seed)
-            return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
-
         options = compiler_options.of_inference(self.mesh.devices.flat[0].platform)
         everywhere = sharding.replicated(self.mesh)
-        return jax.jit(init, out_shardings=everywhere, compiler_options=options)
+        return jax.jit(self._new_state, out_shardings=everywhere, compiler_options=options)
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""
