@@ -88,6 +88,12 @@ class Depth(Task):
         least, most = (np.log(d / self.reference) for d in (self.min_depth, self.max_depth))
         return self.reference * jnp.exp(jnp.clip(outputs[..., 0], least, most))
 
+    def frame_notes(self, extension):
+        if extension != ".png":
+            return None
+        meaning = f"depth along the optical axis: metres = number / {self.png_steps}"
+        return "depth.json", {"meaning": meaning, "unit": "metre", "steps_per_unit": self.png_steps}
+
     def write_frame(self, path, values):
         if path.suffix.lower() == ".npz":
             super().write_frame(path, values)

@@ -130,6 +130,19 @@ class Flow(Task):
         """(T,H,W,2) flow (u,v) in pixels of the video."""
         return values * scale
 
+    def frame_notes(self, extension):
+        if extension != ".png":
+            return None
+        return "flow.json", {
+            "meaning": (
+                "KITTI's flow: u (right) = (red - 32768) / 64, v (down) = (green - 32768) / 64, in "
+                "pixels of the video from this frame to the next; known where blue is 1"
+            ),
+            "unit": "pixels a frame",
+            "steps_per_unit": 64,
+            "zero": 32768,
+        }
+
     def write_frame(self, path, values):
         if path.suffix.lower() == ".npz":
             super().write_frame(path, values)

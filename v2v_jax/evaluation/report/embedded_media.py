@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from v2v_jax.drawing.panels import expect
+from v2v_jax.drawing.layout import expect
 
 MP4, WEBP = "data:video/mp4;base64,", "data:image/webp;base64,"
 # Constant rate factors to try, from what cannot be told from the original to what is still clear.
