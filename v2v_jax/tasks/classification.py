@@ -28,7 +28,7 @@ class Classification(Task):
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
-        "All are shares of clips, from 0 to 1; top5_accuracy: the true class is among the five "
+        "All are shares of clips, from 0 to 1. Top-5 accuracy: the true class is among the five "
         "likeliest."
     )
 

@@ -35,9 +35,9 @@ class Depth(Task):
     headline, better = "rmse_log", "min"
     baseline = "the best constant depth"
     units = (
-        "rmse_log: root mean squared error of the natural logarithm of depth (0.1 is about 10 %). "
-        "abs_rel: mean of error / true depth. within_1.25: share of the voxels that are wrong by "
-        "a factor below 1.25."
+        "RMSE of log depth: root mean squared error of the natural logarithm of depth (0.1 is "
+        "about 10 %). Absolute relative error: mean of error / true depth. Within a factor of "
+        "1.25: share of the voxels that are wrong by less than that."
     )
     frame_files = (".png", ".npz")
     array_name = "depth"

@@ -38,10 +38,10 @@ class Flow(Task):
     headline, better = "epe", "min"
     baseline = "zero flow"
     units = (
-        "epe: mean end-point error in pixels of the resized frames, which the network sees. All "
-        "others are in pixels of the dataset's own frames; epe_s0-10 … by the true speed in "
-        "pixels a frame; outliers and fl_all (wrong by more than 3 px and 5 %) are shares of the "
-        "valid voxels."
+        "EPE: mean end-point error in pixels of the resized frames, which the network sees. All "
+        "others are in native pixels, those of the dataset's own frames. EPE at 0 to 10 px: of "
+        "voxels with that true speed in pixels a frame. Off by more than 1 px, and Fl-all (off by "
+        "more than 3 px and 5 %): shares of the valid voxels."
     )
     frame_files = (".flo", ".png", ".pfm", ".npz")
     array_name = "flow"

@@ -27,8 +27,8 @@ class Segmentation(Task):
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
-        "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
-        "over union."
+        "All are shares of voxels, from 0 to 1. IoU: intersection over union of a class's voxels; "
+        "mean IoU: its mean over the classes."
     )
     options = {"class_weights": (), "dice": 0.0, "targets": "labels"}
     has_probabilities = True

@@ -101,7 +101,7 @@ class Task(abc.ABC):
     better: ClassVar[Literal["max", "min"]] = "min"
     baseline: ClassVar[str] = "the best constant"
     units: ClassVar[str] = (
-        "rmse: root of the mean over voxels of the squared distance between output and target, in "
+        "RMSE: root of the mean over voxels of the squared distance between output and target, in "
         "the target's units."
     )
     label_names: tuple[str, ...] = ()
