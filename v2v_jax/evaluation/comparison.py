@@ -148,6 +148,7 @@ def comparison_page(task: str, first: EvaluatedRun, second: EvaluatedRun) -> str
         task=task,
         sections=sections | {"configuration": "Configuration"},
         metrics=metrics_table(task, first, second),
+        parts_of_metrics=parts_table(task, first, second),
         units=TASKS[task].units if task in TASKS else "",
         other_data=other_data,
         runs=_facts_table(first, second),
@@ -158,11 +159,27 @@ def comparison_page(task: str, first: EvaluatedRun, second: EvaluatedRun) -> str
 
 def metrics_table(task: str, first: EvaluatedRun, second: EvaluatedRun) -> Table:
     """A row for each metric that a run has; the better headline is marked."""
-    names = list(dict.fromkeys([*first.values, *second.values]))
+    names = [name for name in _all_metrics(first, second) if "/" not in name]
     rows = [_metric_row(name, task, first.values, second.values) for name in names]
-    return Table(
-        "The whole test split of each run", ("metric", first.name, second.name, "difference"), rows
-    )
+    columns = ("metric", first.name, second.name, "difference")
+    return Table("The whole test split of each run", columns, rows)
+
+
+def parts_table(task: str, first: EvaluatedRun, second: EvaluatedRun) -> Table:
+    """A row for each metric of a class or another part that is not the same in both runs."""
+    names = [
+        name
+        for name in _all_metrics(first, second)
+        if "/" in name and first.values.get(name) != second.values.get(name)
+    ]
+    names.sort(key=lambda name: name.partition("/")[0])  # one metric after the other
+    rows = [_metric_row(name, task, first.values, second.values) for name in names]
+    columns = ("metric", first.name, second.name, "difference")
+    return Table("By class or part, where they differ", columns, rows)
+
+
+def _all_metrics(first: EvaluatedRun, second: EvaluatedRun) -> list[str]:
+    return list(dict.fromkeys([*first.values, *second.values]))
 
 
 def _metric_row(
