@@ -111,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     moments = [round(share * (len(frames) - 1)) for share in (0.15, 0.5, 0.85)]
     caption = SOURCE if args.video == str(VIDEO) else ""
-    picture = panels(columns, moments, legends=legends, caption=caption)
+    drawn = [each.picture() if isinstance(each, Legend) else each for each in legends]
+    shown = [join(drawn, axis=1)] if drawn else []
+    picture = panels(columns, moments, legends=shown, caption=caption)
     write_png(args.output / "at_a_glance.png", picture)
     seconds = time.perf_counter() - start
     print(f"{', '.join(models)} on {len(frames)} frames: {seconds:.0f} s")

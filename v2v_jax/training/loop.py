@@ -16,7 +16,8 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.sessions import Session
-from v2v_jax.system.console import console
+from v2v_jax.system import compilation_cache
+from v2v_jax.system.console import console, waiting_for_first
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.training import heap
 from v2v_jax.training.monitor import Monitor
@@ -79,8 +80,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
             save(step)
             checkpoints.close()
             raise stop.stopped(
-                f"after step {step} of {schedule.num_steps}, which is saved; run the same command "
-                "again to go on."
+                f"after step {step} of {schedule.num_steps}, which is saved; the same command, or "
+                "call, goes on from there."
             )
 
         def evaluate(step: int) -> dict[str, float]:
@@ -106,7 +107,9 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
             values = evaluate(first_step)  # saved, but ended before its evaluation
         stop.arm()
         todo = range(first_step, schedule.num_steps)
-        for step, after, metrics in steps(train_step, feed, sampler, state, seed, todo):
+        taken = steps(train_step, feed, sampler, state, seed, todo)
+        first = compilation_cache.preparing("training step")
+        for step, after, metrics in waiting_for_first(taken, first):
             state = after  # the one before is donated
             if step == first_step + 1:
                 heap.share()  # not before: the compiler's threads would wait for one another
