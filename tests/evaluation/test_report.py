@@ -300,7 +300,7 @@ def test_page_where_nothing_is_known():
     nothing = {"top1": float("nan"), "baseline_top1": float("nan")}
     parsed = check(page(make_report(values=nothing, scores=[float("nan")] * 3, clips=[])))
     assert parsed.tables[0][1][1:] == ["–", "–"]
-    assert "No clip of the test split has anything to judge." in parsed.texts["p"]
+    assert "No clip of the test split has a known target." in parsed.texts["p"]
 
 
 def test_whatever_names_hold_is_text():

@@ -116,5 +116,5 @@ def test_notes_of_our_own_are_replaced_and_others_stay(tmp_path, caplog):
         caplog.clear()
         predicted(tmp_path, LABELS, CLASSES, "out/%d.png")
         assert (tmp_path / "out" / "labels.json").read_text() == other
-        assert "labels.json is another program's" in caplog.text
+        assert "labels.json was written by another program" in caplog.text
         assert len(list((tmp_path / "out").iterdir())) == 10

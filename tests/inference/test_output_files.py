@@ -153,8 +153,8 @@ def test_long_strips_are_not_blown_up(size, seen):
     [
         ("out.avi", "flow", "NAME.mp4"),
         ("folder", "flow", "NAME.mp4"),
-        ("out/%05d.flo", "segmentation", ".png, .npz, not .flo"),
-        ("out/%05d.jpg", "color", "not .jpg"),
+        ("out/%05d.flo", "segmentation", ".png, .npz, not as .flo"),
+        ("out/%05d.jpg", "color", "not as .jpg"),
         ("%05d.png", "color", "a folder of its own"),
         ("out%d/%05d.png", "color", "NAME.mp4"),
     ],

@@ -119,7 +119,7 @@ def test_results_files_and_drawings(task, shape, tmp_path):
     values = np.asarray(task.finish(task.blendable(raw), None, jnp.ones(2)))
     np.testing.assert_array_equal(values, np.asarray(raw).reshape(shape))
     parse_output(str(tmp_path / "out" / "%d.npz"), task)
-    with pytest.raises(ConfigError, match=f"task {task.name} has frames as .npz, not .png"):
+    with pytest.raises(ConfigError, match=f"task {task.name} writes frames as .npz, not as .png"):
         parse_output(str(tmp_path / "out" / "%d.png"), task)
     task.write_frame(tmp_path / "0.npz", values[0])
     with np.load(tmp_path / "0.npz") as arrays:

@@ -79,8 +79,8 @@ def parse_output(output: str, task: Task, probabilities: bool = False) -> Output
         )
     if extension not in task.frame_files:
         raise ConfigError(
-            f"--output={output}: the task {task.name} has frames as {', '.join(task.frame_files)}, "
-            f"not {extension or 'without extension'}."
+            f"--output={output}: the task {task.name} writes frames as "
+            f"{', '.join(task.frame_files)}, not as {extension or 'files without extension'}."
         )
     if probabilities and extension != ".npz":
         raise ConfigError(f"Probabilities are written to .npz files, not to {output}.")
@@ -125,7 +125,10 @@ def publish_frames(
         if frame.fullmatch(file.name) or _may_be_replaced(folder / file.name):
             os.replace(file, folder / file.name)
         else:
-            logging.warning("%s is another program's, and stays.", folder / file.name)
+            logging.warning(
+                "%s was written by another program and is kept; it says nothing of the new frames.",
+                folder / file.name,
+            )
             file.unlink()
     new.rmdir()
 

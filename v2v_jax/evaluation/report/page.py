@@ -306,7 +306,7 @@ def _scores(report: Report) -> Figure | None:
     if math.isfinite(baseline):
         caption += f" Dashed: {report.baseline}, {number(baseline)} over all clips."
     if len(known) < len(scores):
-        caption += f" {len(scores) - len(known)} further clips have nothing to judge."
+        caption += f" {len(scores) - len(known)} further clips have no known target."
     drawn = distribution(known, marks, baseline, headline, "scores")
     return Figure([drawn], caption)
 
