@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from tests.networks import noise, stub
-from tests.videos import smooth
+from tests.videos import smooth, sound_seconds, with_sound
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
@@ -37,29 +37,6 @@ REAL = os.environ.get("V2V_REAL_DATA", "")
 needs_real_data = pytest.mark.skipif(
     not os.path.isdir(REAL), reason="V2V_REAL_DATA is not a folder with the real videos"
 )
-
-
-def with_sound(path: Path, frames: np.ndarray, codec: str = "aac", fps: int = 10) -> None:
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps)
-        video.pix_fmt, (video.height, video.width) = "yuv420p", frames.shape[1:3]
-        sound = container.add_stream(codec, rate=48000)
-        tone = (3000 * np.sin(np.arange(4800) / 20)).astype(np.int16)
-        for number, frame in enumerate(frames):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            part = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-            part.sample_rate, part.pts, part.time_base = 48000, number * 4800, Fraction(1, 48000)
-            container.mux(sound.encode(part))
-        container.mux(video.encode(None))
-        container.mux(sound.encode(None))
-
-
-def sound_seconds(path: Path) -> float | None:
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
-            return None
-        rate = container.streams.audio[0].rate
-        return sum(frame.samples for frame in container.decode(audio=0)) / rate
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """MP4s of predictions: the legend below the picture, and one scale of colours for all frames."""
 
-from fractions import Fraction
-
 import av
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import PIL.Image
 import pytest
 
 from tests.networks import noise, stub
-from tests.videos import smooth
+from tests.videos import smooth, sound_seconds, with_sound
 from v2v_jax.drawing.legends import strip
 from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Chunk, Predictor
@@ -63,17 +61,19 @@ def stamps(path):
 
 
 def test_the_video_proper_stays_as_it_is(tmp_path):
-    """Size, times and pictures, but for what the encoder makes of them."""
-    write_video(tmp_path / "in.mp4", smooth(11, 81, 96), fps=Fraction(24000, 1001))
+    """Size, times, sound and pictures, but for what the encoder makes of them."""
+    with_sound(tmp_path / "in.mp4", smooth(11, 82, 96))
     apply = lambda p, v: v.astype(jnp.float32)[..., :2] * 0.02
     predictor = Predictor(stub(apply, Flow()), scale="native")
-    without = predict(predictor, tmp_path / "in.mp4", tmp_path / "no.mp4", legend=False)
-    with_one = predict(predictor, tmp_path / "in.mp4", tmp_path / "yes.mp4")
+    options = dict(sound_of=tmp_path / "in.mp4")
+    without = predict(predictor, tmp_path / "in.mp4", tmp_path / "no.mp4", legend=False, **options)
+    with_one = predict(predictor, tmp_path / "in.mp4", tmp_path / "yes.mp4", **options)
     assert without.shape[1:3] == (82, 96) and with_one.shape[2] == 96
     assert with_one.shape[1] > 82 + 20 and with_one.shape[1] % 2 == 0
     assert np.abs(with_one[:, :82] - without).mean() < 2
     assert (with_one[:, 84:].min(axis=(1, 2, 3)) < 100).all()  # text in every frame
     assert stamps(tmp_path / "yes.mp4") == stamps(tmp_path / "no.mp4")
+    assert sound_seconds(tmp_path / "yes.mp4") == sound_seconds(tmp_path / "no.mp4") > 1
 
 
 # ------------------------------------------------------------------------------------------------
