@@ -22,7 +22,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--virtual-time-budget=3000",  # for the videos' first frames
+    "--virtual-time-budget=9000",  # until the videos play and their controls are gone
 )
 _LONGEST = 8000  # px
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE).save(args.output, optimize=True)
+    Image.fromarray(pixels).save(args.output, optimize=True)
     print(f"{args.output}: {pixels.shape[1]}x{pixels.shape[0]}")
     return 0
 
