@@ -15,6 +15,7 @@ from v2v_jax.input.clips import ClipSampler
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
+from v2v_jax.run.sessions import Session
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.console import console, waiting_for_first
 from v2v_jax.system.whole_files import write_text
@@ -59,6 +60,8 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
         evaluated = bool(checkpoints.metrics(first_step))
         log = MetricsLog(workdir, first_step, first_process, evaluated=evaluated)
         stack.enter_context(log)
+        trains = first_process and first_step < schedule.num_steps
+        session = Session(workdir, first_step, state.params, trains)
         if first_process:
             text = config.to_json_best_effort(indent=2)
             write_text(workdir / "config.json", text + "\n")
@@ -68,6 +71,7 @@ def train(setup: Setup, seed: int, workdir: pathlib.Path, stop: StopRequest) -> 
         def save(step: int, values: Mapping[str, float] | None = None) -> None:
             monitor.flush()  # so that no checkpoint is written after a loss that is not finite
             log.sync()
+            session.note(step)
             checkpoints.save(state, step, values, monitor.progress())  # in the background
 
         def stop_if_asked(step: int) -> None:
