@@ -154,8 +154,8 @@ def test_grey_and_transparent_videos():
     [
         (np.zeros((0, 8, 8, 3), np.uint8), "has no frames"),
         (iter([]), "has no frames"),
-        (np.zeros((4, 8, 8, 3), np.float32), "float32; expected .* uint8"),
-        (np.zeros((4, 8, 8, 3), np.uint16), "uint16; expected .* uint8"),
+        (np.zeros((4, 8, 8, 3), np.float32), "float32 in 0..0; expected .* uint8"),
+        (np.zeros((4, 8, 8, 3), np.uint16), "uint16 in 0..0; expected .* uint8"),
         (np.zeros((4, 8, 8, 2), np.uint8), "2 channels"),
         (np.zeros((4, 0, 8, 3), np.uint8), "expected"),
         (np.zeros((8, 8), np.uint8), "expected .T,H,W,3."),
