@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from v2v_jax.media.video import read_video, write_video
     from v2v_jax.models import C3D, V2V, ConvUp
     from v2v_jax.pretrained import load_c3d
+    from v2v_jax.run.recipe_files import read_config
     from v2v_jax.tasks import Task, register_task
     from v2v_jax.training.loop import train_and_evaluate as train
     from v2v_jax.zoo import load
@@ -47,6 +48,7 @@ _LAZY = {
     "brox_flow": "v2v_jax.brox.brox_flow",
     "load": "v2v_jax.zoo",
     "load_c3d": "v2v_jax.pretrained",
+    "read_config": "v2v_jax.run.recipe_files",
     "read_flow": "v2v_jax.media.flow_files",
     "read_video": "v2v_jax.media.video",
     "register_dataset": "v2v_jax.datasets",
@@ -66,6 +68,7 @@ __all__ = [
     "brox_flow",
     "load",
     "load_c3d",
+    "read_config",
     "read_flow",
     "read_video",
     "register_dataset",

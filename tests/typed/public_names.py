@@ -14,7 +14,7 @@ import v2v_jax
 
 def predicts(path: str, video: np.ndarray) -> np.ndarray:
     predictor = v2v_jax.load(
-        path, full_frame=False, scale="native", overlap=0.5, batch_size=None
+        path, scale="native", overlap=0.5, full_frame=False, batch_size=None, dtype="float32"
     )
     assert_type(predictor, v2v_jax.Predictor)
     assert_type(predictor.stream(video), Iterator[np.ndarray])

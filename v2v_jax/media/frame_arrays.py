@@ -71,7 +71,7 @@ def rgb_frame(frame: Any, what: str) -> np.ndarray:
 def _as_array(value: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # a tensor that is on a GPU; ragged lists
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU, ragged lists
         reason = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"{what} cannot be made a NumPy array ({reason}).") from error
 
