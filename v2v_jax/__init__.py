@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from v2v_jax.pretrained import load_c3d
     from v2v_jax.run.recipe_files import read_config
     from v2v_jax.tasks import Task, register_task
+    from v2v_jax.training.callbacks import Callback
     from v2v_jax.training.loop import train_and_evaluate as train
     from v2v_jax.zoo import load
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
 # name that it has there if that is another one.
 _LAZY = {
     "C3D": "v2v_jax.models",
+    "Callback": "v2v_jax.training.callbacks",
     "ConvUp": "v2v_jax.models",
     "Predictor": "v2v_jax.inference.predictor",
     "Task": "v2v_jax.tasks",
@@ -61,6 +63,7 @@ _LAZY = {
 __all__ = [
     "C3D",
     "V2V",
+    "Callback",
     "ConvUp",
     "Predictor",
     "Task",
