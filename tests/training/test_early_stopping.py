@@ -77,7 +77,8 @@ def scripted(monkeypatch):
 def run_and_read(config, workdir, capsys):
     """The accuracy that a run returns, and what it prints."""
     capsys.readouterr()
-    return train_and_evaluate(config, workdir)["accuracy"], " ".join(capsys.readouterr().out.split())
+    values = train_and_evaluate(config, workdir)
+    return values["accuracy"], " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_ends_early_and_says_so_also_when_it_was_killed_on_the_way(

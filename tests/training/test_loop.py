@@ -58,7 +58,7 @@ def test_loss_goes_down(trained, name):
 
 
 def test_logs(trained):
-    """metrics.jsonl has every step once, config.json the config; tests of callbacks: TensorBoard."""
+    """metrics.jsonl has every step once, config.json the config."""
     run = trained("flow")
     steps = range(1, run.config.num_steps + 1)
     losses = read_metrics(run.workdir, "train/loss")
