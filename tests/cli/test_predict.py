@@ -37,7 +37,7 @@ def test_one_video(tmp_path, run):
     arguments = f"--video={tmp_path / 'in.mp4'}", f"--output={tmp_path / 'out.mp4'}"
     status, out, err = run(*arguments)
     assert status == 0, err
-    assert "40 frames in" in out and "fps with I/O" in out and "after the first result" in out
+    assert "40 frames in" in out and "frames/s with I/O" in out and "after the first result" in out
     assert read_video(tmp_path / "out.mp4")[1] == 5
     before = (tmp_path / "out.mp4").read_bytes()
     status, out, err = run(*arguments)
@@ -263,7 +263,7 @@ def test_the_program_itself(trained, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "fps with I/O" in done.stdout, done.stderr
+    assert done.returncode == 0 and "frames/s with I/O" in done.stdout, done.stderr
     assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
 
 

@@ -214,7 +214,10 @@ def test_experiment_measures_every_way_of_a_run(trained, tmp_path, capsys, name,
         assert found["voxels"] == totals[i, 1] > 1000
         assert [way, f"{change:.4f}", f"{score:.4f} |"] in [line[1:] for line in printed]
     exact = result["ways"]["truth"]
-    assert exact["score"] == (1 if name == "seg" else 0) and 0 < exact["change"] < 0.3
+    if name == "seg":  # labels of scenes follow their motion exactly; colours are interpolated
+        assert exact["score"] == 1 and exact["change"] == 0
+    else:
+        assert exact["score"] == 0 and 0 < exact["change"] < 0.3
 
 
 def test_experiment_refuses_other_tasks_in_one_sentence(trained, capsys):

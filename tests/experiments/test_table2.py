@@ -7,7 +7,7 @@ import pytest
 
 from experiments import table2
 from tests.teachers import MINE, moving_squares
-from v2v_jax.labelling.label_maker import LabelWork
+from v2v_jax.labelling.label_maker import LabelSet, LabelWork
 from v2v_jax.media.label_files import StoredLabels, label_path
 from v2v_jax.media.video import write_video
 
@@ -16,8 +16,9 @@ from v2v_jax.media.video import write_video
 def test_both_methods_write_flow_for_every_frame(trained, tmp_path, monkeypatch, capsys):
     import v2v_jax
 
+    labels = lambda batch_size: LabelSet("", (), "", MINE, batch_size=batch_size)
     # Compiling Brox's method would take most of the time; it has its tests elsewhere.
-    monkeypatch.setattr(table2, "brox_work", lambda batch_size: LabelWork(MINE, None, batch_size))
+    monkeypatch.setattr(table2, "brox_work", lambda batch_size: LabelWork(labels(batch_size)))
     videos = tmp_path / "videos"
     videos.mkdir()
     for name, count in (("a.mp4", 9), ("b.mp4", 11)):

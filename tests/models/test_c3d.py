@@ -259,7 +259,7 @@ def test_training_evaluation_and_pictures(tmp_path, compilation_cache, capsys):
     again = evaluate(config, tmp_path)
     assert again["accuracy"] >= values["accuracy"]  # the best checkpoint's
     output = capsys.readouterr().out
-    assert re.search(r"test accuracy \d\.\d+ +\(always the commonest class: \d\.\d+\)", output)
+    assert re.search(r"validation accuracy 0\.\d+ +\(always the commonest class: 0\.\d+\)", output)
     picture = Image.open(tmp_path / "eval" / "clip0.png")
     assert picture.size[0] > 400
     weights = read_weights(tmp_path)

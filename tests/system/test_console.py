@@ -1,8 +1,10 @@
 """The line of progress: in a terminal, and where there is none."""
 
+import contextlib
 import io
 import re
 import sys
+import time
 
 import pytest
 import rich.console
@@ -83,3 +85,93 @@ def test_a_line_longer_than_the_terminal_is_cut(terminal):
     line.end()
     (text,) = screen(terminal)
     assert text.startswith("step  20/200  metric0 0.0000") and len(text) <= 60
+
+
+# ------------------------------------------------------------------------------------------------
+# Without a terminal: never silent for long
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A line every hundredth of a second, and waits worth a word from the first one on."""
+    monkeypatch.setattr(module, "LINE_EVERY", 0.01)
+    monkeypatch.setattr(module, "_SOON", 0.01)
+
+
+def heard(capsys, text: str) -> str:
+    """What is printed from now on until `text` is."""
+    out, end = "", time.monotonic() + 60
+    while text not in out:
+        assert time.monotonic() < end, out
+        time.sleep(0.01)
+        out += capsys.readouterr().out
+    return out
+
+
+def test_a_wait_is_spoken_of_while_it_lasts_and_when_it_is_over(quick, capsys):
+    with module.waiting("Preparing"):
+        assert re.fullmatch(r"(Preparing … \d s\n)+", heard(capsys, "Preparing … "))
+    assert re.search(r"^Preparing: \d s$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_short_wait_is_not_spoken_of(capsys):
+    with module.waiting("Preparing"):
+        pass
+    assert not capsys.readouterr().out
+
+
+def test_a_wait_that_fails_ends_its_lines(quick, capsys):
+    with pytest.raises(KeyError), module.waiting("Preparing"):
+        raise KeyError
+    assert "Preparing:" not in capsys.readouterr().out
+    time.sleep(0.05)
+    assert not capsys.readouterr().out
+
+
+def test_only_the_first_item_is_waited_for(monkeypatch):
+    events = []
+
+    @contextlib.contextmanager
+    def waiting(what):
+        events.append(f"begin {what}")
+        yield
+        events.append("end")
+
+    def items():
+        for item in (1, 2):
+            events.append(item)
+            yield item
+
+    monkeypatch.setattr(module, "waiting", waiting)
+    assert list(module.waiting_for_first(items(), "Preparing")) == [1, 2]
+    assert events == ["begin Preparing", 1, "end", 2]
+    assert list(module.waiting_for_first((), "Preparing")) == []
+
+
+def test_progress_speaks_between_items_that_take_long(quick, capsys):
+    def items():
+        yield "a"
+        heard(capsys, "reading: 1 of 2, ")
+        yield "b"
+
+    assert list(module.progress(items(), 2, "reading")) == ["a", "b"]
+    assert re.search(r"^reading: 2 done in .* s$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_progress_without_a_summary(capsys):
+    assert list(module.progress(iter("ab"), 2, "reading", summary=False)) == ["a", "b"]
+    assert not capsys.readouterr().out
+
+
+def test_frames_are_counted_once_there_are_any(quick, capsys):
+    with module.FramesBar("in.mp4", 30, "preparing the network") as bar:
+        heard(capsys, "in.mp4: preparing the network … ")
+        bar.tick(10)
+        out = heard(capsys, "in.mp4: 10 of 30 frames, ")
+    assert re.search(r"^in\.mp4: 10 of 30 frames, \d+\.\d frames/s$", out, re.MULTILINE)
+
+
+def test_a_bar_of_frames_never_shows_a_speed_that_is_not_known(terminal):
+    with module.FramesBar("in.mp4", None, "preparing the network") as bar:
+        bar.tick(10)
+    assert "None" not in terminal.getvalue() and "frames/s" in terminal.getvalue()

@@ -227,7 +227,9 @@ def run_on(cluster, jobs, log, **work):
 @pytest.mark.slow
 def test_ray_with_a_worker_killed(tmp_path, cluster):
     jobs = make_jobs(tmp_path, 8)
+    before = signal.getsignal(signal.SIGTERM)
     report = run_on(cluster[0], jobs, tmp_path / "log", kill="v3", seconds=0.2)
+    assert signal.getsignal(signal.SIGTERM) is before
     assert sorted(report.done) == [job.name for job in jobs] and report.status == 0
     assert report.frames == 80
     check_outputs(jobs)

@@ -168,13 +168,14 @@ def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
     """In the middle of training, then in the middle of an evaluation, which is then done first."""
+    before = signal.getsignal(signal.SIGTERM)
     config = small_config()
     train_and_evaluate(config, tmp_path / "whole")
     parts = tmp_path / "parts"
     terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with monkeypatch.context() as patch:
         interrupt(patch, (loop.Monitor, "add"), 2, terminate)
-        with pytest.raises(Stopped, match="after step 2 of 6, which is saved; run the same"):
+        with pytest.raises(Stopped, match="after step 2 of 6, which is saved; the same"):
             train_and_evaluate(config, parts)
     assert {path.name for path in (parts / "checkpoints").iterdir()} == {"2"}
     with monkeypatch.context() as patch:
@@ -186,7 +187,7 @@ def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
     assert_equal_runs(config, tmp_path / "whole", parts)
     names = lambda folder: {path.name for path in (folder / "checkpoints").iterdir()}
     assert names(parts) == names(tmp_path / "whole")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigterm_to_the_program(tmp_path):
@@ -202,8 +203,16 @@ def test_sigterm_to_the_program(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path)] == list(range(1, step + 1))
 
 
+@pytest.fixture
+def as_in_a_terminal():
+    """Ctrl-C interrupts; it is ignored where the tests run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
-def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd):
+def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd, as_in_a_terminal):
     """Stopped after a step in the middle, and gone on to what the run without it has."""
     config = tiny_config("color", SMALLEST, num_steps=3, eval_every=3)
     press = lambda: signal.raise_signal(signal.SIGINT)
@@ -225,7 +234,7 @@ def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_before_there_is_anything_to_save_ends_at_once(monkeypatch):
+def test_ctrl_c_before_there_is_anything_to_save_ends_at_once(as_in_a_terminal):
     with StopRequest(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     with StopRequest() as stop:
@@ -247,7 +256,7 @@ def test_ctrl_c_that_is_ignored_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_after_sigterm():
+def test_ctrl_c_after_sigterm(as_in_a_terminal):
     """One is noted, the second ends."""
     with StopRequest() as stop:
         stop.arm()
@@ -262,7 +271,7 @@ def test_sigterm_before_the_first_step(tmp_path, monkeypatch):
     interrupt(
         monkeypatch, (Checkpoints, "latest_step"), 1, lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
-    with pytest.raises(Stopped, match="nothing was to be saved"):
+    with pytest.raises(Stopped, match="there was nothing to save"):
         train_and_evaluate(small_config(), tmp_path)
 
 

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -131,7 +132,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     except UserError as error:
         return _fail(f"Error: {error}", 1)
     except Stopped as reason:
-        console.print(str(reason))
+        console.print(f"{reason}\nTo go on: {shlex.join([*prog.split(), *argv])}")
         return reason.status
     except KeyboardInterrupt:
         return _fail("Interrupted.", INTERRUPTED)

@@ -17,7 +17,6 @@ import pathlib
 import time
 from typing import TYPE_CHECKING
 
-import rich.progress
 from absl import logging
 
 from v2v_jax.cli.command_line import Parser, path
@@ -25,7 +24,7 @@ from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.inference import video_folders
 from v2v_jax.media.frame_sources import FrameSource, open_source
 from v2v_jax.system import jobs, own_modules
-from v2v_jax.system.console import console
+from v2v_jax.system.console import FramesBar, console, waiting
 from v2v_jax.system.jobs import Job
 
 if TYPE_CHECKING:
@@ -114,7 +113,8 @@ def _predict_one(options: argparse.Namespace) -> int:
     from v2v_jax.inference.output_files import parse_output
 
     start = time.perf_counter()
-    predictor = _load(options)
+    with waiting("Loading the weights"):
+        predictor = _load(options)
     output = parse_output(options.output, predictor.network.task, options.probabilities)
     _check_place(options, output)
     source = open_source(options.video)
@@ -124,10 +124,10 @@ def _predict_one(options: argparse.Namespace) -> int:
     frames = _predict_with_bar(predictor, source, output, speed, writing)
     end = time.perf_counter()
     line = f"{output.path}: {frames} frames in {end - loaded:.1f} s: "
-    line += f"{frames / (end - loaded):.1f} fps with I/O"
+    line += f"{frames / (end - loaded):.1f} frames/s with I/O"
     if frames > speed.first_frames:
         after = (frames - speed.first_frames) / (end - speed.first_time)
-        line += f"; {after:.1f} fps after the first result"
+        line += f"; {after:.1f} frames/s after the first result"
     console.print(f"{line} (loading the weights took {loaded - start:.1f} s)")
     return 0
 
@@ -158,20 +158,15 @@ def _predict_with_bar(
     predictor: Predictor, source: FrameSource, output: Output, speed: _Speed, writing: dict
 ) -> int:
     from v2v_jax.inference.output_files import predict_to_files
+    from v2v_jax.system import compilation_cache
 
-    with rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(),
-        rich.progress.TextColumn("{task.completed} frames, {task.speed} fps"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as progress:
-        task = progress.add_task(os.path.basename(source.name), total=source.num_frames)
+    before = compilation_cache.preparing("network")
+    with FramesBar(os.path.basename(source.name), source.num_frames, before) as bar:
 
         def tick(count: int) -> None:
             if not speed.first_frames:
                 speed.first_frames, speed.first_time = count, time.perf_counter()
-            progress.advance(task, count)
+            bar.tick(count)
 
         return predict_to_files(predictor, source, output, tick=tick, **writing)
 

@@ -137,7 +137,8 @@ class Evaluator:
     def _window_sums(self, params: Any) -> Iterator[tuple[Clips, int, metrics.Sums]]:
         """(batch, row, the task's sums of that clip) of every row; those of padding are zero."""
         plans = self.plans()
-        for plan, batch in zip(plans, self._feed.batches(plans), strict=True):
+        pairs = zip(plans, self._feed.batches(plans), strict=True)
+        for plan, batch in progress(pairs, len(plans), "evaluating", summary=False):
             sums = jax.tree.map(np.asarray, self._sums(params, self._feed.store, batch))
             for row in range(len(plan.mask)):
                 yield plan, row, {name: value[row] for name, value in sums.items()}

@@ -196,7 +196,9 @@ def _with_stored_gains(path: pathlib.Path, like: Any) -> Any:
     if not path.is_dir():  # a state without parameters
         return like
     with _as_unreadable():
-        stored = _stored_tree(path).get(_PARAMS, {})
+        stored = _stored_tree(path).get(_PARAMS)
+    if not isinstance(stored, Mapping):  # one array, or nothing
+        return like
     layers = {name: layer for name, layer in stored.items() if isinstance(layer, Mapping)}
     return without_gain(like, plain_layers(layers))
 

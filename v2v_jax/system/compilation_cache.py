@@ -49,6 +49,12 @@ def enable() -> pathlib.Path | None:
     return folder
 
 
+def preparing(what: str) -> str:
+    """What to say while a program is compiled, or read from the cache: nobody knows beforehand."""
+    kept = "; kept for next time" if jax.config.jax_compilation_cache_dir else ""
+    return f"Preparing the {what} (compiled once, up to a minute{kept})"
+
+
 def _machine() -> str:
     """Processor architecture and a hash of its features."""
     try:

@@ -4,27 +4,137 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import rich.console
 import rich.progress
 import rich.table
 
-LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+T = TypeVar("T")
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+_SOON = 2.0  # seconds after which a wait is spoken of there; a shorter one is not
 
 console = rich.console.Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def progress(items: Iterable, total: int, description: str) -> Iterator:
-    """Passes `items` on and shows how many of `total` went by (in a terminal as a bar)."""
+class Lines:
+    """Where there is no terminal, prints a line now and then: whatever the work inside does.
+
+    A context manager. In a terminal it does nothing, a bar or a spinner stands there.
+    """
+
+    def __init__(self, line: Callable[[], str], first: float | None = None) -> None:
+        """line: says how far the work is; first: seconds until it does, default `LINE_EVERY`."""
+        self._line = line
+        self._first = LINE_EVERY if first is None else first
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print, name="lines", daemon=True)
+
+    def _print(self) -> None:
+        wait = self._first
+        while not self._ended.wait(wait):
+            console.print(self._line())
+            wait = LINE_EVERY
+
+    def __enter__(self) -> Lines:
+        if not console.is_terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says what a person waits for, and how long it took if that was more than a moment."""
     start = time.perf_counter()
-    yield from rich.progress.track(
+    elapsed = lambda: time.perf_counter() - start
+    spinner = rich.progress.Progress(
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with Lines(lambda: f"{what} … {elapsed():.0f} s", first=_SOON), spinner:
+        spinner.add_task(what, total=None)
+        yield
+    if elapsed() > _SOON:
+        console.print(f"{what}: {elapsed():.0f} s")
+
+
+def waiting_for_first(items: Iterable[T], what: str) -> Iterator[T]:
+    """Passes `items` on; shows that the first one is waited for."""
+    iterator = iter(items)
+    with waiting(what):
+        found = list(itertools.islice(iterator, 1))
+    yield from found
+    yield from iterator
+
+
+def progress(
+    items: Iterable[T], total: int, description: str, *, summary: bool = True
+) -> Iterator[T]:
+    """Passes `items` on and shows how many of `total` went by; at the end a line, if `summary`."""
+    start, done = time.perf_counter(), 0
+    elapsed = lambda: time.perf_counter() - start
+    tracked = rich.progress.track(
         items, description, total, console=console, disable=not console.is_terminal, transient=True
     )
-    console.print(f"{description}: {total} done in {time.perf_counter() - start:.1f} s")
+    with Lines(lambda: f"{description}: {done} of {total}, {elapsed():.0f} s"):
+        for item in tracked:
+            yield item
+            done += 1
+    if summary:
+        console.print(f"{description}: {total} done in {elapsed():.1f} s")
+
+
+class FramesBar:
+    """Frames of one video and frames/s: a bar in a terminal, else a line now and then."""
+
+    def __init__(self, name: str, total: int | None, before: str) -> None:
+        """total: frames, None where that is not known; before: what the first of them waits for."""
+        self._total, self._before, self._frames = total, before, 0
+        self._start = time.perf_counter()
+        self._bar = rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(),
+            rich.progress.TextColumn("{task.fields[state]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(name, total=total, state=self._state())
+        self._lines = Lines(lambda: f"{name}: {self._state()}", first=_SOON)
+
+    def tick(self, frames: int) -> None:
+        """Counts frames that are done."""
+        self._frames += frames
+        self._bar.update(self._task, completed=self._frames, state=self._state())
+
+    def _state(self) -> str:
+        seconds = time.perf_counter() - self._start
+        if not self._frames:
+            return f"{self._before} … {seconds:.0f} s"
+        total = f" of {self._total}" if self._total else ""
+        return f"{self._frames}{total} frames, {self._frames / seconds:.1f} frames/s"
+
+    def __enter__(self) -> FramesBar:
+        self._bar.start()
+        self._lines.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.__exit__()
+        self._bar.stop()
 
 
 class InterruptedJob(BaseException):
@@ -56,13 +166,14 @@ class JobsBar:
             transient=True,
         )
         self._task = self._bar.add_task(description, total=total, speed=0.0)
-        self._start = self._shown = time.perf_counter()
+        self._start = time.perf_counter()
+        self._lines = Lines(self._line)
 
     def start(self, ended: int) -> None:
         """Begins to measure the speed; `ended` jobs were done before."""
         self._ended = ended
         self._bar.update(self._task, completed=ended)
-        self._start = self._shown = time.perf_counter()
+        self._start = time.perf_counter()
 
     def tick(self, frames: int) -> None:
         """Counts frames; called by several threads."""
@@ -77,22 +188,23 @@ class JobsBar:
         self._ended += 1
         self._failed += failed
         self._bar.advance(self._task)
-        now = time.perf_counter()
-        if not console.is_terminal and now - self._shown > LINE_EVERY:
-            self._shown = now
-            console.print(
-                f"{self._description}: {self._ended}/{self._total}, {self._failed} failed, "
-                f"{self._speed():.1f} frames/s"
-            )
 
     def _speed(self) -> float:
         return self.frames / max(time.perf_counter() - self._start, 1e-9)
 
+    def _line(self) -> str:
+        return (
+            f"{self._description}: {self._ended} of {self._total}, {self._failed} failed, "
+            f"{self._speed():.1f} frames/s"
+        )
+
     def __enter__(self) -> JobsBar:
         self._bar.start()
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._lines.__exit__()
         self._bar.stop()
 
 

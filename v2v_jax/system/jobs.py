@@ -21,6 +21,8 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -359,6 +361,7 @@ def _ray(backend: Backend) -> Iterator:
     import ray.data
 
     mine = not ray.is_initialized()
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray puts its own there, and leaves it
     if mine:
         local = backend.ray == "local"
         options = dict(include_dashboard=False, num_cpus=backend.workers) if local else {}
@@ -374,3 +377,5 @@ def _ray(backend: Backend) -> Iterator:
     finally:
         if mine:
             ray.shutdown()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)

@@ -18,7 +18,8 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.recipe_files import read_config
-from v2v_jax.system.console import console
+from v2v_jax.system import compilation_cache
+from v2v_jax.system.console import console, waiting, waiting_for_first
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.training import heap
 from v2v_jax.training.callbacks import Callback, Callbacks
@@ -109,8 +110,8 @@ def train(
             save(step)
             checkpoints.close()
             raise stop.stopped(
-                f"after step {step} of {schedule.num_steps}, which is saved; run the same command "
-                "again to go on."
+                f"after step {step} of {schedule.num_steps}, which is saved; the same command, or "
+                "call, goes on from there."
             )
 
         def evaluate(step: int) -> dict[str, float]:
@@ -122,7 +123,9 @@ def train(
                 stopping.add(values[task.headline])
                 if config.get("save_every_evaluation", True) or step == schedule.num_steps:
                     save(step, values)
-                told.evaluated(step, values, evaluator.pictures(state.params, config.num_pictures))
+                with waiting("drawing examples"):
+                    pictures = evaluator.pictures(state.params, config.num_pictures)
+                told.evaluated(step, values, pictures)
                 heap.release()
             return values
 
@@ -139,7 +142,9 @@ def train(
         stop.arm()
         last = first_step
         todo = range(first_step, first_step if stopping.is_over else schedule.num_steps)
-        for step, after, metrics in steps(train_step, feed, sampler, state, seed, todo):
+        taken = steps(train_step, feed, sampler, state, seed, todo)
+        first = compilation_cache.preparing("training step")
+        for step, after, metrics in waiting_for_first(taken, first):
             state, last = after, step  # the one before is donated
             if step == first_step + 1:
                 heap.share()  # not before: the compiler's threads would wait for one another

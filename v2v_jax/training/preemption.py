@@ -87,4 +87,4 @@ class StopRequest:
 
 
 def _nothing_saved() -> Stopped:
-    return Stopped("Stopped by SIGTERM before the first step; nothing was to be saved.")
+    return Stopped("Stopped by SIGTERM before the first step; there was nothing to save yet.")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.run.schedule import Schedule
-from v2v_jax.system.console import console
+from v2v_jax.system.console import console, waiting
 from v2v_jax.training import fine_tuning
 from v2v_jax.training.setup import Setup
 
@@ -50,8 +50,8 @@ def announce(experiment: Experiment, schedule: Schedule, first_step: int) -> Non
     if first_step:
         console.print(f"Resuming after step {first_step} of {config.num_steps}")
     elif jax.default_backend() == "cpu" and config.model.width > 0.25:
-        console.print("No accelerator here: measuring the speed of one training step …")
-        seconds = _seconds_per_clip(experiment)
+        with waiting("No accelerator here: measuring the speed of one training step"):
+            seconds = _seconds_per_clip(experiment)
         hours = seconds * config.batch_size * config.num_steps / 3600
         console.print(
             f"This will take about {_duration(hours)} on this machine ({seconds:.1f} s a clip, "
