@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import v2v_jax
-from tests.tiny import SMALLEST, read_metrics, tiny_config
+from tests.tiny import ROOT, SMALLEST, read_metrics, tiny_config
 from v2v_jax.errors import ConfigError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.training import loop
@@ -164,6 +166,45 @@ def test_a_run_by_a_recipes_name_and_what_is_no_configuration(tmp_path, monkeypa
         v2v_jax.train("sge", tmp_path)
     with pytest.raises(ConfigError, match='config is dict; expected a ConfigDict.*"seg:demo"'):
         v2v_jax.train({"task": "flow"}, tmp_path)
+
+
+def test_the_guides_example_for_another_service(tmp_path, monkeypatch):
+    """Its code as it stands, with a stand-in for the service and for training."""
+    calls = []
+
+    def train(config, workdir, callbacks):
+        with Callbacks(callbacks) as told:
+            for first_step in (0, 4):
+                told.start(v2v_jax.read_config(config), tmp_path, first_step)
+            told.logged(5, {"loss": 0.5})
+            told.evaluated(6, {"accuracy": 0.7}, {"clip": np.zeros((2, 3, 3), np.uint8)})
+            raise Stopped("by SIGTERM")
+
+    class Service(types.ModuleType):
+        def init(self, **options):
+            calls.append(("init", options["id"], options["config"]["task"]))
+            return self
+
+        def Image(self, picture, caption):
+            return caption, picture.shape
+
+    service = Service("wandb")
+    for name in ("log", "define_metric", "finish"):
+        note = lambda *values, name=name, **options: calls.append((name, *values, options))
+        setattr(service, name, note)
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    monkeypatch.setattr(v2v_jax, "train", train, raising=False)
+    text = (ROOT / "docs" / "guides" / "following_a_run.md").read_text()
+    code = text[text.index("import uuid") :].partition("```")[0]
+    with pytest.raises(Stopped):
+        exec(code, {})
+    inits = [call for call in calls if call[0] == "init"]
+    assert inits[0] == inits[1] and len(inits[0][1]) == 8 and inits[0][2] == "segmentation"
+    assert [call[1] for call in calls if call[0] == "log"] == [
+        {"step": 5, "train/loss": 0.5},
+        {"step": 6, "eval/accuracy": 0.7, "examples": [("clip", (2, 3, 3))]},
+    ]
+    assert calls[-1] == ("finish", {"exit_code": 1})
 
 
 # ------------------------------------------------------------------------------------------------
