@@ -114,7 +114,7 @@ def test_a_single_training_video_trains_and_validates_with_a_warning(named, monk
 def test_old_configurations_train_on_all_and_have_no_validation(named) -> None:
     assert not datasets.has_validation({"name": "named"})
     assert names(named("train")) == FILMS
-    with pytest.raises(ConfigError, match="sets no validation split apart"):
+    with pytest.raises(ConfigError, match="has no validation split"):
         named("validation")
     old = {"name": "scenes", "source": "files", "seed": 0, "num_train_videos": 3, "noise": 4.0}
     old |= {"num_test_videos": 2, "num_frames": 20, "cache": "", "root": ""}

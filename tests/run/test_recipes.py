@@ -210,7 +210,7 @@ def test_validate_names_the_key_and_the_choices(key, value, message):
 @pytest.mark.parametrize(
     ("name", "arg", "changes", "message"),
     [
-        ("seg", "", {"patience": 3, "data.num_validation_videos": 0}, "no validation split apart"),
+        ("seg", "", {"patience": 3, "data.num_validation_videos": 0}, "has no validation split"),
         ("seg", "", {"patience": 3, "save_every_evaluation": False}, "would not be kept"),
         ("seg", "dataset=frames", {"patience": 3, "data.validation_share": 0.0}, "no validation"),
         ("seg", "dataset=davis", {"data.num_folds": 1}, r"num_folds is 1; it must be 0 .none. or"),

@@ -91,7 +91,8 @@ def test_a_run_ends_early_and_says_so_also_when_it_was_killed_on_the_way(
         train_and_evaluate(config, tmp_path)
     value, said = run_and_read(config, tmp_path, capsys)
     assert value == 0.45 and "Resuming after step 8 of 14" in said
-    assert "Stopped early, after step 10 of 14: 3 evaluations in a row had no better" in said
+    assert "Stopped early, after step 10 of 14: 3 evaluations in a row brought no better" in said
+    assert "brought no better validation accuracy. The best checkpoint" in said
     # Of two that are as good the later one counts as the best, as everywhere.
     assert "best checkpoint is step 8's; v2v eval" in said and find_checkpoint(tmp_path).step == 8
     assert list(read_metrics(tmp_path, "eval/accuracy")) == [2, 4, 6, 8, 10]

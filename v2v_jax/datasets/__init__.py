@@ -69,7 +69,7 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
         if options.get("domain", "plain") != "plain":
-            raise ConfigError("data.source=tfds holds the plain domain; leave one of them out.")
+            raise ConfigError("data.source=tfds has the plain domain alone; leave data.domain out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],
@@ -188,7 +188,7 @@ def _with_labels(
 
 def _check_no_labels(options: Mapping[str, Any]) -> None:
     if options["teacher_labels"] or options.get("flow_labels"):
-        raise ConfigError("data.teacher_labels are of files; leave data.source=tfds out.")
+        raise ConfigError("data.teacher_labels needs video files; leave data.source=tfds out.")
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -349,8 +349,8 @@ def register_dataset(
     taken = {"name", "min_frames"} & options.keys()
     if not callable(open) or taken or feed not in ("tf_data", "device"):
         raise ConfigError(
-            f"The dataset {name!r} cannot be registered: `open` must be a function, `options` have "
-            f'no "name" and no "min_frames", and `feed` be tf_data or device; got {open!r}, '
+            f"The dataset {name!r} cannot be registered: expected a function `open`, `options` "
+            f'without "name" and "min_frames", and tf_data or device as `feed`; got {open!r}, '
             f"{options!r}, {feed!r}."
         )
     known = DATASETS.get(name)
@@ -412,7 +412,7 @@ def load(
     """
     if split == "validation" and not has_validation(data):
         raise ConfigError(
-            f"This configuration of {data['name']} sets no validation split apart; set "
+            f"This configuration of {data['name']} has no validation split; set "
             f"data.{_validation_option(data)}."
         )
     if isinstance(training, Subset) and training.rest_is == split:

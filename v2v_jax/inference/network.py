@@ -128,7 +128,7 @@ def from_weights(
             return unchecked(params, video)
         except flax.errors.FlaxError as error:
             raise CheckpointError(
-                f"{where} holds other layers than its record says; use the version that wrote it."
+                f"{where} has other layers than its record says; use the version that wrote it."
             ) from error
 
     return TrainedNetwork(apply=apply, params=weights.params, step=weights.step, **fields)

@@ -331,8 +331,8 @@ def _check_selection(config: ConfigDict, kind: type[Task]) -> None:
     if config.get("patience", 0):
         if not has_validation(config.data):
             raise ConfigError(
-                f"patience is {config.patience}, but this configuration sets no validation split "
-                "apart to choose on; set data.validation_share, of scenes "
+                f"patience is {config.patience}, but this configuration has no validation split "
+                "to choose on; set data.validation_share, of scenes "
                 "data.num_validation_videos, or patience=0."
             )
         if not config.get("save_every_evaluation", True):

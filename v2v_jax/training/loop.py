@@ -166,7 +166,7 @@ def train(
             best = checkpoints.best_step()
             console.print(
                 f"Stopped early, after step {last} of {schedule.num_steps}: {stopping.since_best} "
-                f"evaluations in a row had no better {task.headline} on the {setup.split} split. "
+                f"evaluations in a row brought no better {setup.split} {task.headline}. "
                 f"The best checkpoint is step {best}'s; v2v eval and v2v predict use it."
             )
         return values

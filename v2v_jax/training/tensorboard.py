@@ -82,5 +82,6 @@ class TensorBoard(Callback):
             self._writer.write_event(event)
             self._writer.flush()
         except OSError as error:
-            logging.error("Cannot write to %s (%s); it ends here.", self._folder, error.strerror)
+            reason = error.strerror
+            logging.error("Cannot write to %s (%s); its curves end here.", self._folder, reason)
             self._writer = None
