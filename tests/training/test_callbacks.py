@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from absl import logging
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -17,6 +18,7 @@ from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.training import loop
 from v2v_jax.training.callbacks import Callback, Callbacks
 from v2v_jax.training.preemption import StopRequest
+from v2v_jax.training.tensorboard import TensorBoard
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -63,7 +65,7 @@ def lines(workdir, prefix):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
     """Six steps, stopped after the fifth and resumed: the folder, and the notes of either part."""
-    config = tiny_config("seg", SMALLEST, log_every=2)
+    config = tiny_config("seg", SMALLEST, log_every=2, num_pictures=2)
     workdir, parts = tmp_path_factory.mktemp("callbacks") / "run", (Recording(), Recording())
     add, part = loop.Monitor.add, iter(parts)
 
@@ -209,6 +211,23 @@ def test_the_guides_example_for_another_service(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------
 # TensorBoard
+
+
+def test_a_full_disk_ends_the_curves_and_not_the_run(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "error", lambda text, *values: said.append(text % values))
+    board = TensorBoard()
+    board.start(tiny_config("seg"), tmp_path, 0)
+
+    def full(event):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._writer, "write_event", full)
+    for step in (1, 2):
+        board.logged(step, {"loss": 0.5})
+    board.end(None)
+    (text,) = said
+    assert f"Cannot write to {tmp_path / 'tensorboard'} (No space left on device); its" in text
 
 
 def events(folder):
