@@ -77,7 +77,6 @@ def train(
     """The loop of `train_and_evaluate`, from one seed."""
     experiment, schedule = setup.for_seed(seed), setup.schedule
     config, task = experiment.config, experiment.task
-    sampler = make_sampler(experiment, workdir)
     first_process = jax.process_index() == 0
     with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
         stack.enter_context(jax.set_mesh(experiment.mesh))
@@ -85,6 +84,7 @@ def train(
         checkpoints = Checkpoints(workdir, experiment.about, **goal, writable=True)
         stack.enter_context(checkpoints)
         state, first_step, progress = first_state(setup, experiment, checkpoints)
+        sampler = make_sampler(experiment, workdir)
         feed, evaluator, train_step = setup.feed, setup.evaluator, setup.train_step
         evaluated = bool(checkpoints.metrics(first_step))
         log = MetricsLog(workdir, first_step, first_process, evaluated=evaluated)
@@ -119,7 +119,7 @@ def train(
             with monitor.line.pause():
                 values = evaluator(state.params, lambda: stop_if_asked(step))
                 log.write(step, EVALUATION, values)
-                report(step, values)
+                _report(setup, step, values)
                 stopping.add(values[task.headline])
                 if config.get("save_every_evaluation", True) or step == schedule.num_steps:
                     save(step, values)
@@ -128,13 +128,6 @@ def train(
                 told.evaluated(step, values, pictures)
                 heap.release()
             return values
-
-        def report(step: int, values: Mapping[str, float]) -> None:
-            value, trivial = values[task.headline], values[f"baseline_{task.headline}"]
-            console.print(
-                f"step {step}  {setup.split} {task.headline} {value:.4f}  "
-                f"({task.baseline}: {trivial:.4f})"
-            )
 
         values = None
         if first_step and schedule.is_evaluated(first_step) and not evaluated:
@@ -160,15 +153,9 @@ def train(
                 save(step)
         if values is None:  # nothing was left to train
             values = evaluator(state.params)
-            report(first_step, values)
+            _report(setup, first_step, values)
         if stopping.is_over and last < schedule.num_steps:
-            checkpoints.wait()
-            best = checkpoints.best_step()
-            console.print(
-                f"Stopped early, after step {last} of {schedule.num_steps}: {stopping.since_best} "
-                f"evaluations in a row brought no better {setup.split} {task.headline}. "
-                f"The best checkpoint is step {best}'s; v2v eval and v2v predict use it."
-            )
+            _report_early(setup, last, stopping, checkpoints)
         return values
 
 
@@ -190,3 +177,25 @@ def steps(
     for step, batch in zip(todo, feed.batches(map(sampler.plan, todo))):
         state, metrics = train_step(state, feed.store, batch, np.uint32(seed % 2**32))
         yield step + 1, state, metrics
+
+
+def _report(setup: Setup, step: int, values: Mapping[str, float]) -> None:
+    """Prints the headline metric of an evaluation beside the trivial answer's."""
+    task = setup.experiment.task
+    value, trivial = values[task.headline], values[f"baseline_{task.headline}"]
+    console.print(
+        f"step {step}  {setup.split} {task.headline} {value:.4f}  ({task.baseline}: {trivial:.4f})"
+    )
+
+
+def _report_early(
+    setup: Setup, step: int, stopping: EarlyStopping, checkpoints: Checkpoints
+) -> None:
+    """Says why a run ended after `step`, and what is left of it; on all processes."""
+    checkpoints.wait()
+    best, headline = checkpoints.best_step(), setup.experiment.task.headline
+    console.print(
+        f"Stopped early, after step {step} of {setup.schedule.num_steps}: {stopping.since_best} "
+        f"evaluations in a row brought no better {setup.split} {headline}. The best checkpoint is "
+        f"step {best}'s; v2v eval and v2v predict use it."
+    )
