@@ -69,7 +69,7 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
         if options.get("domain", "plain") != "plain":
-            raise ConfigError("data.source=tfds has the plain domain alone; leave data.domain out.")
+            raise ConfigError("data.source=tfds has the plain domain only; leave one of them out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],

@@ -106,9 +106,7 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
     try:
         return StoredWeights(_params(members), record["about"], record["step"], record["bits"])
     except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold weights ({error}); export the checkpoint again."
-        ) from error
+        raise CheckpointError(f"{path} holds other than weights ({error}).") from error
 
 
 def _params(members: Mapping[str, bytes]) -> Params:

@@ -110,8 +110,8 @@ def part_of(
     validating = validating or held_back(names, options["validation_share"], group)
     if not validating:
         logging.warning(
-            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
-            "to choose checkpoints on another.",
+            "%s has only one training video, %s, which validates, too. Set data.validation to "
+            "choose checkpoints on another.",
             *(dataset.name, names[0]),
         )
         return dataset

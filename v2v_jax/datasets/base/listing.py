@@ -95,8 +95,8 @@ def list_videos(
     _report(dataset, len(names), listing, short, min_frames)
     if uneven:
         logging.warning(
-            "Dataset %s: %d of %d videos have frames at uneven times; clips take the frames in "
-            "their order, whatever time lies between them: %s",
+            "Dataset %s: %d of %d videos have frames at uneven times; clips are of one frame after "
+            "the other, whatever lies between them: %s",
             *(dataset, len(uneven), len(listing.videos), some_of(uneven)),
         )
     return listing

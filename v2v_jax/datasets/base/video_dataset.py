@@ -111,7 +111,7 @@ class VideoDataset(abc.ABC):
         Raises:
           DataError: they are not files, so that no labels on disk can be of them.
         """
-        raise DataError(f"Dataset {self.name} has no video files that could be labelled.")
+        raise DataError(f"The videos of dataset {self.name} are no files that can be labelled.")
 
     def original_size(self, video: int) -> tuple[int, int] | None:
         """(H, W) of a video before resizing, where that is known without reading it."""
