@@ -53,9 +53,8 @@ class Predictor:
     """Predicts a value for every voxel of videos of any length and size.
 
     A video is a path (a video file, a folder of pictures), an array (T,H,W,3) uint8 RGB, or an
-    iterable of (H,W,3) frames, such as a camera's. What comes back for it is for the task to say
-    (`Task.finish`), such as (T,H,W) uint8 labels or (T,H,W,2) float32 flow in pixels of the video:
-    see docs/inference.md.
+    iterable of (H,W,3) frames. What comes back for it is for the task to say (`Task.finish`), such
+    as (T,H,W) uint8 labels or (T,H,W,2) float32 flow in pixels of the video: see docs/inference.md.
 
     Attributes:
       network: the trained network; `network.task` is its task, `network.about` the record stored

@@ -35,7 +35,7 @@ def load(
       full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
         programs are then compiled anew for every size of frame.
       batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere. A live stream wants
-        as few as cover a frame (docs/inference.md).
+        as few as cover a frame (docs/guides/own_video.md).
       dtype: of the network's computation; "auto": what its configuration says, which is bfloat16 on
         accelerators and float32 on CPUs unless it was changed there.
 
