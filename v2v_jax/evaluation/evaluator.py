@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import pathlib
@@ -25,7 +26,7 @@ from v2v_jax.input.clips import Clips, evaluation_windows
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.which_checkpoint import find_checkpoint
-from v2v_jax.system import sharding
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
@@ -52,8 +53,14 @@ class WindowResult:
 class Evaluator:
     """Evaluates parameters on every window of a split; compiled once, used often."""
 
-    def __init__(self, experiment: Experiment, feed: Feed | None = None):
-        """experiment: of that split; feed: what to read through, default as configured."""
+    def __init__(self, experiment: Experiment, feed: Feed | None = None, *, waits: bool = True):
+        """Reads the split, or begins to.
+
+        Args:
+          experiment: of that split.
+          feed: what to read through; default: as configured.
+          waits: until all of a split that is kept on the device is there.
+        """
         self._experiment = experiment
         config, mesh = experiment.config, experiment.mesh
         self._feed = feed or make_feed(
@@ -64,14 +71,17 @@ class Evaluator:
             mesh,
             progress,
             count_replacements=False,
+            grows=not waits,
         )
         # Some multiple of the devices, whatever the configuration says, so that padding fills up.
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
         everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-        self._sums = compiled_together(jax.jit(self._batch_sums, out_shardings=everywhere))
+        options = compiler_options.of_inference(mesh.devices.flat[0].platform)
+        jit = functools.partial(jax.jit, compiler_options=options)
+        self._sums = compiled_together(jit(self._batch_sums, out_shardings=everywhere))
         # Pictures are drawn by each process from the whole batch.
         shown = everywhere if jax.process_count() > 1 else split
-        self._predict = compiled_together(jax.jit(self._batch_predictions, out_shardings=shown))
+        self._predict = compiled_together(jit(self._batch_predictions, out_shardings=shown))
 
     def _forward(self, params, store, batch):
         batch = self._feed.prepare(store, batch)

@@ -26,6 +26,7 @@ from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
 from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
+from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
 
 _LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
@@ -95,7 +96,8 @@ class Predictor:
         default = _BATCH_SIZE.get(jax.default_backend(), _BATCH_SIZE_ELSEWHERE)
         self._batch_size = batch_size or default
         self._params = blending.on_device(network.params)
-        self._forward = jax.jit(network.apply)
+        options = compiler_options.of_inference(jax.default_backend())
+        self._forward = jax.jit(network.apply, compiler_options=options)
         self._blenders: dict[tuple[int, int, int], Blender] = {}
 
     def __repr__(self) -> str:

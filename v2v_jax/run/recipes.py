@@ -195,7 +195,7 @@ def shrink_to_demo(
     config.data.num_validation_videos = config.data.num_test_videos = 12
     config.data.num_frames = 32
     config.data.num_train_frames = 16
-    config.grow_share = 0.0
+    config.grow_share = 0.15  # the first step need not wait for all of them
     config.preprocessing.frame_size = (72, 96)
     config.preprocessing.crop_size = crop_size
     config.preprocessing.clip_length = clip_length

@@ -74,11 +74,10 @@ class Setup:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """Evaluates on `split`."""
+        """Evaluates on `split`, which is read while training begins."""
         training = self.experiment
-        return Evaluator(
-            make_experiment(training.config, self.split, training.mesh, training.dataset)
-        )
+        experiment = make_experiment(training.config, self.split, training.mesh, training.dataset)
+        return Evaluator(experiment, waits=False)
 
 
 def make_sampler(experiment: Experiment, workdir: pathlib.Path | None = None) -> ClipSampler:

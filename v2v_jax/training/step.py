@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.run.optimizers import learning_rate, updates_done
-from v2v_jax.system import sharding
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
 from v2v_jax.training import accumulation, recompute
@@ -35,6 +34,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     mesh, recomputed = experiment.mesh, config.recompute
+    platform = mesh.devices.flat[0].platform
     parts = accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, recomputed)
     apply = recompute.in_parts(_network(experiment), recomputed)
     augmentation = experiment.augmentation
@@ -90,7 +90,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         step,
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
-        compiler_options=_compiler_options(mesh),
+        compiler_options=compiler_options.of_training(platform, experiment.num_parameters()),
     )
     return compiled_together(jitted)
 
@@ -133,16 +133,3 @@ def _finite(metrics: Metrics) -> tuple[jax.Array, Metrics]:
 
 def _keep_unless(good: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-
-
-def _compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-    """What XLA does better when told.
-
-    On TPUs one all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128. On CPUs
-    its older emitter of fused loops, whose code is a third shorter to compile and as fast: the
-    demonstration's step took 27 s of processor time, not 38, and 0.30 s a step with both.
-    """
-    platform = mesh.devices.flat[0].platform
-    if platform == "tpu":
-        return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
-    return {"xla_cpu_use_fusion_emitters": False} if platform == "cpu" else None
