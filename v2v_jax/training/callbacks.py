@@ -1,7 +1,7 @@
 """What follows a run from outside of it: `v2v_jax.train(config, workdir, callbacks=[…])`.
 
-TensorBoard's files are written by one (`training.tensorboard`); docs/training.md has another, for
-Weights & Biases.
+TensorBoard's files are written by one (`training.tensorboard`); docs/guides/following_a_run.md has
+another, for Weights & Biases.
 """
 
 from __future__ import annotations
