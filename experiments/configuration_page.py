@@ -20,6 +20,7 @@ from v2v_jax.cli import config_options
 from v2v_jax.datasets import DATASETS
 from v2v_jax.run import recipes
 from v2v_jax.run.config_fields import DATASET_FIELDS, FIELDS, Field
+from v2v_jax.run.recipe_files import known_recipes
 from v2v_jax.system.whole_files import write_text
 
 PATH = pathlib.Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
@@ -50,7 +51,7 @@ Values = Mapping[str, Mapping[str, Any]]  # recipe → field → value
 
 def configurations(recipe: str) -> Values:
     """The values of all fields of the installed recipes, as `recipe` has them: modern or paper."""
-    names = config_options.known_recipes()
+    names = known_recipes()
     return {name: flat(config_options.read(f"{name}:recipe={recipe}")) for name in names}
 
 
@@ -133,7 +134,7 @@ def _allowed(name: str, dataset: str) -> str:
         return f"{length} numbers, each {words}."
     rules = recipes.NUMBERS
     if dataset:
-        own = recipes.DATA_NUMBERS.get(dataset, {})
+        own = recipes.HELD_BACK_NUMBERS | recipes.DATA_NUMBERS.get(dataset, {})
         rules = {f"data.{option}": rule for option, rule in own.items()}
     words = rules[name][1] if name in rules else ""
     return f"{words[:1].upper()}{words[1:]}." if words else ""

@@ -39,6 +39,8 @@ ELSEWHERE = {
     "docs/guides/own_loop.md": "tests/end_to_end/test_extending.py",
     "docs/guides/many_machines.md": "tests/training/test_multi_process.py",
     "docs/guides/tpu.md": "tests/benchmarks/test_tpu_compile.py",
+    "docs/guides/following_a_run.md": "tests/training/test_callbacks.py",
+    "docs/guides/model_selection.md": "tests/datasets/test_folds.py",
     "docs/install.md": "tests/end_to_end/test_installation.py",
 }
 

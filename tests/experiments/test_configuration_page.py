@@ -8,6 +8,7 @@ from experiments import configuration_page
 from v2v_jax.cli import config_options
 from v2v_jax.datasets import DATASETS
 from v2v_jax.run import config_fields, recipes
+from v2v_jax.run.recipe_files import known_recipes
 
 OUR_DATASETS = sorted(config_fields.DATASET_FIELDS)
 
@@ -15,7 +16,7 @@ OUR_DATASETS = sorted(config_fields.DATASET_FIELDS)
 @pytest.fixture(scope="module")
 def configurations():
     """(dataset, field → value) of every recipe on every dataset, modern, paper's, and demos."""
-    names, found = config_options.known_recipes(), []
+    names, found = known_recipes(), []
     for name, dataset, recipe in itertools.product(names, OUR_DATASETS, ("modern", "paper")):
         config = config_options.read(f"{name}:dataset={dataset},recipe={recipe}")
         found.append((dataset, configuration_page.flat(config)))
@@ -42,6 +43,7 @@ def test_no_dataset_of_ours_is_left_out():
 def test_rules_are_of_fields_that_exist():
     general = set().union(*config_fields.FIELDS.values())
     assert {*recipes.NUMBERS, *recipes.CHOICES, *recipes.TUPLES} <= general
+    assert recipes.HELD_BACK_NUMBERS.keys() <= config_fields.DATASET_FIELDS["davis"].keys()
     for dataset, rules in recipes.DATA_NUMBERS.items():
         assert rules.keys() <= config_fields.DATASET_FIELDS[dataset].keys()
 

@@ -67,6 +67,10 @@ FIELDS: dict[str, dict[str, Field]] = {
             "share of the run",
         ),
         "grow_steps": Field("The same in steps; 0: `grow_share` decides.", "steps"),
+        "class_balance": Field(
+            "How many training clips are drawn so that all classes come as often; 0: none.",
+            "share of the clips",
+        ),
         "mirror": Field("Whether half of the training clips are mirrored left to right."),
         "feed": Field(
             "`device` keeps the decoded set in the accelerator's memory; `tf_data` decodes while "
@@ -145,6 +149,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "log_every": Field("From one line of metrics to the next; 0: 200 lines a run.", "steps"),
         "num_evaluations": Field("Evaluations on the validation split in a run."),
         "eval_every": Field("From one to the next; 0: `num_evaluations` decides.", "steps"),
+        "patience": Field(
+            "Evaluations in a row without a better headline metric that end the run; 0: none do.",
+            "evaluations",
+        ),
         "save_every_evaluation": Field("Whether each one leaves a checkpoint, or the last alone."),
         "save_every": Field("Between further checkpoints; 0: none.", "steps"),
         "eval_batch_size": Field("Clips at a time when evaluating.", "clips"),
@@ -166,6 +174,8 @@ _ALLOW_MISSING = Field("Whether some of the listed videos may be missing.")
 _OF_ANY = {
     "validation": _VALIDATION,
     "validation_share": _VALIDATION_SHARE,
+    "num_folds": Field("Parts of the training videos, for cross-validation; 0: none."),
+    "fold": Field("Which part is the test split, from 0; of `num_folds`."),
     "cache": _CACHE,
 }
 
