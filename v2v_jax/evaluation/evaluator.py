@@ -30,7 +30,8 @@ from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import metrics
+from v2v_jax.tasks import Task, metrics
+from v2v_jax.tasks.task import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,16 @@ class Evaluator:
         count = min(count, len(places))
         chosen = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
         return [(self._name(*place), *self.clip(params, *place)) for place in chosen]
+
+    def pictures(self, params: Any, count: int) -> dict[str, np.ndarray]:
+        """Stills (H,W,3) uint8 RGB of up to `count` windows, by name; the same windows each time.
+
+        With several processes all of them call it; the first one draws, others get none.
+        """
+        clips = self.clips(params, count)
+        if jax.process_index() > 0:
+            return {}
+        return {clip[0]: still(self._experiment.task, *clip) for clip in clips}
 
 
 def evaluate(
@@ -323,14 +334,35 @@ def draw(
       prediction: (T,H,W[,K]), as the task's `predict` gives it.
     """
     task = experiment.task
-    frames = np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int)
     layout: Callable[..., dict] = lambda picture: dict(title=name, legends=picture.legends)
     picture = task.picture(clip, prediction)
-    sheet = panels.panels(picture.columns, frames, **layout(picture))
-    panels.write_png(path.with_suffix(".png"), sheet)
+    panels.write_png(path.with_suffix(".png"), still(task, name, clip, prediction, picture))
     panels.write_gif(
         path.with_suffix(".gif"), panels.animation(picture.columns, **layout(picture)), fps=8
     )
     for what, extra in task.more_pictures(clip, prediction).items():
-        sheet = panels.panels(extra.columns, frames[:2], **layout(extra))
+        sheet = panels.panels(extra.columns, shown_frames(clip)[:2], **layout(extra))
         panels.write_png(path.with_name(f"{path.name}_{what}.png"), sheet)
+
+
+def still(
+    task: Task,
+    name: str,
+    clip: Mapping[str, np.ndarray],
+    prediction: np.ndarray,
+    picture: Picture | None = None,
+) -> np.ndarray:
+    """Four frames of a clip side by side, (H,W,3) uint8 RGB: input, prediction, truth and so on.
+
+    Args:
+      clip, prediction: see `draw`.
+      picture: what the task draws of them, if that is at hand.
+    """
+    picture = picture or task.picture(clip, prediction)
+    legends = picture.legends
+    return panels.panels(picture.columns, shown_frames(clip), title=name, legends=legends)
+
+
+def shown_frames(clip: Mapping[str, np.ndarray]) -> list[int]:
+    """The numbers of the frames that a still shows: the first, the last, and two between."""
+    return np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int).tolist()

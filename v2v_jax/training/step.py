@@ -12,6 +12,7 @@ import optax
 from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
+from v2v_jax.run.optimizers import learning_rate, updates_done
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
@@ -26,9 +27,10 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
 
     All that is random in it is a function of (seed, state.step, row of the batch).
 
-    Metrics: `loss` and the global norms of gradient, update and parameters, float32 scalars, beside
-    the task's sums. With `config.skip_nonfinite` a step whose loss, gradient or update is not
-    finite changes neither parameters nor optimiser state, and its metric `skipped` is 1, not 0.
+    Metrics: `loss`, `learning_rate` and the global norms of gradient, update and parameters,
+    float32 scalars, beside the task's sums. With `config.skip_nonfinite` a step whose loss,
+    gradient or update is not finite changes neither parameters nor optimiser state, and its metric
+    `skipped` is 1, not 0.
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     mesh, recomputed = experiment.mesh, config.recompute
@@ -36,6 +38,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     parts = accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, recomputed)
     apply = recompute.in_parts(_network(experiment), recomputed)
     augmentation = experiment.augmentation
+    rate = learning_rate(config.optimizer, config.num_steps)
     is_random = "dropout" in config.model or not augmentation.is_off
 
     def sums_of_clips(params: Any, store: Any, batch: Any):
@@ -73,6 +76,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
             "loss": losses.mean((total, count)),
             "gradient_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
+            "learning_rate": rate(updates_done(state.opt_state)),
             "sums": sums,
         }
         if config.skip_nonfinite:
