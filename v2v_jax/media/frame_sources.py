@@ -99,7 +99,8 @@ def open_source(video: Video | FrameSource) -> FrameSource:
     if hasattr(video, "__array__"):
         array = check_video(video)
         read = lambda start, stop: array[start:stop]
-        return FrameSource(_checked(array, "The video"), "the video", None, len(array), read=read)
+        frames = _checked(array, "The video")
+        return FrameSource(frames, "the video", None, len(array), read=read)
     if not isinstance(video, Iterable) or isinstance(video, (bytes, Mapping)):
         raise DataError(
             f"The video is {type(video).__name__}; expected a path, an array (T,H,W,3) uint8 RGB, "

@@ -176,6 +176,7 @@ _OF_ANY = {
     "validation_share": _VALIDATION_SHARE,
     "num_folds": Field("Parts of the training videos, for cross-validation; 0: none."),
     "fold": Field("Which part is the test split, from 0; of `num_folds`."),
+    "max_videos": Field("Most videos of a split that are used; 0: all.", "videos"),
     "cache": _CACHE,
 }
 
