@@ -8,8 +8,10 @@ import re
 
 import pytest
 
+import v2v_jax
 from tests import markdown as pages
 from tests.tiny import ROOT
+from v2v_jax.cli import commands
 
 EACH_PAGE = pytest.mark.parametrize("page", sorted(pages.PAGES))
 FOLDERS = (
@@ -78,6 +80,14 @@ def test_modules_tests_and_names_exist(page):
         except ModuleNotFoundError:  # an attribute of a class
             module, _, kind = module.rpartition(".")
             assert hasattr(getattr(importlib.import_module(module), kind), attribute), name
+
+
+def test_the_reference_has_every_public_name_and_every_command():
+    reference = ROOT / "docs" / "reference"
+    names = re.findall(r"^::: v2v_jax\.(\w+)$", (reference / "python.md").read_text(), re.M)
+    assert sorted(names) == sorted(v2v_jax.__all__)
+    titles = re.findall(r"^## v2v (\S+)$", (reference / "commands.md").read_text(), re.M)
+    assert sorted(titles) == sorted(commands.COMMANDS)
 
 
 def test_nothing_refers_to_notes_that_are_not_here():

@@ -202,7 +202,7 @@ MISFITS = {
     "claim": (lambda m: m.update({CONV: m[CONV][:-8]}), "claims"),
     "deep": (lambda m: m.update({"about.json": b"[" * 10**5 + b"]" * 10**5}), "nested too deeply"),
     "list": (lambda m: m.update({"about.json": b"[]"}), "not an exported network"),
-    "none": (lambda m: m.update({"about.json": b'{"format":1,"version":1}'}), "not an exported net"),
+    "none": (lambda m: m.update({"about.json": b'{"format":1,"version":1}'}), "not an exported"),
     "about": (lambda m: m.update({"about.json": b'{"format":1,"version":1,"about":7}'}), "be used"),
 }
 
