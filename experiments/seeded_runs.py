@@ -32,6 +32,7 @@ class SeededRuns:
         """config: as for `loop.train_and_evaluate`; its seed does not matter."""
         config = config.copy_and_resolve_references()
         config.save_every_evaluation = False
+        config.num_pictures = 0
         self._setup = Setup(config)
 
     @functools.cached_property

@@ -77,7 +77,8 @@ def trained(tmp_path_factory, compilation_cache):
         # One of them has the schedule that the configurations have.
         model = SMALLEST
         schedule = "cosine" if name == "depth" else "step"
-        config = tiny_config(name, model, num_steps=60, eval_every=20, optimizer__schedule=schedule)
+        options = dict(num_steps=60, eval_every=20, num_pictures=2)
+        config = tiny_config(name, model, **options, optimizer__schedule=schedule)
         original = shared_folder(tmp_path_factory) / "trained" / name
         original.parent.mkdir(exist_ok=True)
         values = original.with_suffix(".json")

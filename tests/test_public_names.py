@@ -12,7 +12,7 @@ from tests.tiny import ROOT
 NAMES = (
     *("load", "Predictor", "brox_flow", "V2V", "C3D", "ConvUp", "Task", "VideoDataset"),
     *("register_task", "register_dataset", "train", "read_video", "write_video"),
-    *("read_flow", "write_flow", "load_c3d"),
+    *("read_flow", "write_flow", "load_c3d", "read_config", "Callback"),
 )
 
 
@@ -33,9 +33,9 @@ def test_train_is_the_loops():
     from v2v_jax.training.loop import train_and_evaluate
 
     assert v2v_jax.train is train_and_evaluate
-    assert list(inspect.signature(v2v_jax.train).parameters)[:2] == ["config", "workdir"]
+    assert list(inspect.signature(v2v_jax.train).parameters) == ["config", "workdir", "callbacks"]
     options = list(inspect.signature(v2v_jax.load).parameters)
-    assert options == ["path", "full_frame", "scale", "overlap", "batch_size"]
+    assert options == ["path", "scale", "overlap", "full_frame", "batch_size", "dtype"]
 
 
 def test_asking_for_a_task_or_a_dataset_imports_no_framework_but_jax():

@@ -34,7 +34,7 @@ TINY = {
     "optimizer.decay_every": 10**6,
     "optimizer.learning_rate": 5e-3,
     "optimizer.warmup_share": 0.0,
-    "num_pictures": 2,
+    "num_pictures": 0,  # drawing takes a program of its own: where pictures matter, set it
 }
 
 

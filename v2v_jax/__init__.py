@@ -31,7 +31,9 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
     from v2v_jax.media.video import read_video, write_video
     from v2v_jax.models import C3D, V2V, ConvUp
     from v2v_jax.pretrained import load_c3d
+    from v2v_jax.run.recipe_files import read_config
     from v2v_jax.tasks import Task, register_task
+    from v2v_jax.training.callbacks import Callback
     from v2v_jax.training.loop import train_and_evaluate as train
     from v2v_jax.zoo import load
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not run `__getattr_
 # name that it has there if that is another one.
 _LAZY = {
     "C3D": "v2v_jax.models",
+    "Callback": "v2v_jax.training.callbacks",
     "ConvUp": "v2v_jax.models",
     "Predictor": "v2v_jax.inference.predictor",
     "Task": "v2v_jax.tasks",
@@ -47,6 +50,7 @@ _LAZY = {
     "brox_flow": "v2v_jax.brox.brox_flow",
     "load": "v2v_jax.zoo",
     "load_c3d": "v2v_jax.pretrained",
+    "read_config": "v2v_jax.run.recipe_files",
     "read_flow": "v2v_jax.media.flow_files",
     "read_video": "v2v_jax.media.video",
     "register_dataset": "v2v_jax.datasets",
@@ -59,6 +63,7 @@ _LAZY = {
 __all__ = [
     "C3D",
     "V2V",
+    "Callback",
     "ConvUp",
     "Predictor",
     "Task",
@@ -66,6 +71,7 @@ __all__ = [
     "brox_flow",
     "load",
     "load_c3d",
+    "read_config",
     "read_flow",
     "read_video",
     "register_dataset",

@@ -12,6 +12,7 @@ import v2v_jax
 from tests.tiny import ROOT
 from v2v_jax.cli import command_line, commands, config_options, predict
 from v2v_jax.errors import ConfigError
+from v2v_jax.run.recipe_files import known_recipes
 
 EACH = pytest.mark.parametrize("name", commands.COMMANDS)
 
@@ -166,7 +167,8 @@ def test_recipes_go_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_options.read(f"{name}:demo")
     assert config.to_dict() == config_options.read(f"{ROOT}/configs/{name}.py:demo").to_dict()
-    assert name in config_options.known_recipes()
+    assert name in known_recipes()
+    assert v2v_jax.read_config(f"{name}:demo").to_dict() == config.to_dict()
 
 
 def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):

@@ -108,13 +108,13 @@ def test_a_single_training_video_trains_and_validates_with_a_warning(named, monk
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     for split in ("train", "validation"):
         assert names(named(split, validation_share=0.1)) == ["v_Only_g01_c01"]
-    assert len(said) == 2 and "one training video only, v_Only_g01_c01" in said[0]
+    assert len(said) == 2 and "only one training video, v_Only_g01_c01" in said[0]
 
 
 def test_old_configurations_train_on_all_and_have_no_validation(named) -> None:
     assert not datasets.has_validation({"name": "named"})
     assert names(named("train")) == FILMS
-    with pytest.raises(ConfigError, match="sets no validation split apart"):
+    with pytest.raises(ConfigError, match="has no validation split"):
         named("validation")
     old = {"name": "scenes", "source": "files", "seed": 0, "num_train_videos": 3, "noise": 4.0}
     old |= {"num_test_videos": 2, "num_frames": 20, "cache": "", "root": ""}

@@ -273,7 +273,7 @@ def test_configuration_opens_it_and_its_cache_is_its_own() -> None:
 
 def test_what_is_prepared_is_of_the_plain_domain() -> None:
     data = datasets.DATASETS["scenes"].options | {"name": "scenes", "source": "tfds"}
-    with pytest.raises(ConfigError, match="holds the plain domain"):
+    with pytest.raises(ConfigError, match="has the plain domain only"):
         datasets.load(data | {"domain": "wide"}, "train", TINY)
 
 

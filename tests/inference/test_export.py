@@ -95,6 +95,8 @@ def test_the_file_is_for_all_platforms_and_says_what_it_is(exported):
     assert loaded.label_names == network.task.label_names and loaded.network.step == network.step
     with pytest.raises(ValueError, match="full_frame"):
         v2v_jax.load(path, full_frame=True)
+    with pytest.raises(ValueError, match="dtype is 'float32', but .* export the checkpoint again"):
+        v2v_jax.load(path, dtype="float32")
 
 
 def test_the_same_network_gives_the_same_file_wherever_it_is_written(exported, tmp_path):

@@ -1,5 +1,6 @@
 """The predictor: alignment, blending, sizes, streams, and what comes with a checkpoint."""
 
+import contextlib
 import dataclasses
 import threading
 
@@ -140,6 +141,52 @@ def test_frames_before_an_error_are_predicted_first():
         list(COPY.stream(broken()))
 
 
+def test_a_cameras_frames_one_by_one_as_in_the_documentation():
+    """docs/inference.md: what comes out is aligned, bounded in how far it lags, and ends."""
+    taken, released = [], []
+
+    def camera():
+        try:
+            while True:
+                taken.append(noise(20, 30, 3, seed=len(taken)))
+                yield taken[-1][..., ::-1]  # OpenCV's frames are BGR, turned without a copy
+        finally:
+            released.append(True)
+
+    live = Predictor(stub(None), scale="native", full_frame=True, batch_size=1)
+    with contextlib.closing(live.stream(camera())) as stream:
+        for number, result in zip(range(40), stream):
+            np.testing.assert_array_equal(result, taken[number][..., ::-1])
+            # Two windows of 8, what two queues of 16 hold, and what is on its way.
+            assert len(taken) - number <= 80
+    assert released == [True]
+
+
+def test_what_a_predictor_is_shows_in_its_repr(trained):
+    run = trained("seg")
+    step = v2v_jax.load(run.workdir).network.step
+    assert repr(v2v_jax.load(run.workdir, overlap=0.5, full_frame=True)) == (
+        "<Predictor: segmentation of 8 classes, trained on scenes, conv3b_up of width 0.05, "
+        f"0.0102 M parameters, clips of 8×32×32 from frames of 48×64, step {step}, overlap=0.5, "
+        "full_frame=True>"
+    )
+    assert repr(COPY) == (
+        "<Predictor: color, clips of 8×16×16 from frames of 24×32, scale='native'>"
+    )
+
+
+def test_the_computation_has_the_dtype_that_was_asked_for(trained):
+    workdir = trained("flow").workdir
+    for dtype in ("auto", "float32", "bfloat16"):
+        network = v2v_jax.load(workdir, dtype=dtype).network
+        batch = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.uint8)
+        program = jax.make_jaxpr(network.apply)(network.params, batch)
+        assert ("bf16" in str(program)) == (dtype == "bfloat16"), dtype  # CPU: auto is float32
+        assert [value.dtype for value in program.out_avals] == [np.float32]
+    with pytest.raises(ValueError, match="dtype is 'half'; expected one of 'auto', 'float32'"):
+        v2v_jax.load(workdir, dtype="half")
+
+
 def test_grey_and_transparent_videos():
     gray = noise(9, 20, 21)
     as_rgb = np.repeat(gray[..., None], 3, axis=-1)
@@ -154,8 +201,8 @@ def test_grey_and_transparent_videos():
     [
         (np.zeros((0, 8, 8, 3), np.uint8), "has no frames"),
         (iter([]), "has no frames"),
-        (np.zeros((4, 8, 8, 3), np.float32), "float32; expected .* uint8"),
-        (np.zeros((4, 8, 8, 3), np.uint16), "uint16; expected .* uint8"),
+        (np.zeros((4, 8, 8, 3), np.float32), "float32 in 0..0; expected .* uint8"),
+        (np.zeros((4, 8, 8, 3), np.uint16), "uint16 in 0..0; expected .* uint8"),
         (np.zeros((4, 8, 8, 2), np.uint8), "2 channels"),
         (np.zeros((4, 0, 8, 3), np.uint8), "expected"),
         (np.zeros((8, 8), np.uint8), "expected .T,H,W,3."),

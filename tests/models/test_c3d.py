@@ -253,7 +253,7 @@ def test_every_clip_of_every_step_has_its_own_seed():
 
 @pytest.mark.slow
 def test_training_evaluation_and_pictures(tmp_path, compilation_cache, capsys):
-    config = tiny_config("c3d", num_steps=20, eval_every=10, recompute=2)
+    config = tiny_config("c3d", num_steps=20, eval_every=10, recompute=2, num_pictures=1)
     values = train_and_evaluate(config, tmp_path)
     assert values["top5_accuracy"] >= values["accuracy"] >= 0
     again = evaluate(config, tmp_path)

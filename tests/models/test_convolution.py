@@ -96,7 +96,7 @@ def test_form_on_cpu():
 
     assert form((8, 28, 28), (3, 3, 3), 256, 256) == "winograd"
     assert form((8, 28, 28), (3, 3, 3), 256, 256, jnp.bfloat16) == "per_tap"
-    assert form((4, 14, 14), (3, 3, 3), 512, 512) == "gathered"
+    assert form((4, 14, 14), (3, 3, 3), 512, 512) == "gathered_by_axis"
     assert form((16, 112, 112), (3, 3, 3), 3, 64) == "taps_in_input"
     assert form((16, 112, 112), (3, 3, 3), 64, 8) == "taps_in_output"
     assert form((9, 29, 29), (2, 2, 2), 2048, 128) == "product"

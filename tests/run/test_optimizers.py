@@ -15,6 +15,7 @@ from v2v_jax.run.optimizers import (
     learning_rate,
     make_optimizer,
     names_to_freeze,
+    updates_done,
 )
 
 
@@ -48,6 +49,24 @@ def train(optimizer, params, gradients):
         params = optax.apply_updates(params, updates)
         history.append(params)
     return history
+
+
+@pytest.mark.parametrize(
+    ("changes", "frozen"),
+    [
+        ({}, ()),
+        ({"clip_norm": 1.0, "trunk_multiplier": 0.1}, ()),
+        ({"trunk_multiplier": 0.1}, ("conv1a",)),
+        ({"name": "caffe_sgd", "schedule": "step", "decay_every": 3}, ()),
+        ({"name": "caffe_sgd", "schedule": "step", "decay_every": 3}, ("conv1a",)),
+    ],
+)
+def test_the_updates_that_the_schedule_goes_by_are_found_in_the_state(changes, frozen):
+    optimizer, params = make_optimizer(options(**changes), 9, frozen), parameters()
+    state = optimizer.init(params)
+    for done in range(4):
+        assert int(updates_done(state)) == done
+        _, state = optimizer.update(params, state, params)
 
 
 def test_step_schedule_divides_by_ten():

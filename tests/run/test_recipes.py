@@ -77,7 +77,7 @@ def numbers_of(config, prefix=""):
 
 def known_numbers(config):
     """Those that `validate` looks at; tasks and augmentation look at their own options."""
-    data = {"validation_share", *recipes.DATA_NUMBERS.get(config.data.name, {})}
+    data = {*recipes.HELD_BACK_NUMBERS, *recipes.DATA_NUMBERS.get(config.data.name, {})}
     own = {f"{of}.{key}" for of in ("task_options", "augmentation") for key in config[of]}
     return {*recipes.NUMBERS, *recipes.TUPLES, *own, *(f"data.{key}" for key in data)}
 
@@ -127,9 +127,13 @@ def test_a_demo_is_small_short_and_valid(name, recipe):
     assert set(full) == set(demo)
 
 
-def test_a_demo_needs_rendered_scenes():
-    with pytest.raises(ConfigError, match="demo runs on rendered scenes"):
-        get_config("seg", "demo,dataset=ucf101")
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "scenes"])
+def test_a_demo_of_any_dataset_is_small_and_valid(dataset):
+    demo = get_config("color", f"demo,dataset={dataset}")
+    recipes.validate(demo)
+    assert demo.data.name == dataset and 0 < demo.data.max_videos <= 64
+    assert demo.model.width == 0.25 and not demo.grow_share
+
 
 
 @pytest.mark.parametrize("task", SCHEDULES)
@@ -186,6 +190,9 @@ def test_the_modern_input_has_the_same_mean_in_rgb():
         ("data.name", "davis", r"data.\w+ is an option of another .*FILE:dataset=davis"),
         ("preprocessing.std", (1.0, 0.0, 1.0), "std is 0.0; it must be finite and not 0"),
         ("eval_batch_size", 0, "eval_batch_size is 0"),
+        ("patience", -1, "patience is -1; it must be at least 0"),
+        ("class_balance", 1.5, "class_balance is 1.5; it must be a share, 0 to 1"),
+        ("class_balance", 0.5, "class_balance is 0.5, which needs .* set grow_share=0"),
         ("preprocessing.crop_size", (100, 112), r"crop_size is \(100, 112\).*multiples of 16"),
         ("preprocessing.crop_size", (112, 120), r"crop_size is \(112, 120\).*multiples of 16"),
         ("preprocessing.crop_size", (112, 112, 16), "crop_size is .*; it has 2 numbers"),
@@ -202,6 +209,34 @@ def test_validate_names_the_key_and_the_choices(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=message):
         recipes.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "changes", "message"),
+    [
+        ("seg", "", {"patience": 3, "data.num_validation_videos": 0}, "has no validation split"),
+        ("seg", "", {"patience": 3, "save_every_evaluation": False}, "would not be kept"),
+        ("seg", "dataset=frames", {"patience": 3, "data.validation_share": 0.0}, "no validation"),
+        ("seg", "dataset=davis", {"data.num_folds": 1}, r"num_folds is 1; it must be 0 .none. or"),
+        ("seg", "dataset=davis", {"data.fold": -1}, "data.fold is -1; it must be at least 0"),
+        ("seg", "dataset=davis", {"data.fold": 2}, "fold is 2, but data.num_folds 0; folds are"),
+        ("seg", "dataset=davis", {"data.num_folds": 5, "data.fold": 5}, "numbered from 0"),
+        ("flow", "dataset=sintel", {"class_balance": 0.5}, "the task flow has no classes"),
+    ],
+)
+def test_fields_that_need_one_another(name, arg, changes, message):
+    config = get_config(name, arg)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        recipes.validate(config)
+
+
+def test_fields_of_model_selection_that_fit():
+    config = get_config("seg", "dataset=davis")
+    config.update_from_flattened_dict(
+        {"patience": 3, "class_balance": 1.0, "data.num_folds": 5, "data.fold": 4}
+    )
+    recipes.validate(config)
 
 
 def test_frames_of_2d_v2v_come_in_any_number():

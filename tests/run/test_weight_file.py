@@ -146,7 +146,7 @@ def test_weights_of_another_network(stored, tmp_path, capsys):
     del weights.params["conv2a"]
     write_weights(tmp_path / "w", dataclasses.replace(weights, bits=16))
     wrong = Predictor(read_network(tmp_path / "w"))
-    with pytest.raises(CheckpointError, match="holds other layers than its record says"):
+    with pytest.raises(CheckpointError, match="has other layers than its record says"):
         wrong(np.zeros((8, 32, 32, 3), np.uint8))
     write_weights(tmp_path / "v", dataclasses.replace(weights, about={"task": "segmentation"}))
     with pytest.raises(CheckpointError, match="cannot be used by version"):

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 
 import v2v_jax
 from tests.tiny import SMALLEST, read_metrics, tiny_config
@@ -58,32 +57,17 @@ def test_loss_goes_down(trained, name):
     assert np.isfinite(list(run.values.values())[0])
 
 
-def tensorboard_scalars(path, tag):
-    """step → value; a record is its length (8 bytes), a checksum (4), an Event, a checksum (4)."""
-    data, position, found = path.read_bytes(), 0, {}
-    while position < len(data):
-        length = int.from_bytes(data[position : position + 8], "little")
-        event = Event.FromString(data[position + 12 : position + 12 + length])
-        for value in event.summary.value:
-            if value.tag == tag:
-                found[event.step] = value.simple_value
-        position += length + 16
-    return found
-
-
 def test_logs(trained):
-    """metrics.jsonl has every step once, TensorBoard the same numbers, config.json the config."""
+    """metrics.jsonl has every step once, config.json the config."""
     run = trained("flow")
     steps = range(1, run.config.num_steps + 1)
     losses = read_metrics(run.workdir, "train/loss")
     assert list(losses) == list(steps)
     assert list(read_metrics(run.workdir, "eval/epe")) == [20, 40, 60]
-    for name in ("gradient_norm", "update_norm", "parameter_norm", "epe"):
+    for name in ("gradient_norm", "update_norm", "parameter_norm", "learning_rate", "epe"):
         assert list(read_metrics(run.workdir, f"train/{name}")) == list(steps)
     # The first step compiled: its speed would say nothing.
     assert list(read_metrics(run.workdir, "train/clips_per_second")) == list(steps)[1:]
-    (events,) = (run.workdir / "tensorboard").iterdir()
-    assert tensorboard_scalars(events, "train/loss") == pytest.approx(losses, rel=1e-6)
     stored = json.loads((run.workdir / "config.json").read_text())
     assert stored["task"] == "flow" and stored["optimizer"]["learning_rate"] == 5e-3
 

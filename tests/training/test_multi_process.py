@@ -55,7 +55,7 @@ def assert_equal_to_rounding(config, one, other):
 def test_two_processes_equal_one(tmp_path):
     """Losses, metrics of uneven data (three windows on eight devices), and the state; each reads
     only its share of the clips; what the two saved, this one process restores."""
-    options = RUN | dict(feed="tf_data")
+    options = RUN | dict(feed="tf_data", num_pictures=1)
     notes = tmp_path / "notes"
     notes.mkdir()
     outs = succeeded(start_two(tmp_path / "two", *tiny_arguments(**options), notes=notes))
@@ -63,6 +63,7 @@ def test_two_processes_equal_one(tmp_path):
     config = small_config(**options)
     train_and_evaluate(config, tmp_path / "one")
     assert_equal_to_rounding(config, tmp_path / "one", tmp_path / "two")
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1  # the first process's
 
     plans = [make_sampler(make_experiment(config, "train")).plan(step) for step in range(4)]
     for index in range(2):

@@ -14,7 +14,7 @@ import v2v_jax
 
 def predicts(path: str, video: np.ndarray) -> np.ndarray:
     predictor = v2v_jax.load(
-        path, full_frame=False, scale="native", overlap=0.5, batch_size=None
+        path, scale="native", overlap=0.5, full_frame=False, batch_size=None, dtype="float32"
     )
     assert_type(predictor, v2v_jax.Predictor)
     assert_type(predictor.stream(video), Iterator[np.ndarray])
@@ -46,7 +46,16 @@ def networks(clip: jax.Array) -> None:
     v2v_jax.load_c3d("c3d.pickle")["conv1a"]["kernel"].astype(np.float32)
 
 
+class Printing(v2v_jax.Callback):
+    def evaluated(
+        self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        print(step, values["accuracy"], len(pictures))
+
+
 def trains(config: ConfigDict) -> float:
+    v2v_jax.train(v2v_jax.read_config("seg:demo"), "runs/x", callbacks=[Printing()])
+    v2v_jax.train("seg:demo", "runs/x", [Printing])  # type: ignore[list-item]
     return v2v_jax.train(config, "runs/x")["accuracy"]
 
 

@@ -1,24 +1,17 @@
-"""--config=RECIPE[:key=value,…] and --config.KEY=VALUE: a recipe and what is changed in it.
-
-A recipe is a Python file with `get_config(arg)`, which returns a ConfigDict. The package's own, in
-configs/, are installed with it and go by name: --config=seg is configs/seg.py.
-"""
+"""--config=RECIPE[:key=value,…] and --config.KEY=VALUE: a recipe and what is changed in it."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import functools
-import os
-import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import v2v_jax
 from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError
-from v2v_jax.system import own_modules
+from v2v_jax.run import recipe_files
 from v2v_jax.system.paths import local_path
 
 if TYPE_CHECKING:
@@ -36,10 +29,11 @@ def add_options(parser: Parser, *, needs_workdir: bool = True) -> None:
     group = parser.add_argument_group(
         "configuration", "--config.KEY=VALUE sets a field of the recipe; an unknown KEY lists all."
     )
+    known = ", ".join(recipe_files.known_recipes())
     group.add_argument(
         "--config",
         metavar="RECIPE[:key=value,…]",
-        help=f"one of {', '.join(known_recipes())}, or a file of your own; e.g. seg or seg:demo",
+        help=f"one of {known}, or a file of your own; e.g. seg or seg:demo",
     )
     group.add_argument(
         "--workdir", type=path, metavar="FOLDER", help="the run: what it writes, and what it reads"
@@ -71,12 +65,9 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
       ConfigError: a recipe, key or value that cannot be used.
     """
     from absl import flags
-    from ml_collections import ConfigDict, config_flags
+    from ml_collections import config_flags
 
-    file, arg = find_recipe(recipe)
-    config = _load(file, arg)
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file} is no recipe: its get_config returns no ConfigDict.")
+    config = recipe_files.read_config(recipe)
     for argument in overrides:
         _check_key(argument, config)
     argv = ["v2v", *overrides]
@@ -90,55 +81,6 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"Unexpected argument {rest[0]!r}; options start with --.")
     _expand_users(config)
     return config
-
-
-# ------------------------------------------------------------------------------------------------
-# Recipes
-
-
-def recipes_folder() -> pathlib.Path:
-    """configs/: within the package where that is installed, beside it in a checkout."""
-    package = pathlib.Path(v2v_jax.__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def known_recipes() -> list[str]:
-    """The names of the recipes that come with the package."""
-    names = (file.stem for file in recipes_folder().glob("*.py"))
-    return sorted(name for name in names if not name.startswith("_"))
-
-
-def find_recipe(recipe: str) -> tuple[pathlib.Path, str]:
-    """(file, argument) of NAME, NAME:ARG, FILE or FILE:ARG.
-
-    Raises:
-      ConfigError: there is no such recipe.
-    """
-    name, _, arg = recipe.partition(":")
-    file = pathlib.Path(os.path.expanduser(name))
-    if file.is_file():
-        return file, arg
-    known = known_recipes()
-    if name in known:
-        return recipes_folder() / f"{name}.py", arg
-    close = difflib.get_close_matches(file.stem, known, 1)
-    hint = f"did you mean {close[0]}? Known" if close else "known"
-    raise ConfigError(
-        f"Recipe {name} does not exist; {hint}: {', '.join(known)}, or the path of a file of your "
-        "own."
-    )
-
-
-def _load(file: pathlib.Path, arg: str) -> object:
-    """What the file's get_config returns."""
-    try:
-        module = own_modules.import_file(file)
-    except (ImportError, SyntaxError, OSError) as error:
-        raise ConfigError(f"Recipe {file} cannot be read ({error}).") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise ConfigError(f"{file} is no recipe: it has no function get_config.")
-    return module.get_config(arg)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from absl import logging
-
-from v2v_jax.datasets.base.held_back import Subset, held_back, split_off
+from v2v_jax.datasets.base.held_back import Subset, at_most, part_of
 from v2v_jax.datasets.base.listing import MIN_FRAMES
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.cache.packed import PackedVideos
@@ -71,7 +69,7 @@ def _open_scenes(options: Mapping[str, Any], split: str, frame_size: Size) -> Vi
         from v2v_jax.datasets.scenes.tfds_reader import ScenesTfds
 
         if options.get("domain", "plain") != "plain":
-            raise ConfigError("data.source=tfds holds the plain domain; leave one of them out.")
+            raise ConfigError("data.source=tfds has the plain domain only; leave one of them out.")
         return ScenesTfds(
             split,
             data_dir=options["root"],
@@ -190,7 +188,7 @@ def _with_labels(
 
 def _check_no_labels(options: Mapping[str, Any]) -> None:
     if options["teacher_labels"] or options.get("flow_labels"):
-        raise ConfigError("data.teacher_labels are of files; leave data.source=tfds out.")
+        raise ConfigError("data.teacher_labels needs video files; leave data.source=tfds out.")
 
 
 def _open_sintel(options: Mapping[str, Any], split: str, frame_size: Size) -> VideoDataset:
@@ -222,7 +220,9 @@ def _check_source(options: Mapping[str, Any]) -> None:
 
 
 # validation: names of the training videos that are held back, with commas; empty: that share.
-_HELD_BACK = dict(validation="", validation_share=0.1)
+# num_folds, fold: cross-validation, the test split is that part of the training videos; 0: none.
+# max_videos: of each split, spread evenly over it; 0: all.
+_WHICH_VIDEOS = dict(validation="", validation_share=0.1, num_folds=0, fold=0, max_videos=0)
 
 DATASETS: dict[str, DatasetEntry] = {
     "scenes": DatasetEntry(
@@ -253,7 +253,7 @@ DATASETS: dict[str, DatasetEntry] = {
             allow_missing=False,
             teacher_labels="",
             flow_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
         group=lambda name: re.sub(r"_c\d+$", "", name),  # v_Archery_g01_c02: g01 is one film
@@ -267,12 +267,12 @@ DATASETS: dict[str, DatasetEntry] = {
             resolution="",
             held_out="",
             teacher_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
     "gatech": DatasetEntry(
-        _open_gatech, dict(source="files", root="data/gatech", **_HELD_BACK, cache="")
+        _open_gatech, dict(source="files", root="data/gatech", **_WHICH_VIDEOS, cache="")
     ),
     "frames": DatasetEntry(
         _open_frames,
@@ -281,7 +281,7 @@ DATASETS: dict[str, DatasetEntry] = {
             held_out="",
             allow_missing=False,
             teacher_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
@@ -293,14 +293,14 @@ DATASETS: dict[str, DatasetEntry] = {
             render_pass="clean",
             held_out=",".join(HELD_OUT),
             partial=False,
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
         group=os.path.basename,  # both passes show one sequence
     ),
     "movi": DatasetEntry(
         _open_movi,
-        dict(root="data/movi", variant="movi_e", resolution="256x256", **_HELD_BACK, cache=""),
+        dict(root="data/movi", variant="movi_e", resolution="256x256", **_WHICH_VIDEOS, cache=""),
     ),
     "folder": DatasetEntry(
         _open_folder,
@@ -309,7 +309,7 @@ DATASETS: dict[str, DatasetEntry] = {
             test_share=0.1,
             teacher_labels="",
             flow_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
@@ -333,8 +333,9 @@ def register_dataset(
       name: as in `dataset=NAME` after a configuration's colon.
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
-        All have `cache`, and `validation` and `validation_share`, by which a tenth of the training
-        videos is held back to choose on.
+        All have `cache`; `validation` and `validation_share`, by which a tenth of the training
+        videos is held back to choose on; `num_folds` and `fold`, for cross-validation; and
+        `max_videos`, for a quick try.
         `open` also gets `min_frames`: shorter videos have no clip and may be left out.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
@@ -344,14 +345,14 @@ def register_dataset(
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**_HELD_BACK, **(options or {}), "cache": ""}
+    options = {**_WHICH_VIDEOS, **(options or {}), "cache": ""}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
     taken = {"name", "min_frames"} & options.keys()
     if not callable(open) or taken or feed not in ("tf_data", "device"):
         raise ConfigError(
-            f"The dataset {name!r} cannot be registered: `open` must be a function, `options` have "
-            f'no "name" and no "min_frames", and `feed` be tf_data or device; got {open!r}, '
+            f"The dataset {name!r} cannot be registered: expected a function `open`, `options` "
+            f'without "name" and "min_frames", and tf_data or device as `feed`; got {open!r}, '
             f"{options!r}, {feed!r}."
         )
     known = DATASETS.get(name)
@@ -399,8 +400,9 @@ def load(
       data: `name` and that dataset's options.
       split: "train", "validation" or "test". Rendered scenes have random streams of their own for
         all three. Other datasets' validation split are the training videos named by `validation`
-        or, without names, a share of them chosen by their names (`held_back`), which their training
-        split then lacks. The test split is the dataset's own.
+        or, without names, a share of them chosen by their names, which their training split then
+        lacks. The test split is the dataset's own; with `num_folds` one of the parts that the
+        training videos are divided into (`held_back.part_of`).
       frame_size: (H, W) to resize to.
       min_frames: shorter videos are left out with a warning: the length of a clip.
       training: the same configuration's training split, if it is open: what it holds back is then
@@ -412,27 +414,20 @@ def load(
     """
     if split == "validation" and not has_validation(data):
         raise ConfigError(
-            f"This configuration of {data['name']} sets no validation split apart; set "
+            f"This configuration of {data['name']} has no validation split; set "
             f"data.{_validation_option(data)}."
         )
-    if split == "validation" and isinstance(training, Subset):
+    if isinstance(training, Subset) and training.rest_is == split:
         return training.others(split)
     entry = dataset_entry(data["name"])
     options = {**entry.options, **data, "min_frames": min_frames}  # older ones lack some
-    if data["name"] == "scenes" or split == "test" or not has_validation(data):
-        return _cached(entry.open(options, split, frame_size), data, split)
-    dataset = _cached(entry.open(options, "train", frame_size), data, "train")
-    names = [info.name for info in dataset.videos]
-    validating = set(filter(None, data.get("validation", "").split(",")))
-    validating = validating or held_back(names, data["validation_share"], entry.group)
-    if not validating:
-        logging.warning(
-            "%s has one training video only, %s: it trains and validates, too. Set data.validation "
-            "to choose checkpoints on another.",
-            *(dataset.name, names[0]),
-        )
-        return dataset
-    return split_off(dataset, validating, split)
+    of_training = data.get("num_folds", 0) or (split != "test" and has_validation(data))
+    if data["name"] == "scenes" or not of_training:
+        dataset = _cached(entry.open(options, split, frame_size), data, split)
+    else:
+        dataset = _cached(entry.open(options, "train", frame_size), data, "train")
+        dataset = part_of(dataset, split, data, entry.group)
+    return at_most(dataset, split, data.get("max_videos", 0))
 
 
 def _validation_option(data: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import pathlib
@@ -26,11 +27,12 @@ from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, make_experiment
 from v2v_jax.run.sessions import count_parameters, read_training
 from v2v_jax.run.which_checkpoint import find_checkpoint
-from v2v_jax.system import sharding
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
-from v2v_jax.tasks import metrics
+from v2v_jax.tasks import Task, metrics
+from v2v_jax.tasks.task import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,14 @@ class WindowResult:
 class Evaluator:
     """Evaluates parameters on every window of a split; compiled once, used often."""
 
-    def __init__(self, experiment: Experiment, feed: Feed | None = None):
-        """experiment: of that split; feed: what to read through, default as configured."""
+    def __init__(self, experiment: Experiment, feed: Feed | None = None, *, waits: bool = True):
+        """Reads the split, or begins to.
+
+        Args:
+          experiment: of that split.
+          feed: what to read through; default: as configured.
+          waits: until all of a split that is kept on the device is there.
+        """
         self._experiment = experiment
         config, mesh = experiment.config, experiment.mesh
         self._feed = feed or make_feed(
@@ -64,14 +72,17 @@ class Evaluator:
             mesh,
             progress,
             count_replacements=False,
+            grows=not waits,
         )
         # Some multiple of the devices, whatever the configuration says, so that padding fills up.
         self._batch_size = math.ceil(config.eval_batch_size / mesh.devices.size) * mesh.devices.size
         everywhere, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-        self._sums = compiled_together(jax.jit(self._batch_sums, out_shardings=everywhere))
+        options = compiler_options.of_inference(mesh.devices.flat[0].platform)
+        jit = functools.partial(jax.jit, compiler_options=options)
+        self._sums = compiled_together(jit(self._batch_sums, out_shardings=everywhere))
         # Pictures are drawn by each process from the whole batch.
         shown = everywhere if jax.process_count() > 1 else split
-        self._predict = compiled_together(jax.jit(self._batch_predictions, out_shardings=shown))
+        self._predict = compiled_together(jit(self._batch_predictions, out_shardings=shown))
 
     def _forward(self, params, store, batch):
         batch = self._feed.prepare(store, batch)
@@ -165,6 +176,16 @@ class Evaluator:
         count = min(count, len(places))
         chosen = [places[i] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
         return [(self._name(*place), *self.clip(params, *place)) for place in chosen]
+
+    def pictures(self, params: Any, count: int) -> dict[str, np.ndarray]:
+        """Stills (H,W,3) uint8 RGB of up to `count` windows, by name; the same windows each time.
+
+        With several processes all of them call it; the first one draws, others get none.
+        """
+        clips = self.clips(params, count)
+        if jax.process_index() > 0:
+            return {}
+        return {clip[0]: still(self._experiment.task, *clip) for clip in clips}
 
 
 def evaluate(
@@ -316,14 +337,35 @@ def draw(
       prediction: (T,H,W[,K]), as the task's `predict` gives it.
     """
     task = experiment.task
-    frames = np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int)
     layout: Callable[..., dict] = lambda picture: dict(title=name, legends=picture.legends)
     picture = task.picture(clip, prediction)
-    sheet = panels.panels(picture.columns, frames, **layout(picture))
-    panels.write_png(path.with_suffix(".png"), sheet)
+    panels.write_png(path.with_suffix(".png"), still(task, name, clip, prediction, picture))
     panels.write_gif(
         path.with_suffix(".gif"), panels.animation(picture.columns, **layout(picture)), fps=8
     )
     for what, extra in task.more_pictures(clip, prediction).items():
-        sheet = panels.panels(extra.columns, frames[:2], **layout(extra))
+        sheet = panels.panels(extra.columns, shown_frames(clip)[:2], **layout(extra))
         panels.write_png(path.with_name(f"{path.name}_{what}.png"), sheet)
+
+
+def still(
+    task: Task,
+    name: str,
+    clip: Mapping[str, np.ndarray],
+    prediction: np.ndarray,
+    picture: Picture | None = None,
+) -> np.ndarray:
+    """Four frames of a clip side by side, (H,W,3) uint8 RGB: input, prediction, truth and so on.
+
+    Args:
+      clip, prediction: see `draw`.
+      picture: what the task draws of them, if that is at hand.
+    """
+    picture = picture or task.picture(clip, prediction)
+    legends = picture.legends
+    return panels.panels(picture.columns, shown_frames(clip), title=name, legends=legends)
+
+
+def shown_frames(clip: Mapping[str, np.ndarray]) -> list[int]:
+    """The numbers of the frames that a still shows: the first, the last, and two between."""
+    return np.linspace(0, len(clip["video"]) - 1, 4).round().astype(int).tolist()

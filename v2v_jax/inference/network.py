@@ -17,6 +17,8 @@ from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.run.weight_file import StoredWeights, is_weights, read_weights
 from v2v_jax.tasks import TASKS, Task, restore_task
 
+DTYPES = ("auto", "float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
@@ -74,23 +76,40 @@ def from_about(about: Mapping[str, Any], where: object) -> dict[str, Any]:
         raise _other_version(about, where, error) from error
 
 
-def read_network(path: str | pathlib.Path) -> TrainedNetwork:
+def read_network(path: str | pathlib.Path, dtype: str = "auto") -> TrainedNetwork:
     """Reads whatever holds a network: a file of `v2v export`, or a run's checkpoint.
+
+    Args:
+      dtype: of the computation, "float32" or "bfloat16"; "auto": what its configuration says.
 
     Raises:
       CheckpointError: see `from_checkpoint`, `from_weights` and `export.read_export`.
+      ValueError: another dtype, or one for an exported network, which has its own.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(map(repr, DTYPES))}.")
     if not pathlib.Path(path).is_file():
-        return from_checkpoint(path)
+        return from_checkpoint(path, dtype)
     if is_weights(path):
-        return from_weights(read_weights(path), path)
+        return from_weights(read_weights(path), path, dtype)
+    if dtype != "auto":
+        raise ValueError(
+            f"dtype is {dtype!r}, but {path} was exported with its own; leave dtype out, or export "
+            f"the checkpoint again with --dtype={dtype}."
+        )
     from v2v_jax.inference.export import read_export
 
     return read_export(path)
 
 
-def from_weights(weights: StoredWeights, where: object = "The weights") -> TrainedNetwork:
+def from_weights(
+    weights: StoredWeights, where: object = "The weights", dtype: str = "auto"
+) -> TrainedNetwork:
     """The network of stored weights, rebuilt from the record that came with them.
+
+    Args:
+      where: what they are called in messages.
+      dtype: see `read_network`.
 
     Raises:
       CheckpointError: see `from_about`. Weights that do not fit the record are found out when
@@ -98,7 +117,7 @@ def from_weights(weights: StoredWeights, where: object = "The weights") -> Train
     """
     fields = from_about(weights.about, where)
     try:
-        _, unchecked = _rebuilt(weights.about, fields["task"])
+        _, unchecked = _rebuilt(weights.about, fields["task"], dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(weights.about, where, error) from error
 
@@ -109,17 +128,18 @@ def from_weights(weights: StoredWeights, where: object = "The weights") -> Train
             return unchecked(params, video)
         except flax.errors.FlaxError as error:
             raise CheckpointError(
-                f"{where} holds other layers than its record says; use the version that wrote it."
+                f"{where} has other layers than its record says; use the version that wrote it."
             ) from error
 
     return TrainedNetwork(apply=apply, params=weights.params, step=weights.step, **fields)
 
 
-def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
+def from_checkpoint(path: str | pathlib.Path, dtype: str = "auto") -> TrainedNetwork:
     """Reads the best checkpoint of a run (the latest, if none was evaluated); needs no dataset.
 
     Args:
       path: the run's folder (--workdir), its `checkpoints`, or one step's folder in there.
+      dtype: see `read_network`.
 
     Raises:
       CheckpointError: there is none, it is damaged, or another version wrote it.
@@ -130,7 +150,7 @@ def from_checkpoint(path: str | pathlib.Path) -> TrainedNetwork:
     where = f"The checkpoint {found.folder}"
     fields = from_about(found.about, where)
     try:
-        init, apply = _rebuilt(found.about, fields["task"])
+        init, apply = _rebuilt(found.about, fields["task"], dtype)
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -156,20 +176,23 @@ def make_apply(about: Mapping[str, Any], dtype: str = "auto") -> Callable[[Any, 
       about: the record stored with the weights.
       dtype: of the computation, where the configuration leaves it to the platform ("auto").
     """
-    config = ConfigDict(about["config"])
-    if config.dtype == "auto":
-        config.dtype = dtype
-    return _rebuilt({**about, "config": config.to_dict()}, restore_task(about))[1]
+    stored = about["config"]["dtype"]
+    return _rebuilt(about, restore_task(about), dtype if stored == "auto" else stored)[1]
 
 
 def _rebuilt(
-    about: Mapping[str, Any], task: Task
+    about: Mapping[str, Any], task: Task, dtype: str = "auto"
 ) -> tuple[Callable[[], Any], Callable[[Any, jax.Array], jax.Array]]:
-    """What initialises the parameters, and `apply`, of a stored configuration."""
+    """What initialises the parameters, and `apply`, of a stored configuration.
+
+    Args:
+      dtype: of the computation; "auto": the configuration's.
+    """
     from v2v_jax.run.experiment import make_model
 
     config = ConfigDict(about["config"])
-    model = make_model(config.model, config.dtype, task.num_outputs)
+    dtype = config.dtype if dtype == "auto" else dtype
+    model = make_model(config.model, dtype, task.num_outputs)
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
 
     def params() -> Any:

@@ -26,9 +26,11 @@ from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
 from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
+from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
 
 _LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
+_OVERLAP = 0.25  # share of a window that the next one covers too
 _FRAMES_AHEAD = 16  # that are read before they are needed
 # Windows a call of the network where the caller does not say. Accelerators are quickest with many;
 # a CPU gains nothing, and would compute those that only fill up the last call.
@@ -68,7 +70,7 @@ class Predictor:
         *,
         full_frame: bool = False,
         scale: Literal["training", "native"] = "training",
-        overlap: float = 0.25,
+        overlap: float = _OVERLAP,
         batch_size: int | None = None,
     ):
         """Puts the weights on the first device; nothing is compiled yet.
@@ -78,8 +80,7 @@ class Predictor:
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
 
         Raises:
-          ValueError: an option's value that is not known, or full_frame for a network with a fixed
-            size.
+          ValueError: an option's value is unknown, or full_frame for a network with a fixed size.
         """
         if scale not in ("training", "native"):
             raise ValueError(f"scale is {scale!r}; expected 'training' or 'native'.")
@@ -95,14 +96,38 @@ class Predictor:
         default = _BATCH_SIZE.get(jax.default_backend(), _BATCH_SIZE_ELSEWHERE)
         self._batch_size = batch_size or default
         self._params = blending.on_device(network.params)
-        self._forward = jax.jit(network.apply)
+        options = compiler_options.of_inference(jax.default_backend())
+        self._forward = jax.jit(network.apply, compiler_options=options)
         self._blenders: dict[tuple[int, int, int], Blender] = {}
+
+    def __repr__(self) -> str:
+        """Task, data, size and step in a line, with the options that are not the defaults."""
+        network, about = self.network, self.network.about
+        data = about.get("config", {}).get("data", {}).get("name")
+        model = about.get("model", {})
+        parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(network.params))
+        clip, frame = (
+            "×".join(map(str, sides)) for sides in (network.clip, network.preprocessing.frame_size)
+        )
+        parts = [
+            f"{self.task} of {len(self.label_names)} classes" if self.label_names else self.task,
+            data and f"trained on {data}",
+            model and f"{model.get('name')} of width {model.get('width')}",
+            parameters and f"{parameters / 1e6:.3g} M parameters",
+            f"clips of {clip} from frames of {frame}",
+            network.step is not None and f"step {network.step}",
+            self._scale != "training" and f"scale={self._scale!r}",
+            self._overlap != _OVERLAP and f"overlap={self._overlap}",
+            self._full_frame and "full_frame=True",
+        ]
+        return f"<Predictor: {', '.join(part for part in parts if part)}>"
 
     def __call__(self, video: Video) -> np.ndarray:
         """The predictions of a whole video, in memory; see the class.
 
         Raises:
-          DataError: the video cannot be read, has no frames, or is not of a form that is known.
+          DataError: the video cannot be read, has no frames, or is no video; of an array that is
+            none, says what makes a video of it.
         """
         return np.concatenate([values for _, values in self.chunks(video)])
 

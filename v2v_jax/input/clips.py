@@ -15,7 +15,7 @@ import numpy as np
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.input.preprocess import Preprocessing
 
-_SHUFFLE, _AUGMENT = 0, 1  # independent random streams
+_SHUFFLE, _AUGMENT, _CHOICE = 0, 1, 2  # independent random streams
 STAGES = 16  # in which a growing training set grows
 _EPOCHS_OF_A_STAGE = 2**40  # sets the orders of one stage's epochs apart from another's
 
@@ -53,6 +53,9 @@ class ClipSampler:
     With `grow_steps` the first steps see the first videos only, in stages: the k-th sixteenth of
     these steps draws from the first k sixteenths of the videos, so that the others can be read or
     rendered meanwhile. Each stage has epochs of its own.
+
+    With `probabilities` there are no epochs: the clips of a step are drawn independently of one
+    another and of other steps, each as often as its probability says (`input.class_balance`).
     """
 
     def __init__(
@@ -65,17 +68,25 @@ class ClipSampler:
         seed: int,
         mirror: bool = True,
         grow_steps: int = 0,
+        probabilities: np.ndarray | None = None,
     ):
-        """num_frames: of every video; stride: frames between the starts of a video's clips.
+        """Lists the clips.
 
-        grow_steps: how many steps it takes until all videos are seen; 0: from the first on.
+        Args:
+          num_frames: of every video.
+          stride: frames between the starts of a video's clips.
+          grow_steps: how many steps it takes until all videos are seen; 0: from the first on.
+          probabilities: (N,) of the clips of `clip_table`, whose sum is 1; not beside grow_steps.
 
         Raises:
           ConfigError: the crop does not fit the frame, or stride or batch_size is not positive.
           DataError: no video is long enough for a clip.
         """
         _check_sizes(preprocessing, batch_size, stride)
-        self._videos, self._starts = _clip_table(num_frames, preprocessing.clip_length, stride)
+        self._videos, self._starts = clip_table(num_frames, preprocessing.clip_length, stride)
+        if probabilities is not None and (grow_steps or len(probabilities) != len(self._videos)):
+            raise ValueError("probabilities are one for each clip, and not beside grow_steps.")
+        self._cumulative = None if probabilities is None else np.cumsum(probabilities)
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._seed = seed
@@ -106,6 +117,11 @@ class ClipSampler:
 
     def _clips(self, step: int) -> np.ndarray:
         """(B,) int64: which clips a step sees."""
+        if self._cumulative is not None:
+            draws = _random((self._seed, _CHOICE, step), self._batch_size)
+            places = (draws >> np.uint64(11)) * 2.0**-53 * self._cumulative[-1]  # 53 bits: exact
+            found = np.searchsorted(self._cumulative, places, side="right")
+            return np.minimum(found, self.clips_per_epoch - 1)
         if step >= self._grow_steps:
             count, first_step, stage = self.clips_per_epoch, self._grow_steps, 0
         else:
@@ -133,7 +149,7 @@ def evaluation_windows(
       ConfigError, DataError: as `ClipSampler`.
     """
     _check_sizes(preprocessing, batch_size, stride)
-    videos, starts = _clip_table(num_frames, preprocessing.clip_length, stride)
+    videos, starts = clip_table(num_frames, preprocessing.clip_length, stride)
     top, left = (
         (frame - crop) // 2
         for frame, crop in zip(preprocessing.frame_size, preprocessing.crop_size)
@@ -165,10 +181,14 @@ def _check_sizes(preprocessing: Preprocessing, batch_size: int, stride: int) -> 
         )
 
 
-def _clip_table(
+def clip_table(
     num_frames: Sequence[int], clip_length: int, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(video, first frame) of every clip, each (N,) int32."""
+    """(video, first frame) of every clip, each (N,) int32.
+
+    Raises:
+      DataError: no video is long enough for a clip.
+    """
     clips = [
         (video, start)
         for video, n in enumerate(num_frames)

@@ -18,6 +18,7 @@ from av.video.reformatter import VideoReformatter
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.clock import Shown
 from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
+from v2v_jax.media.frame_arrays import check_video, rgb_frame
 from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import VideoFile, VideoStream
@@ -58,7 +59,8 @@ def open_source(video: Video | FrameSource) -> FrameSource:
 
     Args:
       video: a path; (T,H,W,3) uint8 RGB; (T,H,W) or (T,H,W,1) grey; (T,H,W,4), whose opacity is
-        left out; or an iterable of such frames.
+        left out; or an iterable of such frames. Whether colours are RGB cannot be seen: of OpenCV's
+        BGR give frame[..., ::-1].
 
     Raises:
       DataError: there is nothing there, no frame, or a frame that is none or of another size than
@@ -95,10 +97,9 @@ def open_source(video: Video | FrameSource) -> FrameSource:
             read=_reader(path),
         )
     if hasattr(video, "__array__"):
-        array = np.asarray(video)
-        _check_array(array)
-        frames = _checked(array, "The video")
+        array = check_video(video)
         read = lambda start, stop: array[start:stop]
+        frames = _checked(array, "The video")
         return FrameSource(frames, "the video", None, len(array), read=read)
     if not isinstance(video, Iterable) or isinstance(video, (bytes, Mapping)):
         raise DataError(
@@ -119,29 +120,11 @@ def _reader(path: pathlib.Path) -> Callable[[int, int], np.ndarray]:
     return read
 
 
-def _check_array(array: np.ndarray) -> None:
-    """Raises DataError for what is not (T,H,W,3), or grey or with opacity, with what would be."""
-    shape = f"The video is an array {array.shape} {array.dtype}; expected (T,H,W,3) uint8 RGB"
-    if array.ndim == 5:
-        raise DataError(f"{shape}: give one video of the batch after the other, as video[0].")
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        raise DataError(f"{shape}: for one picture give picture[None].")
-    if array.ndim not in (3, 4):
-        raise DataError(f"{shape}, 0..255.")
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
-        for axis, order, colours in ((1, (0, 2, 3, 1), (1, 3, 4)), (0, (1, 2, 3, 0), (3,))):
-            if array.shape[axis] in colours:
-                raise DataError(f"{shape}: put its colours last, by video.transpose{order}.")
-    if array.dtype != np.uint8:
-        scale = "(255 * video).round()" if array.dtype.kind == "f" else "video"
-        raise DataError(f"{shape}, 0..255: give {scale}.astype(numpy.uint8).")
-
-
 def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:
     """The frames as (H,W,3) uint8 of one size; DataError for others and for none at all."""
     size = None
     for number, frame in enumerate(frames):
-        frame = _rgb_frame(frame, f"{name}, frame {number},")
+        frame = rgb_frame(frame, f"{name}, frame {number},")
         size = size or frame.shape[:2]
         if frame.shape[:2] != size:
             raise DataError(
@@ -151,21 +134,6 @@ def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:
         yield frame
     if size is None:
         raise DataError(f"{name} has no frames; expected at least one.")
-
-
-def _rgb_frame(frame: Any, what: str) -> np.ndarray:
-    array = np.asarray(frame)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-        raise DataError(f"{what} is {array.shape} {array.dtype}; expected (H,W,3) uint8, 0..255.")
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
-    if array.shape[2] not in (3, 4):
-        raise DataError(
-            f"{what} has {array.shape[2]} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA)."
-        )
-    return array[..., :3]
 
 
 class FrameResizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
 from v2v_jax.run.optimizers import frozen_layers, make_optimizer, names_to_freeze
-from v2v_jax.system import sharding
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.tasks import Task, make_task, record, stored_options
 
 
@@ -77,11 +78,15 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
-        return self._abstract(self.init_state)
+        return self._abstract(lambda: self._new_state(jnp.uint32(0)))
 
     def abstract_params(self) -> Any:
         """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
         return self._abstract(lambda: self._init_params(jnp.uint32(0)))
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained or frozen."""
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.abstract_params()))
 
     def _abstract(self, function: Callable[[], Any]) -> Any:
         sharded = sharding.replicated(self.mesh)
@@ -95,15 +100,16 @@ class Experiment:
         clip = jnp.zeros((*size, self.task.input_channels))
         return self.model.init(jax.random.key(seed), clip)["params"]
 
+    def _new_state(self, seed: jax.Array) -> TrainState:
+        params = self._init_params(seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
+
     @functools.cached_property
     def _init_state(self) -> Callable[[jax.Array], TrainState]:
         """Compiled once for all seeds."""
-
-        def init(seed: jax.Array) -> TrainState:
-            params = self._init_params(seed)
-            return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params))
-
-        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))
+        options = compiler_options.of_inference(self.mesh.devices.flat[0].platform)
+        everywhere = sharding.replicated(self.mesh)
+        return jax.jit(self._new_state, out_shardings=everywhere, compiler_options=options)
 
     def stop_frozen(self, params: Any) -> Any:
         """The parameters, of which those of frozen layers have no gradient."""

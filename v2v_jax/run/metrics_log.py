@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard's events: what a run measured, step by step."""
+"""metrics.jsonl: what a run measured, step by step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +15,14 @@ from absl import logging
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import sync_folder, write_text
 
-EVALUATION = "eval"  # prefix of an evaluation's values
+# Prefixes of the values of a logged step and of an evaluation.
+TRAINING, EVALUATION = "train", "eval"
 
 
 class MetricsLog:
-    """Appends to workdir/metrics.jsonl and workdir/tensorboard; only the first process writes.
+    """Appends to workdir/metrics.jsonl; only the first process writes.
 
-    On a full disk lines wait in memory until there is room again; TensorBoard's events stop.
+    On a full disk lines wait in memory until there is room again.
 
     Args:
       workdir: the run's folder.
@@ -49,7 +49,6 @@ class MetricsLog:
             sync_folder(workdir)  # else a power cut may lose a new file with all of its lines
         self._waiting = b""
         self._full = False
-        self._events = _Events(workdir / "tensorboard", first_step)
 
     def write(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
         """Writes {"step": step, "prefix/name": value, …}; what is not finite becomes null."""
@@ -59,7 +58,6 @@ class MetricsLog:
         for name, value in values.items():
             line[f"{prefix}/{name}"] = float(value) if np.isfinite(value) else None
         self._append(line)
-        self._events.add(step, {name: value for name, value in line.items() if name != "step"})
 
     def write_event(self, step: int, name: str, values: Mapping[str, Any]) -> None:
         """Writes {"step": step, "name/key": value, …} of any JSON-ready values."""
@@ -88,56 +86,15 @@ class MetricsLog:
                 os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the file."""
         if self._active:
             self._file.close()
-            self._events.close()
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Events:
-    """TensorBoard's event file, written at once: SummaryWriter would hang when its disk is full."""
-
-    def __init__(self, folder: pathlib.Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._event = Event
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer: EventsWriter | None = EventsWriter(
-            str(folder / "events"), f".{os.getpid()}.{first_step}"
-        )
-        # TensorBoard drops what earlier files say of the steps from this one on.
-        start = SessionLog(status=SessionLog.START)
-        self._write(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
-
-    def add(self, step: int, values: Mapping[str, float | None]) -> None:
-        from tensorboardX.summary import scalar
-
-        for name, value in values.items():
-            if value is not None:
-                summary = scalar(name, value)
-                self._write(self._event(wall_time=time.time(), step=step, summary=summary))
-
-    def _write(self, event: Any) -> None:
-        if self._writer is None:
-            return
-        try:
-            self._writer.write_event(event)
-            self._writer.flush()
-        except OSError as error:
-            logging.error("Cannot write to %s (%s); it ends here.", self._folder, error.strerror)
-            self._writer = None
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _drop_later_lines(path: pathlib.Path, first_step: int, evaluated: bool) -> None:

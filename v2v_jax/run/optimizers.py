@@ -76,6 +76,14 @@ def make_optimizer(
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, use)
 
 
+def updates_done(opt_state: Any) -> jax.Array:
+    """() int32: the updates that a state of `make_optimizer` has made, which a skipped step is not.
+
+    The schedule goes by them.
+    """
+    return optax.tree.get_all_with_path(opt_state, "count")[0][1]
+
+
 def names_to_freeze(options: ConfigDict, variant: str) -> tuple[str, ...]:
     """The names in `config.optimizer.freeze`, a list with commas.
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from v2v_jax.datasets import DATASETS, dataset_entry
+from v2v_jax.datasets import DATASETS, dataset_entry, has_validation
+from v2v_jax.datasets.base.video_dataset import VIDEO_LABEL
 from v2v_jax.errors import ConfigError
 from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
@@ -84,6 +85,9 @@ def make_config(
     # Until all training videos are seen: a share of the run, or steps; see v2v_jax/input/clips.py.
     config.grow_share, config.grow_steps = 0.0, 0
     config.mirror = True
+    # Of the training clips, the share drawn so that all classes come as often; 0: every clip comes
+    # as often as any other. See v2v_jax/input/class_balance.py.
+    config.class_balance = 0.0
     # How training clips vary, beside being cropped and mirrored: see v2v_jax/input/augmentation.py.
     config.augmentation = dataclasses.asdict(Augmentation())
     config.feed = dataset.feed
@@ -104,6 +108,8 @@ def make_config(
     config.log_every = 0  # steps from one line of metrics to the next; 0: 200 lines a run
     # How often in a run, or after every so many steps (0: num_evaluations decides).
     config.num_evaluations, config.eval_every = 10, 0
+    # Evaluations in a row without a better headline metric that end the run; 0: none does.
+    config.patience = 0
     config.save_every_evaluation = True  # False: the last one alone leaves a checkpoint
     config.save_every = 0  # steps between checkpoints, beside those with evaluations; 0: none
     config.skip_nonfinite = 0  # how many steps in a row may be skipped for a NaN; 0: the first ends
@@ -174,22 +180,21 @@ def shrink_to_demo(
     crop_size: tuple[int, int] = (64, 64),
     clip_length: int = 16,
 ) -> None:
-    """Turns a configuration into its demo: a narrow network, few rendered scenes, few steps.
+    """Turns a configuration into its demo: a narrow network, few and small videos, few steps.
 
     Args:
       learning_rate: of the modern recipe; the paper's keeps its own.
-
-    Raises:
-      ConfigError: the dataset is not `scenes`.
     """
-    if config.data.name != "scenes":
-        raise ConfigError("demo runs on rendered scenes; leave dataset= out.")
     config.model.width = 0.25
-    config.data.num_train_videos = 192
-    config.data.num_validation_videos = config.data.num_test_videos = 12
-    config.data.num_frames = 32
-    config.data.num_train_frames = 16
-    config.grow_share = 0.0
+    if config.data.name == "scenes":
+        config.data.num_train_videos = 192
+        config.data.num_validation_videos = config.data.num_test_videos = 12
+        config.data.num_frames = 32
+        config.data.num_train_frames = 16
+        config.grow_share = 0.15  # the first step need not wait for all of them
+    else:
+        config.data.max_videos = 64
+        config.data.validation_share = 0.2  # a tenth of few videos is hardly one
     config.preprocessing.frame_size = (72, 96)
     config.preprocessing.crop_size = crop_size
     config.preprocessing.clip_length = clip_length
@@ -228,8 +233,8 @@ NUMBERS: dict[str, Rule] = {
     **_rules(_COUNT, "recompute", "preprocessing.clip_length"),
     "accumulate": (lambda x: x >= 0, "0 (automatic) or more"),
     **_rules(_NOT_NEGATIVE, "log_every", "eval_every", "save_every", "grow_steps"),
-    **_rules(_NOT_NEGATIVE, "skip_nonfinite", "num_pictures"),
-    "grow_share": _SHARE,
+    **_rules(_NOT_NEGATIVE, "skip_nonfinite", "num_pictures", "patience"),
+    **_rules(_SHARE, "grow_share", "class_balance"),
     "model.width": _POSITIVE,
     "model.dropout": _DECAY,
     "optimizer.learning_rate": _POSITIVE,
@@ -238,6 +243,13 @@ NUMBERS: dict[str, Rule] = {
     **_rules(_NOT_NEGATIVE, "optimizer.warmup_steps", "optimizer.decay_every"),
     **_rules(_NOT_NEGATIVE, "optimizer.weight_decay", "optimizer.clip_norm"),
     "optimizer.trunk_multiplier": _NOT_NEGATIVE,
+}
+# Those of the options that all datasets but rendered scenes have.
+HELD_BACK_NUMBERS: dict[str, Rule] = {
+    "validation_share": _DECAY,
+    "max_videos": _NOT_NEGATIVE,
+    "num_folds": (lambda x: x == 0 or x >= 2, "0 (none) or at least 2"),
+    "fold": _NOT_NEGATIVE,
 }
 # Those of our own datasets' options, by the dataset's name.
 DATA_NUMBERS: dict[str, dict[str, Rule]] = {
@@ -282,6 +294,7 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"{key} is {values}; it has {length} numbers.")
         for value in values:
             _check_number(f"an element of {key}", value, rule)
+    _check_selection(config, kind)
     _check_clip_size(config.preprocessing, temporal=config.model.name != "v2v_2d")
     augmentation = Augmentation.from_config(config.get("augmentation", {}))
     augmentation.check(kind.fields, Preprocessing.from_dict(config.preprocessing))
@@ -309,8 +322,45 @@ def _check_dataset(data: ConfigDict) -> None:
             f"data.name is {data.name!r}, but data.{others[0]} is an option of another dataset; "
             f"choose the dataset after the file's colon: --config=FILE:dataset={data.name}."
         )
-    for key, rule in ({"validation_share": _DECAY} | DATA_NUMBERS.get(data.name, {})).items():
+    for key, rule in (HELD_BACK_NUMBERS | DATA_NUMBERS.get(data.name, {})).items():
         _check_number(f"data.{key}", data.get(key), rule)
+
+
+def _check_selection(config: ConfigDict, kind: type[Task]) -> None:
+    """Fields that need another one to make sense; configurations before them lack them."""
+    if config.get("patience", 0):
+        if not has_validation(config.data):
+            raise ConfigError(
+                f"patience is {config.patience}, but this configuration has no validation split "
+                "to choose on; set data.validation_share, of scenes "
+                "data.num_validation_videos, or patience=0."
+            )
+        if not config.get("save_every_evaluation", True):
+            raise ConfigError(
+                f"patience is {config.patience}, but save_every_evaluation is False, so that the "
+                "best checkpoint would not be kept; leave one of them out."
+            )
+    folds, fold = config.data.get("num_folds", 0), config.data.get("fold", 0)
+    if fold and fold >= folds:
+        raise ConfigError(
+            f"data.fold is {fold}, but data.num_folds {folds}; folds are numbered from 0 to "
+            "num_folds - 1."
+        )
+    if config.get("class_balance", 0.0):
+        _check_class_balance(config, kind)
+
+
+def _check_class_balance(config: ConfigDict, kind: type[Task]) -> None:
+    balance = config.class_balance
+    if not {"labels", VIDEO_LABEL} & set(kind.fields):
+        raise ConfigError(
+            f"class_balance is {balance}, but the task {kind.name} has no classes; set it to 0."
+        )
+    if config.get("grow_share", 0.0) or config.get("grow_steps", 0):
+        raise ConfigError(
+            f"class_balance is {balance}, which needs the labels of all training videos before the "
+            "first step; set grow_share=0 and grow_steps=0, too."
+        )
 
 
 def _check_clip_size(preprocessing: ConfigDict, temporal: bool) -> None:

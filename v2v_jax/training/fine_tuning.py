@@ -104,7 +104,7 @@ def _nothing_fits(weights: Weights, rows: list[tuple[str, ...]]) -> WeightsError
         reason = f"the kernel of {name} is {stored} there and {wanted} in the network"
     return WeightsError(
         f"No layer of the weights {weights.path} ({weights.format}) fits: {reason}; choose other "
-        "weights, or the model and width that they are of."
+        "weights, or the model and width that they belong to."
     )
 
 

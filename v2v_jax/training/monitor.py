@@ -17,10 +17,11 @@ from v2v_jax.errors import DataError, UserError
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, ClipSampler
 from v2v_jax.run.experiment import Experiment
-from v2v_jax.run.metrics_log import MetricsLog
+from v2v_jax.run.metrics_log import TRAINING, MetricsLog
 from v2v_jax.run.schedule import Schedule
 from v2v_jax.system.console import ProgressLine, console
 from v2v_jax.tasks.metrics import add
+from v2v_jax.training.callbacks import Callbacks
 
 _WATCHED = ("loss", "gradient_norm", "parameter_norm")
 # A loss is a spike if it lies further above the median of the last ones than ten times what their
@@ -53,13 +54,20 @@ class Monitor:
         log: MetricsLog,
         first_step: int,
         progress: Mapping[str, Any] | None = None,
+        callbacks: Callbacks | None = None,
     ):
-        """progress: what `progress()` returned when the checkpoint was saved, if there was one."""
+        """Begins to watch.
+
+        Args:
+          progress: what `progress()` returned when the checkpoint was saved, if there was one.
+          callbacks: are told of the steps that are logged.
+        """
         progress = progress or {}
         self._experiment = experiment
         self._sampler = sampler
         self._feed = feed
         self._log = log
+        self._callbacks = callbacks or Callbacks(())
         self._first_step = first_step
         self._losses = collections.deque(progress.get("losses", ()), maxlen=_WINDOW)
         self._skipped: int = progress.get("skipped", 0)  # in a row
@@ -192,7 +200,8 @@ class Monitor:
         values = {**scalars, task.headline: headline}
         if speed is not None:
             values["clips_per_second"] = speed
-        self._log.write(step, "train", values)
+        self._log.write(step, TRAINING, values)
+        self._callbacks.logged(step, values)
 
     def __enter__(self) -> Monitor:
         return self

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 
 from ml_collections import ConfigDict
 
 from v2v_jax import datasets
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.input.base_feed import Feed
-from v2v_jax.input.clips import ClipSampler
+from v2v_jax.input.class_balance import class_counts, clip_probabilities
+from v2v_jax.input.clips import ClipSampler, clip_table
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, TrainState, make_experiment
 from v2v_jax.run.schedule import Schedule
@@ -72,22 +74,33 @@ class Setup:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """Evaluates on `split`."""
+        """Evaluates on `split`, which is read while training begins."""
         training = self.experiment
-        return Evaluator(
-            make_experiment(training.config, self.split, training.mesh, training.dataset)
-        )
+        experiment = make_experiment(training.config, self.split, training.mesh, training.dataset)
+        return Evaluator(experiment, waits=False)
 
 
-def make_sampler(experiment: Experiment) -> ClipSampler:
-    """The training clips of an experiment, a function of (config.seed, step)."""
-    config = experiment.config
+def make_sampler(experiment: Experiment, workdir: pathlib.Path | None = None) -> ClipSampler:
+    """The training clips of an experiment, a function of (config.seed, step).
+
+    Args:
+      workdir: with `config.class_balance`, where the counts of labels are kept, which take a look
+        at all of them; None: nowhere.
+    """
+    config, clips = experiment.config, experiment.training_clips
+    lengths = [video.num_frames for video in experiment.dataset.videos]
+    probabilities = None
+    if balance := config.get("class_balance", 0.0):
+        counts = class_counts(experiment.dataset, experiment.task.fields, workdir, progress)
+        table = clip_table(lengths, clips.clip_length, config.stride)
+        probabilities = clip_probabilities(counts, *table, clips.clip_length, balance)
     return ClipSampler(
-        [video.num_frames for video in experiment.dataset.videos],
-        experiment.training_clips,
+        lengths,
+        clips,
         batch_size=config.batch_size,
         stride=config.stride,
         seed=config.seed,
         mirror=config.mirror,
         grow_steps=Schedule.of(config).grow_steps,
+        probabilities=probabilities,
     )

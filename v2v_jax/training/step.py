@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
-from v2v_jax.system import sharding
+from v2v_jax.run.optimizers import learning_rate, updates_done
+from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
 from v2v_jax.training import accumulation, recompute
@@ -27,15 +27,18 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
 
     All that is random in it is a function of (seed, state.step, row of the batch).
 
-    Metrics: `loss` and the global norms of gradient, update and parameters, float32 scalars, beside
-    the task's sums. With `config.skip_nonfinite` a step whose loss, gradient or update is not
-    finite changes neither parameters nor optimiser state, and its metric `skipped` is 1, not 0.
+    Metrics: `loss`, `learning_rate` and the global norms of gradient, update and parameters,
+    float32 scalars, beside the task's sums. With `config.skip_nonfinite` a step whose loss,
+    gradient or update is not finite changes neither parameters nor optimiser state, and its metric
+    `skipped` is 1, not 0.
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     mesh, recomputed = experiment.mesh, config.recompute
+    platform = mesh.devices.flat[0].platform
     parts = accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, recomputed)
     apply = recompute.in_parts(_network(experiment), recomputed)
     augmentation = experiment.augmentation
+    rate = learning_rate(config.optimizer, config.num_steps)
     is_random = "dropout" in config.model or not augmentation.is_off
 
     def sums_of_clips(params: Any, store: Any, batch: Any):
@@ -73,6 +76,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
             "loss": losses.mean((total, count)),
             "gradient_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
+            "learning_rate": rate(updates_done(state.opt_state)),
             "sums": sums,
         }
         if config.skip_nonfinite:
@@ -86,7 +90,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         step,
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
-        compiler_options=_compiler_options(mesh),
+        compiler_options=compiler_options.of_training(platform, experiment.num_parameters()),
     )
     return compiled_together(jitted)
 
@@ -129,16 +133,3 @@ def _finite(metrics: Metrics) -> tuple[jax.Array, Metrics]:
 
 def _keep_unless(good: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-
-
-def _compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-    """What XLA does better when told.
-
-    On TPUs one all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128. On CPUs
-    its older emitter of fused loops, whose code is a third shorter to compile and as fast: the
-    demonstration's step took 27 s of processor time, not 38, and 0.30 s a step with both.
-    """
-    platform = mesh.devices.flat[0].platform
-    if platform == "tpu":
-        return {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
-    return {"xla_cpu_use_fusion_emitters": False} if platform == "cpu" else None

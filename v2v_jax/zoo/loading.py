@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def load(
     path: str | os.PathLike[str],
     *,
-    full_frame: bool = False,
     scale: Literal["training", "native"] = "training",
     overlap: float = 0.25,
+    full_frame: bool = False,
     batch_size: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Predictor:
     """A predictor from a run's folder, its checkpoints, a file of v2v export, or a name in the zoo.
 
@@ -28,18 +29,21 @@ def load(
     Args:
       path: what `v2v train --workdir` or `v2v export --output` names; or, where no such file or
         folder exists, a name that `v2v models` lists.
-      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
-        programs are then compiled anew for every size of frame.
       scale: "training" scales frames so that their shorter side is that of the training frames;
         "native" leaves the video's own size.
       overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
-      batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere.
+      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
+        programs are then compiled anew for every size of frame.
+      batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere. A live stream wants
+        as few as cover a frame (docs/guides/own_video.md).
+      dtype: of the network's computation; "auto": what its configuration says, which is bfloat16 on
+        accelerators and float32 on CPUs unless it was changed there.
 
     Raises:
       CheckpointError: there is nothing of that kind, it is damaged, another version wrote it, or it
         is for a task that is not registered, or that does not answer at every voxel.
-      ValueError: an option's value that is not known, or full_frame for an export, whose network
-        has one size.
+      ValueError: an option's value that is not known; full_frame or dtype for an export, whose
+        network has one size and one dtype.
     """
     from v2v_jax.inference.network import read_network
     from v2v_jax.inference.predictor import Predictor
@@ -54,10 +58,10 @@ def load(
             f"lists ({names})."
         )
     return Predictor(
-        read_network(place),
-        full_frame=full_frame,
+        read_network(place, dtype),
         scale=scale,
         overlap=overlap,
+        full_frame=full_frame,
         batch_size=batch_size,
     )
 

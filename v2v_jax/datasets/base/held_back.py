@@ -1,4 +1,4 @@
-"""Training videos held back to choose on: the split "validation" of datasets without their own.
+"""Training videos held back: to choose on, the split "validation", and for cross-validation.
 
 Which ones follows from the videos' names alone, so that every process and every later run holds
 back the same, and a video that is added or missing changes the choice by one at most.
@@ -7,26 +7,47 @@ back the same, and a video that is added or missing changes the choice by one at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.datasets.base.wrapped_dataset import WrappedDataset
 from v2v_jax.errors import ConfigError
 
+# Methods of datasets with a benchmark of their own (DAVIS, Sintel): of the video that is named
+# first.
+_OF_ONE_VIDEO = ("native_frames", "native_masks", "native_truth")
+
 
 class Subset(WrappedDataset):
-    """Some videos of another dataset, in its order; everything else is the dataset's own."""
+    """Some videos of another dataset, in its order; everything else is the dataset's own.
 
-    def __init__(self, source: VideoDataset, indices: Sequence[int], split: str) -> None:
-        """indices: which videos of `source`; split: "train" or "validation"."""
+    Attributes:
+      rest_is: the split that the source's other videos are; "": none.
+    """
+
+    def __init__(
+        self, source: VideoDataset, indices: Sequence[int], split: str, rest_is: str = "validation"
+    ) -> None:
+        """indices: which videos of `source`; split: "train", "validation" or "test"."""
         super().__init__(source)
+        self.rest_is = rest_is
         if split != "train":
             self.corrupt = []  # those of the source are reported once, with what trains
         self.videos = [source.videos[index] for index in indices]
         self._indices = list(indices)
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if name == "native_pairs":
+            mine = {index: video for video, index in enumerate(self._indices)}
+            return lambda: [(mine[v], frame) for v, frame in value() if v in mine]
+        if name in _OF_ONE_VIDEO:
+            return lambda video, *args: value(self._indices[video], *args)
+        return value
 
     def others(self, split: str) -> Subset:
         """The rest of the source's videos, as that split."""
@@ -57,6 +78,90 @@ class Subset(WrappedDataset):
         return {"source": self.source.identity(), "videos": [info.name for info in self.videos]}
 
 
+def part_of(
+    dataset: VideoDataset, split: str, options: Mapping[str, Any], group: Callable[[str], str]
+) -> VideoDataset:
+    """What trains, validates or is tested on, of a dataset's training split.
+
+    With `num_folds` the videos of fold number `fold` are the test split, in place of the dataset's
+    own, and what is said below is true of the rest. The validation split are the videos that
+    `validation` names or, without names, `validation_share` of them (`held_back`).
+
+    Args:
+      dataset: its training split.
+      split: "train" or "validation"; "test" where there are folds.
+      options: of `config.data`: the fields above; configurations before them lack some.
+      group: see `held_back`.
+
+    Raises:
+      ConfigError: a value that cannot be used, or nothing is left to train on.
+    """
+    if options.get("num_folds", 0):
+        names = [info.name for info in dataset.videos]
+        testing = fold_of(names, options["num_folds"], options.get("fold", 0), group)
+        mine = [i for i, name in enumerate(names) if (name in testing) == (split == "test")]
+        dataset = Subset(dataset, mine, split, rest_is="train" if split == "test" else "test")
+        if split == "test":
+            return dataset
+    validating = set(filter(None, options.get("validation", "").split(",")))
+    if not validating and not options.get("validation_share", 0.0):
+        return dataset
+    names = [info.name for info in dataset.videos]
+    validating = validating or held_back(names, options["validation_share"], group)
+    if not validating:
+        logging.warning(
+            "%s has only one training video, %s, which validates, too. Set data.validation to "
+            "choose checkpoints on another.",
+            *(dataset.name, names[0]),
+        )
+        return dataset
+    return split_off(dataset, validating, split)
+
+
+def at_most(dataset: VideoDataset, split: str, max_videos: int) -> VideoDataset:
+    """The dataset, or so many of its videos where it has more, spread evenly over it; 0: all."""
+    count = len(dataset.videos)
+    if not 0 < max_videos < count:
+        return dataset
+    chosen = np.linspace(0, count - 1, max_videos).round().astype(int).tolist()
+    return Subset(dataset, chosen, split, rest_is="")
+
+
+def fold_of(
+    names: Sequence[str], num_folds: int, fold: int, group: Callable[[str], str]
+) -> set[str]:
+    """The videos of one fold of cross-validation; each video is in one fold.
+
+    Folds are parts, in the order of the groups' SHA-256, as large as one another but for one group.
+    A video that is added or missing lets one group at most change from each fold to the next.
+
+    Args:
+      names: of all training videos.
+      num_folds: how many folds there are, 2 or more.
+      fold: which one, from 0.
+      group: see `held_back`.
+
+    Raises:
+      ConfigError: there are fewer groups than folds.
+    """
+    groups = _by_hash(names, group)
+    if len(groups) < num_folds:
+        raise ConfigError(
+            f"data.num_folds is {num_folds}, but there are {len(groups)} training videos to share "
+            "out (clips of one recording count as one); set it to that number at most."
+        )
+    first, last = (number * len(groups) // num_folds for number in (fold, fold + 1))
+    chosen = set(groups[first:last])
+    return {name for name in names if group(name) in chosen}
+
+
+def _by_hash(names: Sequence[str], group: Callable[[str], str]) -> list[str]:
+    """The groups, in an order that the name of each decides alone."""
+    return sorted(
+        {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
+    )
+
+
 def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -> set[str]:
     """Which videos validate: about `share` of the groups, at least one, the smallest by SHA-256.
 
@@ -72,9 +177,7 @@ def held_back(names: Sequence[str], share: float, group: Callable[[str], str]) -
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation_share is {share}; it must be at least 0 and below 1.")
-    groups = sorted(
-        {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
-    )
+    groups = _by_hash(names, group)
     chosen = set(groups[: min(max(1, round(share * len(groups))), len(groups) - 1)])
     return {name for name in names if group(name) in chosen}
 

@@ -156,7 +156,7 @@ def _set_dataset(dataset: VideoDataset) -> None:
     global _dataset
     _dataset = dataset
     if hasattr(os, "nice"):
-        os.nice(5)  # training, which compiles and feeds a device meanwhile, goes first
+        os.nice(10)  # training, which compiles and feeds a device meanwhile, goes first
     # Ctrl-C and a cluster's preemption are the main process's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

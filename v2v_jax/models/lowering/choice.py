@@ -70,7 +70,7 @@ def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
         return "taps_in_output"
     # Of an exported program the batch is not known: taken for a clip alone, as CPUs mostly have it.
     batch = 1 if is_symbolic_dim(x.shape[0]) else x.shape[0]
-    return "gathered" if batch * math.prod(x.shape[1:4]) < 1024 else "per_tap"
+    return "gathered_by_axis" if batch * math.prod(x.shape[1:4]) < 1024 else "per_tap"
 
 
 def _pays_winograd(x: jax.Array, kernel_shape: Sequence[int]) -> bool:

@@ -1,0 +1,39 @@
+"""What the compiler is told, and that XLA_FLAGS goes first."""
+
+import numpy as np
+import pytest
+
+import v2v_jax
+from tests.tiny import SMALLEST, tiny_config
+from v2v_jax.system import compiler_options
+from v2v_jax.training.loop import train_and_evaluate
+
+
+@pytest.fixture(autouse=True)
+def no_flags(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
+def test_small_steps_are_compiled_quickly_on_cpus_alone():
+    level = "xla_backend_optimization_level"
+    small, large = compiler_options.SMALL, compiler_options.SMALL + 1
+    assert level in compiler_options.of_training("cpu", small)
+    assert level not in compiler_options.of_training("cpu", large)
+    assert level in compiler_options.of_inference("cpu")
+    for platform in ("gpu", "cuda", "tpu"):
+        assert not compiler_options.of_inference(platform)
+        assert level not in (compiler_options.of_training(platform, small) or {})
+
+
+def test_what_xla_flags_say_is_not_said_again(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_dump_to=x")
+    assert compiler_options.of_inference("cpu") == {"xla_cpu_use_fusion_emitters": False}
+
+
+def test_programs_are_compiled_as_users_have_them(tmp_path):
+    """All that is given options: init, step, evaluation and prediction; none inside another's."""
+    config = tiny_config("seg", SMALLEST, num_steps=1, eval_every=1, feed="device")
+    values = train_and_evaluate(config, tmp_path)
+    assert 0 <= values["accuracy"] <= 1
+    predicted = v2v_jax.load(tmp_path)(np.zeros((8, 48, 64, 3), np.uint8))
+    assert predicted.shape == (8, 48, 64)
