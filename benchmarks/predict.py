@@ -33,8 +33,9 @@ import numpy as np
 
 import v2v_jax
 from v2v_jax.inference.network import TrainedNetwork
-from v2v_jax.inference.output_files import Drawing, parse_output, predict_to_files
+from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.inference.views import Drawing
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, open_source
 from v2v_jax.media.video import VideoStream
@@ -112,7 +113,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
 
 
 def _encode(predictor: Predictor, chunks: list[Chunk], path: str) -> None:
-    drawing = Drawing(predictor.network.task, "overlay")
+    drawing = Drawing(predictor.network.task, "overlay", legend=True)
     with VideoWriter(path) as writer:
         for frames in in_background(map(drawing.draw, chunks), 2):
             for frame in frames:

@@ -18,10 +18,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from v2v_jax import zoo
-from v2v_jax.drawing.panels import join, panels, text_picture, write_png
+from v2v_jax.drawing.layout import join, text_picture
+from v2v_jax.drawing.legends import Legend, strip
+from v2v_jax.drawing.panels import panels, write_png
 from v2v_jax.errors import UserError
-from v2v_jax.inference.output_files import Drawing
 from v2v_jax.inference.predictor import Chunk
+from v2v_jax.inference.views import Drawing
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video_writer import write_video
 from v2v_jax.tasks import Task
@@ -37,7 +39,7 @@ _OVERLAP = 0.125  # of clips: the quickest that hides where one ends
 
 def answers(
     frames: np.ndarray, models: Sequence[str]
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+) -> tuple[dict[str, np.ndarray], list[Legend | np.ndarray]]:
     """Predicts and draws.
 
     Args:
@@ -45,7 +47,7 @@ def answers(
       models: names in the zoo.
 
     Returns:
-      Title → (T,H,W,3) uint8 RGB, the video first, and legends (h,w,3).
+      Title → (T,H,W,3) uint8 RGB, the video first, and legends of the colours.
     """
 
     def predicted(name: str) -> tuple[Task, np.ndarray]:
@@ -53,7 +55,7 @@ def answers(
         return predictor.network.task, predictor(frames)
 
     columns: dict[str, np.ndarray] = {"video": frames}
-    legends: list[np.ndarray] = []
+    legends: list[Legend | np.ndarray] = []
     # Together: one network is compiled while another computes.
     with concurrent.futures.ThreadPoolExecutor(len(models)) as pool:
         found = list(pool.map(predicted, models))
@@ -66,8 +68,13 @@ def answers(
     return columns, legends
 
 
-def tiled(columns: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """Every frame of all columns under their titles, (H',W',3) uint8 RGB with even sides."""
+def tiled(
+    columns: dict[str, np.ndarray], legends: Sequence[Legend | np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Every frame of all columns under their titles, (H',W',3) uint8 RGB with even sides.
+
+    What the colours mean stands below them.
+    """
     shape = next(iter(columns.values())).shape
     titles = {name: text_picture(name, shape[2], bold=True) for name in columns}
     for t in range(shape[0]):
@@ -75,7 +82,8 @@ def tiled(columns: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
         rows = [join(cells[i : i + _COLUMNS], 1) for i in range(0, len(cells), _COLUMNS)]
         picture = join(rows, axis=0)
         h, w = (side - side % 2 for side in picture.shape[:2])
-        yield picture[:h, :w]
+        below = strip(legends, (h, w))
+        yield np.concatenate([picture[:h, :w], *([] if below is None else [below])])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,13 +105,14 @@ def main(argv: list[str] | None = None) -> int:
         columns, legends = answers(frames, models)
         args.output.mkdir(parents=True, exist_ok=True)
         movie = args.output / "at_a_glance.mp4"
-        write_video(movie, tiled(columns), source.fps or 25.0)
+        write_video(movie, tiled(columns, legends), source.fps or 25.0)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     moments = [round(share * (len(frames) - 1)) for share in (0.15, 0.5, 0.85)]
     caption = SOURCE if args.video == str(VIDEO) else ""
-    shown = [join(legends, axis=1)] if legends else []
+    drawn = [each.picture() if isinstance(each, Legend) else each for each in legends]
+    shown = [join(drawn, axis=1)] if drawn else []
     picture = panels(columns, moments, legends=shown, caption=caption)
     write_png(args.output / "at_a_glance.png", picture)
     seconds = time.perf_counter() - start

@@ -26,6 +26,7 @@ import numpy as np
 from experiments.result_tables import TABLES
 from experiments.trained_runs import TrainedRun, open_run
 from v2v_jax.drawing import colors, panels
+from v2v_jax.drawing.layout import join, text_picture
 from v2v_jax.errors import UserError
 from v2v_jax.system.console import console
 
@@ -63,7 +64,7 @@ def figure4(args: argparse.Namespace) -> None:
             ),
             panels.panels(maps, frames, scale=1, legends=(colors.probability_legend(),)),
         ]
-        write(args.output / f"figure4_{index}", panels.join(sheets, axis=0))
+        write(args.output / f"figure4_{index}", join(sheets, axis=0))
 
 
 def figure5(args: argparse.Namespace) -> None:
@@ -105,11 +106,11 @@ def figure8(args: argparse.Namespace) -> None:
         raise Missing("neither --c3d nor --flow is given")
     images = {name: filter_frames(run) for name, run in runs.items()}
     grids = [
-        panels.join([panels.text_picture(name, frames[0].shape[1], bold=True), *frames], axis=0)
+        join([text_picture(name, frames[0].shape[1], bold=True), *frames], axis=0)
         for name, frames in images.items()
     ]
-    write(args.output / "figure8", panels.join(grids, axis=1))
-    moving = [panels.join(list(frames), axis=1) for frames in zip(*images.values())]
+    write(args.output / "figure8", join(grids, axis=1))
+    moving = [join(list(frames), axis=1) for frames in zip(*images.values())]
     panels.write_gif(args.output / "figure8.gif", moving, fps=4)
 
 

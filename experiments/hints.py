@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments.trained_runs import TrainedRun, open_run
 from v2v_jax.drawing import panels
+from v2v_jax.drawing.layout import join
 from v2v_jax.errors import ConfigError
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.input.base_feed import Feed
@@ -90,7 +91,7 @@ def draw(run: TrainedRun, errors: dict[int, float], gray: float, clips: dict[int
         frames,
         title=name,
     )
-    return panels.join([sheet, chart(errors, gray)], axis=0)
+    return join([sheet, chart(errors, gray)], axis=0)
 
 
 def chart(errors: dict[int, float], gray: float) -> np.ndarray:

@@ -131,7 +131,7 @@ def test_mistakes_end_in_one_sentence(capsys, arguments, words):
 
 
 def test_choices_are_those_of_the_code_behind():
-    from v2v_jax.inference.output_files import VIEWS
+    from v2v_jax.inference.views import VIEWS
 
     assert predict._VIEWS == VIEWS
 

@@ -14,6 +14,7 @@ from tests.videos import contents, make_videos, smooth
 from v2v_jax.cli import commands, predict
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.video import read_video, write_video
+from v2v_jax.tasks import Flow
 
 COPY = Predictor(stub(None), scale="native")
 
@@ -45,6 +46,24 @@ def test_one_video(tmp_path, run):
     assert (tmp_path / "out.mp4").read_bytes() == before
     assert run(*arguments, "--overwrite", "--view=side_by_side")[0] == 0
     assert read_video(tmp_path / "out.mp4")[0].shape == (40, 20, 64, 3)
+
+
+def test_the_legend_can_be_left_out(tmp_path, run):
+    """Of one video and of a folder of them; what it says is tested with the views."""
+    flow = Predictor(stub(lambda p, v: v[..., :2] / 255.0, Flow()), scale="native")
+    make_videos(tmp_path, "videos/in.mp4")
+    write_video(tmp_path / "videos" / "in.mp4", smooth(3, 80, 96))
+    for number, video in enumerate(("videos/in.mp4", "videos")):
+        for legend, height in (((), 110), (("--legend=yes",), 110), (("--legend=no",), 80)):
+            output = tmp_path / f"{number}{len(legend)}{height}" / "{name}.mp4"
+            output.parent.mkdir()
+            name = "in" if number else "{name}"
+            arguments = f"--video={tmp_path / video}", f"--output={output}"
+            assert run(*arguments, *legend, load=lambda options: flow)[0] == 0
+            shape = read_video(output.with_name(f"{name}.mp4"))[0].shape
+            assert shape[::2] == (3, 96) and (shape[1] == 80) == (height == 80)
+    status, _, err = run("--video=x", "--output=y.mp4", "--legend=maybe")
+    assert status == 2 and "legend" in err
 
 
 def test_frames_replace_frames_and_nothing_else(tmp_path, run):

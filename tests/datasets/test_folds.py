@@ -137,3 +137,16 @@ def test_a_fold_reads_its_own_videos(load):
 def test_more_folds_than_films_is_one_clear_sentence(load):
     with pytest.raises(ConfigError, match="num_folds is 12, but there are 11 training videos to"):
         load("train", num_folds=12, fold=0)
+
+
+def test_a_few_videos_of_each_split_for_a_quick_try(load):
+    """Spread evenly over the split, with all that is read of them; none twice."""
+    whole = names(load("train", validation_share=0.2))
+    few = load("train", validation_share=0.2, max_videos=3)
+    assert names(few) == [whole[0], whole[(len(whole) - 1) // 2], whole[-1]]
+    for video, name in enumerate(names(few)):
+        assert (few.read(video, 0, 1)["video"] == NAMES.index(name)).all()
+    validation = names(load("validation", training=few, validation_share=0.2, max_videos=3))
+    assert len(validation) == 3 and not set(validation) & set(whole)
+    assert names(load("train", max_videos=100, validation_share=0.2)) == whole
+    assert names(load("test", max_videos=1)) == ["official"]

@@ -84,7 +84,7 @@ def test_still_flow_is_white():
 
 @pytest.mark.parametrize("size", [1, 2, 51, 100])
 def test_flow_legend_is_a_disc_on_white_with_red_at_the_right(size):
-    wheel = colors.flow_legend(size).astype(int)
+    wheel = colors.flow_legend(size).picture().astype(int)
     assert wheel.shape == (size, size, 3)
     assert (wheel.max(axis=-1) >= 250).all()  # nothing is darkened
     if size > 50:
@@ -95,12 +95,12 @@ def test_flow_legend_is_a_disc_on_white_with_red_at_the_right(size):
 
 
 def test_flow_legend_says_how_fast_the_edge_is():
-    disc, legend = colors.flow_legend(96), colors.flow_legend(96, 3.25)
+    disc, legend = (colors.flow_legend(96, speed).picture() for speed in (None, 3.25))
     assert legend.shape[0] > 96 + 10 and legend.shape[1] >= 96
     left = (legend.shape[1] - 96) // 2
     top = next(y for y in range(8) if (legend[y : y + 96, left : left + 96] == disc).all())
     assert (legend[top + 96 :] < 128).any()  # text
-    assert (legend != colors.flow_legend(96, 4.25)).any()
+    assert (legend != colors.flow_legend(96, 4.25).picture()).any()
 
 
 def test_gatech_colors_are_those_of_its_files():
@@ -245,17 +245,18 @@ def test_legends_stand_below_the_rows():
         colors.depth_legend(0.5, 80),
         colors.probability_legend(),
     ]
+    pictures = [legend.picture() for legend in legends]
     plain = panels.panels({"input": video}, [0])
     image = panels.panels({"input": video}, [0], legends=legends)
-    assert image.shape[0] >= plain.shape[0] + sum(legend.shape[0] for legend in legends)
+    assert image.shape[0] >= plain.shape[0] + sum(picture.shape[0] for picture in pictures)
     for color in colors.label_colors(8):
-        assert (legends[0] == color).all(axis=-1).sum() >= 100  # a chip of it
-    assert (legends[2] < 100).all(axis=-1).any()  # the numbers
+        assert (pictures[0] == color).all(axis=-1).sum() >= 100  # a chip of it
+    assert (pictures[2] < 100).all(axis=-1).any()  # the numbers
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 21])
 def test_label_legend_of_any_number_of_classes(count):
-    legend = colors.label_legend([f"class {i}" for i in range(count)], per_line=5)
+    legend = colors.label_legend([f"class {i}" for i in range(count)]).picture()
     for color in colors.label_colors(count):
         assert (legend == color).all(axis=-1).sum() >= 100
 

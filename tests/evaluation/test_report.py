@@ -1,92 +1,31 @@
 """The report page: complete, self-contained, well-formed; its numbers and its clips are right."""
 
 import base64
-import html.parser
 import io
 import json
 import re
 
 import av
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pages import ALWAYS, check
 from tests.tiny import ROOT
 from v2v_jax.cli import commands
+from v2v_jax.drawing import colors
+from v2v_jax.drawing.legends import Words
 from v2v_jax.evaluation.evaluator import Evaluator, best_params, evaluate
 from v2v_jax.evaluation.report import embedded_media
 from v2v_jax.evaluation.report.curves import distribution, learning_curves, read_curves
 from v2v_jax.evaluation.report.page import Report, ReportedClip, page, ranks, side_by_side
 from v2v_jax.run.experiment import make_experiment
+from v2v_jax.run.sessions import Training
 from v2v_jax.tasks import Picture
+from v2v_jax.tasks.metric_names import in_words
 
-SECTIONS = (
-    "Metrics", "Classes", "Confusion matrix", "Learning curves", "Clips", "Configuration",
-)  # fmt: skip
-_VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Parses a page strictly: every element is closed in order; collects what the tests ask for."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements, self.tables, self.texts = [], [], [], {}
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.elements.append((tag, attributes))
-        if tag not in _VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data):
-        if {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += data
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data.strip())
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def check(text) -> Page:
-    """What holds of every page: sections, no outside resource, unique ids, names for everything."""
-    assert text.startswith("<!DOCTYPE html>")
-    assert "http:" not in text and "https:" not in text and "//" not in re.sub(
-        r"base64,[A-Za-z0-9+/=]*", "", text
-    )  # fmt: skip
-    parsed = Page(text)
-    assert tuple(t for t in parsed.texts["h2"] if t) == SECTIONS
-    for _, attributes in parsed.elements:
-        for name in ("src", "href", "poster", "xlink:href"):
-            assert attributes.get(name, "#").startswith(("#", "data:")), attributes[name][:80]
-        assert attributes.get("style", "").count("url(") == 0
-    ids = [a["id"] for _, a in parsed.elements if "id" in a]
-    assert len(ids) == len(set(ids))
-    for _, attributes in parsed.elements:
-        if "aria-labelledby" in attributes:
-            assert attributes["aria-labelledby"] in ids
-        if attributes.get("href", "").startswith("#"):
-            assert attributes["href"][1:] in ids
-    assert all(image.get("alt") for image in parsed.all("img"))
-    assert all(video.get("aria-label") for video in parsed.all("video"))
-    assert len(parsed.all("caption")) == len(parsed.tables)
-    return parsed
+OF_CLASSES = ("Metrics", "Classes", "Confusion matrix", "Learning curves", "Clips", "Configuration")
 
 
 def decode(uri, start="data:video/mp4;base64,"):
@@ -126,7 +65,7 @@ TASKS = ("seg", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW))
 @pytest.mark.parametrize("name", TASKS)
 def test_page_of_a_run(reports, name):
     run, text = reports(name)
-    parsed = check(text)
+    parsed = check(text, OF_CLASSES if name == "seg" else ALWAYS)
     experiment = make_experiment(run.config, "test")
     task = experiment.task
     assert parsed.texts["h1"] == [f"{task.name} on scenes"]
@@ -136,9 +75,11 @@ def test_page_of_a_run(reports, name):
     assert head == ["metric", run.config.model.name, task.baseline]
     shown = {row[0].split(" (")[0]: row[1:] for row in rows}
     assert shown.keys() == {
-        n for n in values if "/" not in n and not n.startswith("baseline_") and n != "step"
+        in_words(n)
+        for n in values
+        if "/" not in n and not n.startswith("baseline_") and n != "step"
     }
-    assert shown[task.headline] == [
+    assert shown[in_words(task.headline)] == [
         f"{values[task.headline]:.4f}", f"{values['baseline_' + task.headline]:.4f}",
     ]  # fmt: skip
     # Three windows: each is one of best, median, worst. Loss and metric are drawn.
@@ -146,9 +87,15 @@ def test_page_of_a_run(reports, name):
     assert [len(video) for video in videos] == [8, 8, 8]
     assert [t.split(":")[0] for t in parsed.texts["h3"]] == ["Best", "Median", "Worst"]
     svg_texts = parsed.texts["text"]
-    assert {"loss", task.headline, "step"} <= set(svg_texts)
+    assert {"loss", in_words(task.headline), "step", task.baseline} <= set(svg_texts)
     assert {"best", "median", "worst"} <= set(", ".join(svg_texts).split(", "))
     assert task.units in parsed.texts["p"]
+    assert parsed.texts["dt"][:5] == [
+        "parameters", "trained on", "training took", "steps", "clips/s in training",
+    ]  # fmt: skip
+    params = best_params(experiment, run.workdir)[1]
+    assert parsed.texts["dd"][0] == f"{sum(x.size for x in jax.tree.leaves(params)):,}"
+    assert "cores" in parsed.texts["dd"][1] and parsed.texts["dd"][3] == "60"
     # The configuration is the one of training, not that of eval.py, which has no pictures.
     config = json.loads("".join(parsed.texts["pre"]))
     assert config["task"] == task.name and config["num_pictures"] == run.config.num_pictures
@@ -156,15 +103,14 @@ def test_page_of_a_run(reports, name):
 
 def test_tables_of_classes_and_confusions_agree_with_the_metrics(reports):
     run, text = reports("seg")
-    parsed = check(text)
+    parsed = check(text, OF_CLASSES)
     values = json.loads((run.workdir / "eval" / "metrics.json").read_text())
     names = make_experiment(run.config, "test").task.label_names
     head, *rows = parsed.tables[1]
-    assert head == ["class", "accuracy", "iou", "share"]
+    assert head == ["class", "accuracy", "IoU", "share of all"]
     number = lambda x: "–" if x is None else f"{x:.4f}"
-    assert rows == [
-        [n, *(number(values[f"{metric}/{n}"]) for metric in head[1:])] for n in names
-    ]
+    metrics = ("accuracy", "iou", "share")
+    assert rows == [[n, *(number(values[f"{metric}/{n}"]) for metric in metrics)] for n in names]
     head, *rows = parsed.tables[2]
     assert head == ["true", *names, "number"]
     total = sum(int(row[-1].replace(",", "")) for row in rows)
@@ -202,7 +148,8 @@ def test_windows_add_up_to_the_whole_and_are_ranked_by_their_own_metric(reports,
         scores[window.name] = expected
     assert len(scores) == 3
     order = sorted(scores, key=scores.get, reverse=name == "seg")
-    assert [t.split(": ")[1] for t in check(text).texts["h3"]] == order
+    sections = OF_CLASSES if name == "seg" else ALWAYS
+    assert [t.split(": ")[1] for t in check(text, sections).texts["h3"]] == order
 
 
 def test_option_of_the_program(monkeypatch, capsys, tmp_path):
@@ -242,8 +189,7 @@ def make_report(**changes) -> Report:
 
 def test_page_of_a_task_with_nothing_but_a_headline():
     parsed = check(page(make_report()))
-    assert "This task has no metrics by class." in parsed.texts["p"]
-    assert "This task has no confusion matrix." in parsed.texts["p"]
+    assert len(parsed.tables) == 1
     assert any("metrics.jsonl is missing" in text for text in parsed.texts["p"])
     assert parsed.texts["h1"] == ["classification on <b>"]
     assert parsed.texts["h3"] == ['Best: a "clip" <1>']
@@ -264,15 +210,89 @@ def test_of_a_clip_only_what_is_known_is_shown():
     columns = {"input": np.zeros((5, 16, 20, 3), np.uint8)}
     clip = ReportedClip("best", "a clip", values, Picture(columns))
     parsed = check(page(make_report(clips=[clip])))
-    assert parsed.texts["dt"] == ["top1", "top1, the commonest class"]
+    assert parsed.texts["dt"] == ["top1"]
+    assert parsed.texts["dd"] == ["0.5000", "the commonest class: 0.1000"]
     assert "best clip, a clip: input." in parsed.texts["figcaption"]
 
 
-def test_marks_that_are_close_share_a_label():
-    texts = lambda marks: re.findall(r"<text[^>]*>([a-z, ]+)</text>", drawn(marks))
-    drawn = lambda marks: distribution([0.0, 0.0, 1.0], marks, "top", "d")
-    assert {"best", "median, worst"} <= set(texts({"best": 1.0, "median": 0.0, "worst": 0.0}))
-    assert {"best", "median", "worst"} <= set(texts({"best": 1.0, "median": 0.5, "worst": 0.0}))
+NAN = float("nan")
+
+
+def places(svg, labels):
+    """label → (x, y) of its text in the drawing."""
+    found = re.findall(r'<text[^>]*?x="([-\d.]+)" y="([-\d.]+)"[^>]*>([a-z ]+)</text>', svg)
+    return {label: (float(x), float(y)) for x, y, label in found if label in labels}
+
+
+def test_every_mark_has_its_label_above_its_own_line():
+    """Those of equal or near scores stand one above the other, not between."""
+    scores = [0.0, 0.02, 0.9, 1.0]
+    marks = {"worst": 0.0, "median": 0.02, "best": 1.0}
+    found = places(distribution(scores, marks, NAN, "top", "d"), marks)
+    assert found.keys() == marks.keys()
+    (worst, low), (median, high), (best, _) = (found[name] for name in marks)
+    assert median - worst == pytest.approx(0.02 * (best - worst), abs=0.5)
+    assert low - high > 10  # y goes down
+    apart = places(distribution(scores, marks | {"median": 0.5}, NAN, "top", "d"), marks)
+    assert len({y for _, y in apart.values()}) == 1
+
+
+def test_the_median_is_drawn_where_it_is():
+    """Of an even number it lies between the two in the middle, where no clip is."""
+    values = [{"top1": v, "baseline_top1": 0.1} for v in (0.9, 0.8, 0.2, 0.1)]
+    columns = {"input": np.zeros((5, 16, 20, 3), np.uint8)}
+    clips = [
+        ReportedClip(rank, rank, values[i], Picture(columns))
+        for rank, i in (("best", 0), ("median", 1), ("worst", 3))
+    ]
+    text = page(make_report(clips=clips, scores=[0.9, 0.8, 0.2, 0.1]))
+    found = places(text, ("best", "median", "worst"))
+    share = (found["median"][0] - found["worst"][0]) / (found["best"][0] - found["worst"][0])
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert "quartiles 0.1750, 0.5000, 0.8250" in text
+
+
+def test_the_baseline_is_a_line_in_both_charts():
+    steps = np.array([0.0, 10.0])
+    curves = {"eval/top1": (steps, steps), "eval/baseline_top1": (steps, steps * 0 + 4)}
+    (svg,) = learning_curves(curves, "top1", "zero", "d")
+    assert "zero" in svg and svg.count("stroke-dasharray") >= 1
+    dashes = lambda baseline: distribution([0.0, 1.0], {}, baseline, "top", "d").count("dasharray")
+    assert dashes(1.5) == 1 and dashes(NAN) == 0
+    assert dashes(50.0) == 0  # so far away that the clips would all be in one bar
+    assert "Dashed: the commonest class, 0.1000 over all clips." in page(make_report())
+
+
+def test_legends_are_set_in_the_colours_of_the_page():
+    """No picture of black text on white: a dark page would have a white box."""
+    legends = (
+        colors.label_legend(["sky", "<ground>"]), colors.depth_legend(0.5, 80),
+        colors.flow_legend(96, 3.25), Words(("truth: a", "b: 0.25")), np.zeros((5, 9, 3), np.uint8),
+    )  # fmt: skip
+    columns = {"input": np.zeros((5, 16, 20, 3), np.uint8)}
+    clip = ReportedClip("best", "a", {"top1": 0.5}, Picture(columns, legends))
+    parsed = check(page(make_report(clips=[clip])))
+    assert parsed.texts["li"][-3:] == ["sky", "<ground>", "ignored"]
+    ticks = [tick for tick in parsed.texts["span"] if tick.endswith(" m")]
+    assert ticks == ["≤ 0.5 m", "1.78 m", "6.32 m", "22.5 m", "≥ 80 m"]
+    assert "full colour: 3.25 px/frame (faster: darker)" in parsed.texts["span"]
+    assert parsed.texts["strong"][-1] == "truth: a"
+    wheels = [i for i in parsed.all("img") if i["alt"].startswith("Wheel")]
+    data = base64.b64decode(wheels[0]["src"].partition(",")[2])
+    wheel = np.asarray(Image.open(io.BytesIO(data)))
+    assert wheel.shape == (96, 96, 4) and wheel[0, 0, 3] == 0 and wheel[48, 48, 3] == 255
+    own = [i for i in parsed.all("img") if i.get("class") == "legend"]
+    assert len(own) == 1
+
+
+def test_facts_that_are_not_recorded_are_left_out():
+    assert "dt" in check(page(make_report())).texts and "parameters" not in page(make_report())
+    training = Training(("2 × H100", "CPU: x, 4 cores"), 1_234_567, 3725.0)
+    parsed = check(page(make_report(training=training)))
+    assert list(zip(parsed.texts["dt"], parsed.texts["dd"]))[:3] == [
+        ("parameters", "1,234,567"), ("trained on", "2 × H100; then CPU: x, 4 cores"),
+        ("training took", "1 h 2 min"),
+    ]  # fmt: skip
 
 
 def test_page_where_nothing_is_known():
@@ -280,7 +300,7 @@ def test_page_where_nothing_is_known():
     nothing = {"top1": float("nan"), "baseline_top1": float("nan")}
     parsed = check(page(make_report(values=nothing, scores=[float("nan")] * 3, clips=[])))
     assert parsed.tables[0][1][1:] == ["–", "–"]
-    assert "No clip of the test split has anything to judge." in parsed.texts["p"]
+    assert "No clip of the test split has a known target." in parsed.texts["p"]
 
 
 def test_whatever_names_hold_is_text():
@@ -296,7 +316,7 @@ def test_whatever_names_hold_is_text():
             confusion=np.array([[3, 1], [0, 0]]), curves={"train/loss": np.ones((2, 3))},
         )
     )  # fmt: skip
-    parsed = check(text)
+    parsed = check(text, OF_CLASSES)
     assert not parsed.all("script") and "<script" not in text
     assert parsed.texts["pre"] == [evil] and evil in parsed.texts["h3"][0]
     assert parsed.tables[1][1] == [evil, "0.5000"]
@@ -312,7 +332,8 @@ def test_whatever_names_hold_is_text():
 
 def test_metrics_of_parts_that_are_no_classes():
     values = {"top1": 0.5, "top1/slow": 0.25, "top1/fast": 0.75, "count/fast": 3.0}
-    parsed = check(page(make_report(values=values)))
+    sections = ("Metrics", "Parts", *ALWAYS[1:])
+    parsed = check(page(make_report(values=values)), sections)
     assert parsed.tables[1] == [
         ["part", "top1", "count"], ["slow", "0.2500", ""], ["fast", "0.7500", "3.0000"],
     ]  # fmt: skip
@@ -322,7 +343,8 @@ def test_of_many_classes_the_commonest_confusions_are_shown():
     names = [f"c{i}" for i in range(101)]
     confusion = np.eye(101, dtype=np.int64) * 10
     confusion[3, 5], confusion[7, 0] = 90, 30
-    parsed = check(page(make_report(label_names=names, confusion=confusion)))
+    sections = ("Metrics", "Confusions", *ALWAYS[1:])
+    parsed = check(page(make_report(label_names=names, confusion=confusion)), sections)
     (table,) = (t for t in parsed.tables if "taken for" in t[0])
     assert table[1:] == [["c3", "c5", "90", "90.0 %"], ["c7", "c0", "30", "75.0 %"]]
 
@@ -392,7 +414,9 @@ def test_curves_skip_what_is_not_known(tmp_path):
     curves = read_curves(path)
     assert curves.keys() == {"train/loss", "eval/epe"}
     np.testing.assert_array_equal(curves["train/loss"], [[1, 3], [2.0, 0.5]])
-    svg = learning_curves(curves, "epe", "zero flow", "drawing")
-    assert svg.startswith("<svg") and "loss" in svg and "epe" in svg
-    assert svg == learning_curves(curves, "epe", "zero flow", "drawing")
-    assert read_curves(tmp_path / "none") == {} and learning_curves({}, "epe", "zero", "d") == ""
+    drawn = learning_curves(curves, "epe", "zero flow", "drawing")
+    loss, metric = drawn
+    assert loss.startswith("<svg") and "loss" in loss and metric.startswith("<svg")
+    assert "EPE" in metric and "EPE" not in loss
+    assert drawn == learning_curves(curves, "epe", "zero flow", "drawing")
+    assert read_curves(tmp_path / "none") == {} and learning_curves({}, "epe", "zero", "d") == []

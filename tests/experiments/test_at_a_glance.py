@@ -41,6 +41,10 @@ def test_both_files(trained, tmp_path, monkeypatch, capsys):
     assert len(movie) == 16 and fps == 24
     # Two rows: the video, people, grey; colours.
     assert movie.shape[1] > 2 * 180 and 3 * 320 < movie.shape[2] < 4 * 320
+    # Below them, in every frame the same: the colours of the classes.
+    legend = movie[:, -24:].astype(int)
+    assert np.abs(legend - legend[:1]).mean() < 2 and np.ptp(legend[0]) > 150
+    assert (movie[:, -2:] > 240).all()
     picture = np.asarray(Image.open(tmp_path / "out" / "at_a_glance.png"))
     assert picture.shape[1] > 4 * 320 and picture.std() > 10
     assert at_a_glance.main([f"--output={tmp_path}", f"--video={tmp_path / 'none.mp4'}"]) == 1

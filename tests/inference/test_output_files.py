@@ -15,10 +15,11 @@ import PIL.Image
 import pytest
 
 from tests.networks import noise, stub
-from tests.videos import smooth
+from tests.videos import smooth, sound_seconds, with_sound
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
-from v2v_jax.inference.output_files import Drawing, parse_output, predict_to_files
+from v2v_jax.inference.output_files import parse_output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.inference.views import Drawing
 from v2v_jax.media.flow_files import read_flow
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.video import VideoStream, read_video, write_video
@@ -36,29 +37,6 @@ REAL = os.environ.get("V2V_REAL_DATA", "")
 needs_real_data = pytest.mark.skipif(
     not os.path.isdir(REAL), reason="V2V_REAL_DATA is not a folder with the real videos"
 )
-
-
-def with_sound(path: Path, frames: np.ndarray, codec: str = "aac", fps: int = 10) -> None:
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps)
-        video.pix_fmt, (video.height, video.width) = "yuv420p", frames.shape[1:3]
-        sound = container.add_stream(codec, rate=48000)
-        tone = (3000 * np.sin(np.arange(4800) / 20)).astype(np.int16)
-        for number, frame in enumerate(frames):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            part = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-            part.sample_rate, part.pts, part.time_base = 48000, number * 4800, Fraction(1, 48000)
-            container.mux(sound.encode(part))
-        container.mux(video.encode(None))
-        container.mux(sound.encode(None))
-
-
-def sound_seconds(path: Path) -> float | None:
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
-            return None
-        rate = container.streams.audio[0].rate
-        return sum(frame.samples for frame in container.decode(audio=0)) / rate
 
 
 # ------------------------------------------------------------------------------------------------
@@ -90,27 +68,27 @@ def test_a_video_without_sound_gives_one_without(tmp_path):
 def test_frames_as_files(tmp_path):
     video = noise(11, 20, 31, 3)
 
-    def write(task, values, pattern, **options):
+    def write(task, values, pattern, notes=False, **options):
         apply = lambda p, v: v.astype(jnp.float32)[..., : values[0]] * values[1]
         predictor = Predictor(stub(apply, TASKS[task]), scale="native")
         output = parse_output(str(tmp_path / pattern), TASKS[task], **options)
         assert predict_to_files(predictor, open_source(video), output, **options) == 11
-        assert len(list((tmp_path / pattern).parent.iterdir())) == 11
+        assert len(list((tmp_path / pattern).parent.iterdir())) == 11 + notes
         kinds = dict(probabilities=True) if options else {}
         return np.concatenate([chunk.values for chunk in predictor.chunks(video, **kinds)])
 
-    labels = write("segmentation", (3, 1 / 255), "labels/%03d.png")
+    labels = write("segmentation", (3, 1 / 255), "labels/%03d.png", notes=True)
     np.testing.assert_array_equal(PIL.Image.open(tmp_path / "labels/010.png"), labels[10])
-    probabilities = write("segmentation", (3, 1 / 255), "p/%d.npz", probabilities=True)
+    probabilities = write("segmentation", (3, 1 / 255), "p/%d.npz", notes=True, probabilities=True)
     with np.load(tmp_path / "p/7.npz") as arrays:
         np.testing.assert_array_equal(arrays["probabilities"], probabilities[7])
         np.testing.assert_array_equal(arrays["labels"], labels[7])
     for name in ("flo/%05d.flo", "kitti/%05d.png", "pfm/%05d.pfm"):
-        flow = write("flow", (2, 0.25), name)
+        flow = write("flow", (2, 0.25), name, notes=name.endswith("png"))
         read, valid = read_flow(tmp_path / (name % 10))
         assert valid.all()
         np.testing.assert_allclose(read, flow[10], atol=1 / 64)
-    depth = write("depth", (1, 0.5), "depth/%05d.png")
+    depth = write("depth", (1, 0.5), "depth/%05d.png", notes=True)
     steps = np.asarray(PIL.Image.open(tmp_path / "depth/00004.png"))
     np.testing.assert_allclose(steps / 256, depth[4], atol=1 / 512 + 1e-6)
     write("color", (3, 1 / 255), "rgb/%05d.png")
@@ -152,8 +130,8 @@ def test_long_strips_are_not_blown_up(size, seen):
     [
         ("out.avi", "flow", "NAME.mp4"),
         ("folder", "flow", "NAME.mp4"),
-        ("out/%05d.flo", "segmentation", ".png, .npz, not .flo"),
-        ("out/%05d.jpg", "color", "not .jpg"),
+        ("out/%05d.flo", "segmentation", ".png, .npz, not as .flo"),
+        ("out/%05d.jpg", "color", "not as .jpg"),
         ("%05d.png", "color", "a folder of its own"),
         ("out%d/%05d.png", "color", "NAME.mp4"),
     ],

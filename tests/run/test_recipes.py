@@ -127,9 +127,13 @@ def test_a_demo_is_small_short_and_valid(name, recipe):
     assert set(full) == set(demo)
 
 
-def test_a_demo_needs_rendered_scenes():
-    with pytest.raises(ConfigError, match="demo runs on rendered scenes"):
-        get_config("seg", "demo,dataset=ucf101")
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "scenes"])
+def test_a_demo_of_any_dataset_is_small_and_valid(dataset):
+    demo = get_config("color", f"demo,dataset={dataset}")
+    recipes.validate(demo)
+    assert demo.data.name == dataset and 0 < demo.data.max_videos <= 64
+    assert demo.model.width == 0.25 and not demo.grow_share
+
 
 
 @pytest.mark.parametrize("task", SCHEDULES)

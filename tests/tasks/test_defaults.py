@@ -13,8 +13,9 @@ from v2v_jax.datasets import DATASETS, register_dataset
 from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.drawing import colors
 from v2v_jax.errors import ConfigError
-from v2v_jax.inference.output_files import Drawing, parse_output
+from v2v_jax.inference.output_files import parse_output
 from v2v_jax.inference.predictor import Chunk
+from v2v_jax.inference.views import Drawing
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.tasks import (
     TASKS,
@@ -118,7 +119,7 @@ def test_results_files_and_drawings(task, shape, tmp_path):
     values = np.asarray(task.finish(task.blendable(raw), None, jnp.ones(2)))
     np.testing.assert_array_equal(values, np.asarray(raw).reshape(shape))
     parse_output(str(tmp_path / "out" / "%d.npz"), task)
-    with pytest.raises(ConfigError, match=f"task {task.name} has frames as .npz, not .png"):
+    with pytest.raises(ConfigError, match=f"task {task.name} writes frames as .npz, not as .png"):
         parse_output(str(tmp_path / "out" / "%d.png"), task)
     task.write_frame(tmp_path / "0.npz", values[0])
     with np.load(tmp_path / "0.npz") as arrays:
@@ -142,7 +143,7 @@ def test_the_picture_shows_equal_things_equally_and_nothing_where_nothing_is_kno
     np.testing.assert_array_equal(prediction[valid], truth[valid])
     assert (truth[~valid] == 0).all() and (truth[valid].any(-1)).all() and prediction.any(-1).all()
     (legend,) = picture.legends
-    assert legend.dtype == np.uint8 and legend.ndim == 3
+    assert legend.picture().dtype == np.uint8 and legend.picture().ndim == 3
 
 
 def test_a_task_without_target_says_what_it_lacks():

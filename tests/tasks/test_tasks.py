@@ -362,7 +362,8 @@ def test_pictures_have_their_columns(task):
     for column in picture.columns.values():
         assert column.shape == (T, H, W, 3) and column.dtype == np.uint8
     for legend in picture.legends:
-        assert legend.ndim == 3 and legend.shape[2] == 3 and legend.dtype == np.uint8
+        drawn = legend.picture()
+        assert drawn.ndim == 3 and drawn.shape[2] == 3 and drawn.dtype == np.uint8
     assert len(picture.legends) == (task.name != "color")
     if task.name == "color":
         np.testing.assert_array_equal(picture.columns["truth"], clip["video"])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from v2v_jax.inference.output_files import Output
     from v2v_jax.inference.predictor import Predictor
 
-_VIEWS = ("overlay", "plain", "side_by_side")  # of inference.output_files, which imports JAX
+_VIEWS = ("overlay", "plain", "side_by_side")  # of inference.views, which imports JAX
 _FPS = (0.01, 999.0)  # that an MP4 may have
 
 
@@ -58,6 +58,12 @@ def add_options(parser: Parser) -> None:
         "folder of videos with {name} in it, which stands for each one's path in there",
     )
     add("--view", choices=_VIEWS, default="overlay", help="what an MP4 shows")
+    add(
+        "--legend",
+        choices=("yes", "no"),
+        default="yes",
+        help="a strip below an MP4's picture that says what the colours mean (default: yes)",
+    )
     add("--probabilities", action="store_true", help="also write class probabilities (.npz)")
     add("--full_frame", action="store_true", help="whole frames instead of windows in H and W")
     add("--scale", choices=("training", "native"), default="training", help="what the network sees")
@@ -183,6 +189,7 @@ def _writing(
         )
     return dict(
         view=options.view,
+        legend=options.legend == "yes",
         fps=options.fps,
         sound_of=video if os.path.isfile(video) else None,
         probabilities=options.probabilities,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from v2v_jax.datasets.base.held_back import Subset, part_of
+from v2v_jax.datasets.base.held_back import Subset, at_most, part_of
 from v2v_jax.datasets.base.listing import MIN_FRAMES
 from v2v_jax.datasets.base.video_dataset import FIELDS, FieldSpec, VideoDataset, VideoInfo
 from v2v_jax.datasets.cache.packed import PackedVideos
@@ -221,7 +221,8 @@ def _check_source(options: Mapping[str, Any]) -> None:
 
 # validation: names of the training videos that are held back, with commas; empty: that share.
 # num_folds, fold: cross-validation, the test split is that part of the training videos; 0: none.
-_HELD_BACK = dict(validation="", validation_share=0.1, num_folds=0, fold=0)
+# max_videos: of each split, spread evenly over it; 0: all.
+_WHICH_VIDEOS = dict(validation="", validation_share=0.1, num_folds=0, fold=0, max_videos=0)
 
 DATASETS: dict[str, DatasetEntry] = {
     "scenes": DatasetEntry(
@@ -252,7 +253,7 @@ DATASETS: dict[str, DatasetEntry] = {
             allow_missing=False,
             teacher_labels="",
             flow_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
         group=lambda name: re.sub(r"_c\d+$", "", name),  # v_Archery_g01_c02: g01 is one film
@@ -266,12 +267,12 @@ DATASETS: dict[str, DatasetEntry] = {
             resolution="",
             held_out="",
             teacher_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
     "gatech": DatasetEntry(
-        _open_gatech, dict(source="files", root="data/gatech", **_HELD_BACK, cache="")
+        _open_gatech, dict(source="files", root="data/gatech", **_WHICH_VIDEOS, cache="")
     ),
     "frames": DatasetEntry(
         _open_frames,
@@ -280,7 +281,7 @@ DATASETS: dict[str, DatasetEntry] = {
             held_out="",
             allow_missing=False,
             teacher_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
@@ -292,14 +293,14 @@ DATASETS: dict[str, DatasetEntry] = {
             render_pass="clean",
             held_out=",".join(HELD_OUT),
             partial=False,
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
         group=os.path.basename,  # both passes show one sequence
     ),
     "movi": DatasetEntry(
         _open_movi,
-        dict(root="data/movi", variant="movi_e", resolution="256x256", **_HELD_BACK, cache=""),
+        dict(root="data/movi", variant="movi_e", resolution="256x256", **_WHICH_VIDEOS, cache=""),
     ),
     "folder": DatasetEntry(
         _open_folder,
@@ -308,7 +309,7 @@ DATASETS: dict[str, DatasetEntry] = {
             test_share=0.1,
             teacher_labels="",
             flow_labels="",
-            **_HELD_BACK,
+            **_WHICH_VIDEOS,
             cache="",
         ),
     ),
@@ -333,7 +334,8 @@ def register_dataset(
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
         All have `cache`; `validation` and `validation_share`, by which a tenth of the training
-        videos is held back to choose on; and `num_folds` and `fold`, for cross-validation.
+        videos is held back to choose on; `num_folds` and `fold`, for cross-validation; and
+        `max_videos`, for a quick try.
         `open` also gets `min_frames`: shorter videos have no clip and may be left out.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
@@ -343,7 +345,7 @@ def register_dataset(
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**_HELD_BACK, **(options or {}), "cache": ""}
+    options = {**_WHICH_VIDEOS, **(options or {}), "cache": ""}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
     taken = {"name", "min_frames"} & options.keys()
@@ -421,9 +423,11 @@ def load(
     options = {**entry.options, **data, "min_frames": min_frames}  # older ones lack some
     of_training = data.get("num_folds", 0) or (split != "test" and has_validation(data))
     if data["name"] == "scenes" or not of_training:
-        return _cached(entry.open(options, split, frame_size), data, split)
-    dataset = _cached(entry.open(options, "train", frame_size), data, "train")
-    return part_of(dataset, split, data, entry.group)
+        dataset = _cached(entry.open(options, split, frame_size), data, split)
+    else:
+        dataset = _cached(entry.open(options, "train", frame_size), data, "train")
+        dataset = part_of(dataset, split, data, entry.group)
+    return at_most(dataset, split, data.get("max_videos", 0))
 
 
 def _validation_option(data: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ import matplotlib
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
-from v2v_jax.drawing.panels import GAP, INK, TEXT_SIZE, expect, join, text_picture
+from v2v_jax.drawing.layout import TEXT_SIZE, expect
+from v2v_jax.drawing.legends import Chips, ColorBar, Wheel
 
 # The flow wheel: its corners, and the number of hues from one to the next.
 _WHEEL_CORNERS = np.array(
@@ -122,11 +123,11 @@ def _wheel_color(flow: np.ndarray, saturation: np.ndarray) -> np.ndarray:
     return np.where(saturation <= 1, 255 - saturation * (255 - hue), 0.75 * hue)
 
 
-def flow_legend(size: int, max_magnitude: float | None = None) -> np.ndarray:
-    """Draws the wheel: the colour at an offset from the centre is the colour of that motion.
+def flow_legend(size: int = 96, max_magnitude: float | None = None) -> Wheel:
+    """The wheel: the colour at an offset from the centre is the colour of that motion.
 
-    Returns (size,size,3) uint8 RGB on white; the disc's edge is `max_magnitude`, which stands in
-    pixels a frame in a line below if it is given: the picture is then larger.
+    The disc has `size` pixels and stands on white; its edge is `max_magnitude`, in pixels a frame,
+    which is said if it is given.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; got {size}.")
@@ -135,8 +136,8 @@ def flow_legend(size: int, max_magnitude: float | None = None) -> np.ndarray:
     disc = flow_to_color(offsets, max_magnitude=1 + 1e-6)  # rounding must not darken the edge
     disc[np.hypot(offsets[..., 0], offsets[..., 1]) > 1] = 255
     if max_magnitude is None:
-        return disc
-    return join([disc, text_picture(f"edge: {max_magnitude:.3g} px a frame")], axis=0)
+        return Wheel(disc)
+    return Wheel(disc, f"full colour: {max_magnitude:.3g} px/frame (faster: darker)")
 
 
 def label_colors(num_classes: int) -> np.ndarray:
@@ -213,21 +214,15 @@ def overlay(
     return np.rint((1 - weight) * video + weight * color).astype(np.uint8)
 
 
-def label_legend(label_names: Sequence[str], per_line: int = 5) -> np.ndarray:
-    """Draws a chip of its colour before each class name, and of ignored voxels' stripes.
+def label_legend(label_names: Sequence[str], ignored: bool = True) -> Chips:
+    """A chip of its colour before each class name.
 
-    `label_names` are K names, index = label. Returns (H,W,3) uint8 RGB on white.
+    `label_names` are K names, index = label; `ignored`: with ignored voxels' stripes at the end.
     """
-    names = [*label_names, "ignored"]
-    width = max(text_picture(name).shape[1] for name in names)
-    entries = []
-    for label, name in zip([*range(len(label_names)), IGNORE_LABEL], names, strict=True):
-        chip = labels_to_color(np.full((TEXT_SIZE, TEXT_SIZE), label), len(label_names))
-        chip = np.pad(chip, ((1, 1), (1, 1), (0, 0)), constant_values=INK)
-        entries.append(join([chip, text_picture(name, width, left=True)], axis=1))
-    entries += [np.full_like(entries[0], 255)] * (-len(entries) % min(per_line, len(entries)))
-    lines = [entries[i : i + per_line] for i in range(0, len(entries), per_line)]
-    return join([join(line, axis=1) for line in lines], axis=0)
+    labels = np.array([*range(len(label_names)), *[IGNORE_LABEL] * ignored])
+    cells = np.broadcast_to(labels[:, None, None], (len(labels), TEXT_SIZE, TEXT_SIZE))
+    names = (*label_names, *["ignored"] * ignored)
+    return Chips(names, labels_to_color(cells, len(label_names)))
 
 
 @functools.lru_cache(maxsize=2)
@@ -300,10 +295,11 @@ def depth_to_color(
     return np.where(known[..., None], _color_table(_DEPTH_MAP)[index], 0).astype(np.uint8)
 
 
-def depth_legend(near: float, far: float) -> np.ndarray:
-    """Draws the scale of `depth_to_color` with numbers in metres, (H,W,3) uint8 RGB on white."""
+def depth_legend(near: float, far: float) -> ColorBar:
+    """The scale of `depth_to_color`, with numbers in metres."""
     bar = depth_to_color(np.geomspace(near, far, 256)[None], near, far)[0]
-    return _color_bar(bar, [f"{tick:.3g} m" for tick in np.geomspace(near, far, 5)])
+    ticks = [f"{tick:.3g} m" for tick in np.geomspace(near, far, 5)]
+    return ColorBar(bar, _beyond(ticks))
 
 
 def scalar_to_color(values: np.ndarray, least: float, most: float) -> np.ndarray:
@@ -326,20 +322,17 @@ def scalar_to_color(values: np.ndarray, least: float, most: float) -> np.ndarray
     return np.where(known[..., None], _color_table(_DEPTH_MAP)[index], 0).astype(np.uint8)
 
 
-def scalar_legend(least: float, most: float) -> np.ndarray:
-    """Draws the scale of `scalar_to_color` with its numbers, (H,W,3) uint8 RGB on white."""
+def scalar_legend(least: float, most: float) -> ColorBar:
+    """The scale of `scalar_to_color`, with its numbers."""
     ticks = [f"{tick:.3g}" for tick in np.linspace(least, most, 5)]
-    return _color_bar(_color_table(_DEPTH_MAP), ticks)
+    return ColorBar(_color_table(_DEPTH_MAP), _beyond(ticks))
 
 
-def probability_legend() -> np.ndarray:
-    """Draws the scale of `class_heat_maps`, 0 to 1, (H,W,3) uint8 RGB on white."""
-    return _color_bar(_color_table(_HEAT_MAP), ["0", "0.25", "0.5", "0.75", "1"])
+def _beyond(ticks: Sequence[str]) -> list[str]:
+    """Numbers of a scale whose colours stay beyond its ends."""
+    return [f"≤ {ticks[0]}", *ticks[1:-1], f"≥ {ticks[-1]}"]
 
 
-def _color_bar(table: np.ndarray, ticks: Sequence[str]) -> np.ndarray:
-    """A bar of (256,3) colours with evenly spaced numbers below its ends and between."""
-    numbers = [text_picture(tick, 80) for tick in ticks]
-    length = (80 + GAP) * (len(ticks) - 1)  # from the middle of the first number to the last's
-    bar = np.repeat(table[np.arange(length) * len(table) // length][None], TEXT_SIZE, axis=0)
-    return join([bar, join(numbers, axis=1)], axis=0)
+def probability_legend() -> ColorBar:
+    """The scale of `class_heat_maps`, 0 to 1."""
+    return ColorBar(_color_table(_HEAT_MAP), ["0", "0.25", "0.5", "0.75", "1"])

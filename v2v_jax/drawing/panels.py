@@ -11,29 +11,19 @@ Wrong shapes, dtypes and values raise ValueError, which says what was expected a
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import pathlib
-import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from v2v_jax.drawing.layout import GAP, center, expect, join, text_picture
+from v2v_jax.drawing.legends import Legend
 from v2v_jax.system.whole_files import write_bytes
 
-INK = 24  # grey level of text, on white
-GAP = 6  # px between cells
-TEXT_SIZE, _HEADING = 16, 21  # font sizes, px
+_HEADING = 21  # font size of a title, px
 _LEAST_CELL, _LEAST_COLUMN, _WIDEST_NAME = 192, 112, 160  # px
-
-
-def expect(ok: bool, name: str, array: np.ndarray, wanted: str) -> None:
-    """Raises ValueError, naming the array's dtype and shape and what was wanted, unless `ok`."""
-    if not ok:
-        raise ValueError(f"{name} must be {wanted}; got {array.dtype} of shape {array.shape}.")
 
 
 def panels(
@@ -43,7 +33,7 @@ def panels(
     title: str = "",
     caption: str = "",
     row_names: Sequence[str] | None = None,
-    legends: Sequence[np.ndarray] = (),
+    legends: Sequence[Legend | np.ndarray] = (),
     scale: int | None = None,
 ) -> np.ndarray:
     """Lays videos side by side: one column a video, one row a chosen frame.
@@ -53,7 +43,7 @@ def panels(
       frames: the frames to show, 0..T-1, top to bottom.
       title, caption: text above and below everything.
       row_names: text at the rows instead of "frame N", one for each of `frames`.
-      legends: (h,w,3) uint8 pictures to put below the rows, such as `flow_legend(96)`.
+      legends: what stands below the rows, such as `flow_legend(96)`; or (h,w,3) uint8 pictures.
       scale: integer enlargement of the frames (nearest neighbour, so that voxels stay visible);
         None makes the longer side at least 192 pixels.
 
@@ -66,7 +56,10 @@ def panels(
     names = [f"frame {frame}" for frame in frames] if row_names is None else list(row_names)
     if len(names) != len(frames):
         raise ValueError(f"row_names must be {len(frames)}, one a row; got {names}.")
-    legends = [_check_picture(legend, "legend") for legend in legends]
+    legends = [
+        each.picture() if isinstance(each, Legend) else _check_picture(each, "legend")
+        for each in legends
+    ]
     scale = -(-_LEAST_CELL // max(h, w)) if scale is None else scale
     if scale < 1:
         raise ValueError(f"scale must be at least 1; got {scale}.")
@@ -82,13 +75,13 @@ def panels(
             video[frame].repeat(scale, axis=0).repeat(scale, axis=1)
             for video in map(np.asarray, columns.values())
         ]
-        cells = [_center(cell, h * scale, column) for cell in cells]
+        cells = [center(cell, h * scale, column) for cell in cells]
         grid.append(join([text_picture(name, margin), *cells], axis=1))
     width = max(picture.shape[1] for picture in [*grid, *legends])
     head = [text_picture(title, width, _HEADING, bold=True)] if title else []
     foot = [text_picture(caption, width)] if caption else []
     image = join([*head, *grid, *legends, *foot], axis=0)
-    return _center(image, image.shape[0] + 2 * GAP, image.shape[1] + 2 * GAP)
+    return center(image, image.shape[0] + 2 * GAP, image.shape[1] + 2 * GAP)
 
 
 def _check_columns(columns: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
@@ -115,50 +108,6 @@ def animation(columns: Mapping[str, np.ndarray], **layout: object) -> list[np.nd
     """
     t, _, _ = _check_columns(columns)
     return [panels(columns, (frame,), **layout) for frame in range(t)]
-
-
-@functools.lru_cache(maxsize=4)
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    # By path: matplotlib's font manager would search the whole machine's fonts first.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
-def text_picture(
-    text: str,
-    width: int | None = None,
-    size: int = TEXT_SIZE,
-    bold: bool = False,
-    left: bool = False,
-) -> np.ndarray:
-    """Text on white, broken into lines that fit the width; (H,W,3) uint8. None: one line."""
-    font, text = _font(size, bold), " ".join(text.split())
-    lines, longest = [text], len(text)
-    while width is not None and longest > 1 and max(map(font.getlength, lines)) > width:
-        longest -= 1
-        lines = textwrap.wrap(text, longest)
-    width = int(font.getlength(text)) + 2 if width is None else width
-    image = Image.new("RGB", (width, (size * 5 // 4) * len(lines)), (255,) * 3)
-    for i, line in enumerate(lines):
-        start = (0 if left else (width - font.getlength(line)) / 2, (i + 0.5) * (size * 5 // 4))
-        ImageDraw.Draw(image).text(start, line, (INK,) * 3, font, anchor="lm")
-    return np.asarray(image)
-
-
-def _center(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-    bottom, right = height - image.shape[0] - top, width - image.shape[1] - left
-    return np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=255)
-
-
-def join(images: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Puts pictures below (axis 0) or beside (axis 1) each other, centred, with gaps."""
-    height, width = np.max([image.shape[:2] for image in images], axis=0)
-    cells = [
-        (h + GAP, width) if axis == 0 else (height, w + GAP)
-        for h, w, _ in (image.shape for image in images)
-    ]
-    return np.concatenate([_center(i, *cell) for i, cell in zip(images, cells, strict=True)], axis)
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

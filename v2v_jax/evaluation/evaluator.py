@@ -25,6 +25,7 @@ from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import Clips, evaluation_windows
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.run.experiment import Experiment, make_experiment
+from v2v_jax.run.sessions import count_parameters, read_training
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
@@ -272,6 +273,8 @@ def make_report(
         curves=read_curves(workdir / "metrics.jsonl"),
         scores=scores,
         clips=clips,
+        parameters=count_parameters(params),
+        training=read_training(workdir),
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -21,19 +23,18 @@ from absl import logging
 from v2v_jax.errors import ConfigError, DataError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.inference.video_folders import partial_path
+from v2v_jax.inference.views import Drawing, View, other_moments
 from v2v_jax.media.frame_sources import FrameSource
 from v2v_jax.media.video_writer import VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import temporary_path
 from v2v_jax.tasks import Task
 
-View = Literal["overlay", "plain", "side_by_side"]
-VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
-
 _NUMBER = re.compile(r"%0?\d*d")
 _RATES = (1.0, 240.0)  # frames per second that the encoder is told to expect
+_WRITER = "v2v predict"  # what notes beside frames say of themselves
 _MUCH = 1e9  # bytes of files a frame
-_GAP = 4  # px between pictures side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,8 @@ def parse_output(output: str, task: Task, probabilities: bool = False) -> Output
         )
     if extension not in task.frame_files:
         raise ConfigError(
-            f"--output={output}: the task {task.name} has frames as {', '.join(task.frame_files)}, "
-            f"not {extension or 'without extension'}."
+            f"--output={output}: the task {task.name} writes frames as "
+            f"{', '.join(task.frame_files)}, not as {extension or 'files without extension'}."
         )
     if probabilities and extension != ".npz":
         raise ConfigError(f"Probabilities are written to .npz files, not to {output}.")
@@ -103,7 +104,8 @@ def publish_frames(
 ) -> None:
     """Gives a folder of frames its name; in one that is there, frames of the pattern are replaced.
 
-    All else in there stays. The first frame goes first and comes last: where it is, all are.
+    All else in there stays, also a file of the name of the notes (labels.json) that is none of
+    ours. The first frame goes first and comes last: where it is, all are.
 
     Raises:
       OSError: what the operating system says.
@@ -120,8 +122,25 @@ def publish_frames(
         if frame.fullmatch(old.name):
             old.unlink()
     for file in sorted(new.iterdir(), key=lambda file: file.name == first):
-        os.replace(file, folder / file.name)
+        if frame.fullmatch(file.name) or _may_be_replaced(folder / file.name):
+            os.replace(file, folder / file.name)
+        else:
+            logging.warning(
+                "%s was written by another program and is kept; it says nothing of the new frames.",
+                folder / file.name,
+            )
+            file.unlink()
     new.rmdir()
+
+
+def _may_be_replaced(notes: pathlib.Path) -> bool:
+    """Whether there is no such file, or one that `_FrameFiles` wrote."""
+    if not os.path.lexists(notes):
+        return True
+    try:
+        return parse_object(notes.read_text()).get("written_by") == _WRITER
+    except (OSError, ValueError):
+        return False
 
 
 def predict_to_files(
@@ -131,6 +150,7 @@ def predict_to_files(
     *,
     write_to: str | os.PathLike[str] | None = None,
     view: View = "overlay",
+    legend: bool = True,
     fps: float | None = None,
     sound_of: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
@@ -143,6 +163,7 @@ def predict_to_files(
       output: where to, and in which form. What is there already is replaced.
       write_to: a path that is written instead of `output.path`; names in messages stay.
       view: of an MP4.
+      legend: whether an MP4 says below the picture what the colours mean.
       fps: of an MP4, whose frames are then all shown equally long; default: every frame keeps its
         time, or 25 where the source has no times.
       sound_of: whose sound an MP4 gets, unless `fps` is given.
@@ -159,7 +180,8 @@ def predict_to_files(
     path = pathlib.Path(write_to or output.path)
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
-        drawing = Drawing(predictor.network.task, view)
+        elsewhere = functools.partial(other_moments, predictor, source)
+        drawing = Drawing(predictor.network.task, view, legend=legend, elsewhere=elsewhere)
         writer = _Movie(path, source, fps, sound_of)
         prepare = drawing.draw
     else:
@@ -205,39 +227,6 @@ def _each(prepare: Callable[[Chunk], np.ndarray], chunks: Iterator[Chunk]) -> It
         yield from map(prepare, chunks)
     finally:
         chunks.close()
-
-
-class Drawing:
-    """Turns predictions into pictures, chunk after chunk, on one scale for the whole video."""
-
-    def __init__(self, task: Task, view: View):
-        """view: see `draw`."""
-        self._task, self._view = task, view
-        # A stream's end is not known when its beginning is drawn: it is taken from the first chunk.
-        self._scale: tuple[float, ...] | None = None
-
-    def draw(self, chunk: Chunk) -> np.ndarray:
-        """(n,H,W',3) uint8 RGB.
-
-        View "plain" is the prediction's colours; "overlay" lays them half transparent over the
-        video (what cannot lie over it, such as a colouring, is plain); "side_by_side" has the input
-        as the network sees it (of a colouring, its grey) on the left and the overlay on the right.
-        """
-        if self._scale is None:
-            self._scale = self._task.drawing_scale(chunk.values)
-        colors = self._task.draw(chunk.values, *self._scale)
-        if self._task.overlays and self._view != "plain":
-            colors = _half(chunk.frames, colors)
-        if self._view != "side_by_side":
-            return colors
-        left = self._task.shown_input(chunk.frames)
-        gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
-        return np.concatenate([left, gap, colors], axis=2)
-
-
-def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """The mean of two (…) uint8, rounded up."""
-    return ((frames.astype(np.uint16) + colors + 1) >> 1).astype(np.uint8)
 
 
 class _Movie:
@@ -293,8 +282,15 @@ class _FrameFiles:
         self.failed = False
         try:
             self._folder.mkdir()
+            self._write_notes(task.frame_notes(os.path.splitext(pattern)[1].lower()))
         except OSError as error:
             raise cannot_write(str(path), error) from error
+
+    def _write_notes(self, notes: tuple[str, dict[str, Any]] | None) -> None:
+        if notes is not None:
+            name, content = notes
+            text = json.dumps({"written_by": _WRITER, **content}, indent=2, ensure_ascii=False)
+            (self._folder / name).write_text(text + "\n", encoding="utf-8")
 
     def add(self, frames: np.ndarray) -> None:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +21,7 @@ from v2v_jax.media.folders import PICTURE_EXTENSIONS, list_pictures
 from v2v_jax.media.frame_arrays import check_video, rgb_frame
 from v2v_jax.media.frame_conversion import INTERPOLATION
 from v2v_jax.media.pictures import Picture
-from v2v_jax.media.video import VideoStream
+from v2v_jax.media.video import VideoFile, VideoStream
 from v2v_jax.system.paths import local_path
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
@@ -39,6 +40,8 @@ class FrameSource:
       pixel_aspect: width of a pixel by its height, as it is to be shown.
       times: when each frame is shown that was drawn so far, in order; None if that is not known.
       tick: seconds of the unit of `times`.
+      read: gives frames start..stop-1 as an array, whatever was drawn so far; the last ones where
+        `num_frames` promised too many. Raises DataError. None where a frame comes once only.
     """
 
     frames: Iterator[np.ndarray]
@@ -48,6 +51,7 @@ class FrameSource:
     pixel_aspect: Fraction = Fraction(1)
     times: Sequence[Shown] | None = None
     tick: Fraction | None = None
+    read: Callable[[int, int], np.ndarray] | None = None
 
 
 def open_source(video: Video | FrameSource) -> FrameSource:
@@ -77,25 +81,43 @@ def open_source(video: Video | FrameSource) -> FrameSource:
                     f"Folder {path} holds no pictures; expected the frames of a video as "
                     f"{', '.join(PICTURE_EXTENSIONS)}."
                 )
-            frames = (Picture(path / name).frame() for name in names)
-            return FrameSource(_checked(frames, str(path)), str(path), None, len(names))
+
+            def frames(some: Sequence[str]) -> Iterator[np.ndarray]:
+                return _checked((Picture(path / name).frame() for name in some), str(path))
+
+            read = lambda start, stop: np.stack(list(frames(names[start:stop])))
+            return FrameSource(frames(names), str(path), None, len(names), read=read)
         stream = VideoStream(path)
         frames = _checked(stream, str(path))
         aspect = Fraction(1)
         with contextlib.suppress(CorruptVideoError):  # said when the frames are reached
             aspect = stream.pixel_aspect
         return FrameSource(
-            *(frames, str(path), stream.fps, stream.num_frames, aspect, stream.times, stream.tick)
+            *(frames, str(path), stream.fps, stream.num_frames, aspect, stream.times, stream.tick),
+            read=_reader(path),
         )
     if hasattr(video, "__array__"):
         array = check_video(video)
-        return FrameSource(_checked(array, "The video"), "the video", None, len(array))
+        read = lambda start, stop: array[start:stop]
+        frames = _checked(array, "The video")
+        return FrameSource(frames, "the video", None, len(array), read=read)
     if not isinstance(video, Iterable) or isinstance(video, (bytes, Mapping)):
         raise DataError(
             f"The video is {type(video).__name__}; expected a path, an array (T,H,W,3) uint8 RGB, "
             "or an iterable of frames."
         )
     return FrameSource(_checked(video, "The video"), "the video")
+
+
+def _reader(path: pathlib.Path) -> Callable[[int, int], np.ndarray]:
+    """`FrameSource.read` of a video file, which is opened when it is first asked for."""
+    opened = functools.cache(lambda: VideoFile(path))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        late = max(0, stop - opened().num_frames)
+        return opened().read(max(0, start - late), stop - late)
+
+    return read
 
 
 def _checked(frames: Iterable[Any], name: str) -> Iterator[np.ndarray]:

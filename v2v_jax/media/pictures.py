@@ -13,11 +13,12 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 
 from v2v_jax.errors import CorruptVideoError, DataError
 
@@ -44,6 +45,7 @@ _NOT_SHOWN = {
     "I": "holds 32-bit numbers, whose range is not known; convert it to 8 or 16 bits",
     "CMYK": "holds printing inks (CMYK); convert it to RGB",
 }
+_LABELS = "v2v_jax labels"  # keyword of a PNG file's text
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -64,6 +66,7 @@ class Picture:
       mode: Pillow's, which says what the file holds.
       kind: "grey" (also black and white, also of 16 bits), "palette", "colour" or "other".
       size: (H, W), upright.
+      only_numbers: whether a palette is there to be looked at alone, as in `write_labels`' files.
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes, name: str = "") -> None:
@@ -84,6 +87,7 @@ class Picture:
             if width * height > MAX_PIXELS:
                 raise PIL.Image.DecompressionBombError(f"{width}x{height}")
             self._turn = _UPRIGHT.get(_orientation(self._image))
+            self.only_numbers = _LABELS in self._image.info
         self.mode = self._image.mode
         self.kind: Kind = _KINDS.get(self.mode, "other")
         on_its_side = self._turn is not None and self._turn not in (
@@ -224,3 +228,25 @@ def _pnm_maximum(image: PIL.Image.Image) -> int | None:
         return None
     arguments = image.tile[0].args
     return arguments[1] if isinstance(arguments, tuple) and image.mode != "1" else None
+
+
+def write_labels(
+    path: str | os.PathLike[str], labels: np.ndarray, colors: np.ndarray, names: Sequence[str]
+) -> None:
+    """Writes labels as a palette PNG: its numbers are the labels, its colours show them to people.
+
+    The file says so in a text of its own, which `Picture.only_numbers` finds again.
+
+    Args:
+      labels: (H,W) uint8, 0..K-1.
+      colors: (K,3) uint8 RGB.
+      names: K names, for the text.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    image = PIL.Image.frombytes("P", labels.shape[::-1], np.ascontiguousarray(labels).tobytes())
+    image.putpalette(colors.astype(np.uint8).tobytes(), "RGB")
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_itxt(_LABELS, ", ".join(f"{index}: {name}" for index, name in enumerate(names)))
+    image.save(path, pnginfo=text)

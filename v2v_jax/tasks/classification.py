@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from v2v_jax.datasets.base.video_dataset import VIDEO_LABEL
-from v2v_jax.drawing import panels
+from v2v_jax.drawing.legends import Words
 from v2v_jax.errors import DataError
 from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import PaperRecipe, Picture, Task
@@ -28,7 +28,7 @@ class Classification(Task):
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
-        "All are shares of clips, from 0 to 1; top5_accuracy: the true class is among the five "
+        "All are shares of clips, from 0 to 1. Top-5 accuracy: the true class is among the five "
         "likeliest."
     )
 
@@ -79,6 +79,4 @@ class Classification(Task):
         truth = self.label_names[int(clip[VIDEO_LABEL])]
         order = np.argsort(-prediction, kind="stable")[:_SHOWN]
         lines = [f"{self.label_names[i]}: {prediction[i]:.2f}" for i in order]
-        text = [panels.text_picture(f"truth: {truth}", 400, bold=True, left=True)]
-        text += [panels.text_picture(line, 400, left=True) for line in lines]
-        return Picture({"input": clip["video"]}, (panels.join(text, axis=0),))
+        return Picture({"input": clip["video"]}, (Words((f"truth: {truth}", *lines)),))

@@ -41,7 +41,7 @@ class Color(Task):
     input_channels = 1  # more with hints
     headline, better = "ade", "min"
     baseline = "the grey frame"
-    units = "ade: mean distance in RGB, whose channels go from 0 to 1 (black to white has 1.73)."
+    units = "ADE: mean distance in RGB, whose channels go from 0 to 1 (black to white has 1.73)."
     frame_files = (".png", ".npz")
     array_name = "rgb"
     overlays = False

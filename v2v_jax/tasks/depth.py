@@ -35,9 +35,9 @@ class Depth(Task):
     headline, better = "rmse_log", "min"
     baseline = "the best constant depth"
     units = (
-        "rmse_log: root mean squared error of the natural logarithm of depth (0.1 is about 10 %). "
-        "abs_rel: mean of error / true depth. within_1.25: share of the voxels that are wrong by "
-        "a factor below 1.25."
+        "RMSE of log depth: root mean squared error of the natural logarithm of depth (0.1 is "
+        "about 10 %). Absolute relative error: mean of error / true depth. Within a factor of "
+        "1.25: share of the voxels that are wrong by less than that."
     )
     frame_files = (".png", ".npz")
     array_name = "depth"
@@ -87,6 +87,12 @@ class Depth(Task):
         """(…) depth in metres: the channel axis, of length 1, goes."""
         least, most = (np.log(d / self.reference) for d in (self.min_depth, self.max_depth))
         return self.reference * jnp.exp(jnp.clip(outputs[..., 0], least, most))
+
+    def frame_notes(self, extension):
+        if extension != ".png":
+            return None
+        meaning = f"depth along the optical axis: metres = number / {self.png_steps}"
+        return "depth.json", {"meaning": meaning, "unit": "metre", "steps_per_unit": self.png_steps}
 
     def write_frame(self, path, values):
         if path.suffix.lower() == ".npz":

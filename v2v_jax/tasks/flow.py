@@ -38,10 +38,10 @@ class Flow(Task):
     headline, better = "epe", "min"
     baseline = "zero flow"
     units = (
-        "epe: mean end-point error in pixels of the resized frames, which the network sees. All "
-        "others are in pixels of the dataset's own frames; epe_s0-10 … by the true speed in "
-        "pixels a frame; outliers and fl_all (wrong by more than 3 px and 5 %) are shares of the "
-        "valid voxels."
+        "EPE: mean end-point error in pixels of the resized frames, which the network sees. All "
+        "others are in native pixels, those of the dataset's own frames. EPE at 0 to 10 px: of "
+        "voxels with that true speed in pixels a frame. Off by more than 1 px, and Fl-all (off by "
+        "more than 3 px and 5 %): shares of the valid voxels."
     )
     frame_files = (".flo", ".png", ".pfm", ".npz")
     array_name = "flow"
@@ -129,6 +129,19 @@ class Flow(Task):
     def finish(self, values, video, scale):
         """(T,H,W,2) flow (u,v) in pixels of the video."""
         return values * scale
+
+    def frame_notes(self, extension):
+        if extension != ".png":
+            return None
+        return "flow.json", {
+            "meaning": (
+                "KITTI's flow: u (right) = (red - 32768) / 64, v (down) = (green - 32768) / 64, in "
+                "pixels of the video from this frame to the next; known where blue is 1"
+            ),
+            "unit": "pixels a frame",
+            "steps_per_unit": 64,
+            "zero": 32768,
+        }
 
     def write_frame(self, path, values):
         if path.suffix.lower() == ".npz":

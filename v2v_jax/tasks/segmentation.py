@@ -12,6 +12,7 @@ import numpy as np
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.drawing import colors
 from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.media.pictures import write_labels
 from v2v_jax.tasks import losses, metrics
 from v2v_jax.tasks.task import Batch, PaperRecipe, Picture, Task, clip_valid
 
@@ -26,8 +27,8 @@ class Segmentation(Task):
     headline, better = "accuracy", "max"
     baseline = "always the commonest class"
     units = (
-        "All are shares of voxels, from 0 to 1; miou is the mean over the classes of intersection "
-        "over union."
+        "All are shares of voxels, from 0 to 1. IoU: intersection over union of a class's voxels; "
+        "mean IoU: its mean over the classes."
     )
     options = {"class_weights": (), "dice": 0.0, "targets": "labels"}
     has_probabilities = True
@@ -144,6 +145,21 @@ class Segmentation(Task):
         """(T,H,W) uint8, the likeliest class."""
         return values.argmax(-1).astype(jnp.uint8)
 
+    def frame_notes(self, extension):
+        labels = [
+            {"index": index, "name": name, "color": color}
+            for index, (name, color) in enumerate(
+                zip(self.label_names, self.label_colors.tolist(), strict=True)
+            )
+        ]
+        return "labels.json", {"labels": labels}
+
+    def write_frame(self, path, values):
+        if path.suffix.lower() == ".npz":
+            super().write_frame(path, values)
+        else:
+            write_labels(path, values, self.label_colors, self.label_names)
+
     def frame_arrays(self, values):
         """`labels`; of (H,W,K) class probabilities both these and the labels."""
         if values.ndim == 2:
@@ -161,7 +177,7 @@ class Segmentation(Task):
         return self.label_colors[values]
 
     def legends(self, *scale):
-        return (colors.label_legend(self.label_names),)
+        return (colors.label_legend(self.label_names, ignored=False),)
 
     def picture(self, clip, prediction):
         k, video = self.num_outputs, clip["video"]
@@ -172,7 +188,8 @@ class Segmentation(Task):
             "truth": colors.labels_to_color(clip["labels"], k),
             "prediction on input": colors.overlay(video, labels, k),
         }
-        return Picture(columns, self.legends())
+        ignored = bool((clip["labels"] == IGNORE_LABEL).any())
+        return Picture(columns, (colors.label_legend(self.label_names, ignored),))
 
     def more_pictures(self, clip, prediction):
         # The paper's figure 4.

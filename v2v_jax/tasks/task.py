@@ -23,6 +23,7 @@ import PIL.Image
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.drawing import colors
+from v2v_jax.drawing.legends import Legend
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.tasks import losses, metrics
 
@@ -32,10 +33,13 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """What is to be drawn of one clip: title → (T,H,W,3) uint8 RGB, and legends (h,w,3) uint8."""
+    """What is to be drawn of one clip: title → (T,H,W,3) uint8 RGB, and what its colours mean.
+
+    A legend may also be a picture of one's own, (h,w,3) uint8 RGB.
+    """
 
     columns: dict[str, np.ndarray]
-    legends: tuple[np.ndarray, ...] = ()
+    legends: tuple[Legend | np.ndarray, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Task(abc.ABC):
     better: ClassVar[Literal["max", "min"]] = "min"
     baseline: ClassVar[str] = "the best constant"
     units: ClassVar[str] = (
-        "rmse: root of the mean over voxels of the squared distance between output and target, in "
+        "RMSE: root of the mean over voxels of the squared distance between output and target, in "
         "the target's units."
     )
     label_names: tuple[str, ...] = ()
@@ -250,6 +254,15 @@ class Task(abc.ABC):
         """name → array of a frame's .npz file; `values` (H,W) or (H,W,…) as a Predictor gives."""
         return {self.array_name: values}
 
+    def frame_notes(self, extension: str) -> tuple[str, dict[str, Any]] | None:
+        """What the numbers in frames' files with that extension mean, where the format says not.
+
+        Returns:
+          The name of a JSON file that is written once beside them, and its content.
+        """
+        del extension
+        return None
+
     def write_frame(self, path: pathlib.Path, values: np.ndarray) -> None:
         """Writes one frame's result to a file with an extension of `frame_files`.
 
@@ -279,8 +292,8 @@ class Task(abc.ABC):
         """Results (T,H,W) or (T,H,W,C) as colours (T,H,W,3) uint8 RGB; of vectors, their length."""
         return colors.scalar_to_color(_magnitude(values), *scale)
 
-    def legends(self, *scale: float) -> tuple[np.ndarray, ...]:
-        """Pictures (h,w,3) uint8 RGB that say what the colours of `draw` mean."""
+    def legends(self, *scale: float) -> tuple[Legend | np.ndarray, ...]:
+        """What the colours of `draw` mean; also as pictures (h,w,3) uint8 RGB."""
         return (colors.scalar_legend(*scale),)
 
     def shown_input(self, frames: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.recipe_files import read_config
+from v2v_jax.run.sessions import Session
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.console import console, waiting, waiting_for_first
 from v2v_jax.system.whole_files import write_text
@@ -89,6 +90,8 @@ def train(
         evaluated = bool(checkpoints.metrics(first_step))
         log = MetricsLog(workdir, first_step, first_process, evaluated=evaluated)
         stack.enter_context(log)
+        trains = first_process and first_step < schedule.num_steps
+        session = Session(workdir, first_step, state.params, trains)
         if first_process:
             text = config.to_json_best_effort(indent=2)
             write_text(workdir / "config.json", text + "\n")
@@ -101,6 +104,7 @@ def train(
         def save(step: int, values: Mapping[str, float] | None = None) -> None:
             monitor.flush()  # so that no checkpoint is written after a loss that is not finite
             log.sync()
+            session.note(step)
             noted = {**monitor.progress(), "stopping": stopping.progress()}
             checkpoints.save(state, step, values, noted)  # in the background
 

@@ -60,7 +60,8 @@ def class_mask(mask: Picture, table: ClassTable) -> np.ndarray:
     """The labels of a mask at its own size.
 
     A palette picture is read by its colours if all that it uses are the table's, else by its
-    numbers. The number 255 is ignored in every index mask, as in Pascal VOC and Cityscapes.
+    numbers. What `v2v predict` wrote holds labels, whatever its colours. The number 255 is ignored
+    in every index mask, as in Pascal VOC and Cityscapes.
 
     Returns:
       (H,W) uint8 labels, 255 = ignore.
@@ -73,6 +74,8 @@ def class_mask(mask: Picture, table: ClassTable) -> np.ndarray:
     if kind == "colour":
         return _by_color(mask.frame(), table, mask.name)
     values = mask.numbers()
+    if mask.only_numbers:
+        return _by_index(values, ClassTable(table.names, (*range(len(table.names)),)), mask.name)
     if kind == "palette" and table.colors is not None:
         palette, used = mask.palette(), np.unique(values)
         known = set(_codes(table.colors).tolist())

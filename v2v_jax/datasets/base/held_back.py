@@ -26,7 +26,7 @@ class Subset(WrappedDataset):
     """Some videos of another dataset, in its order; everything else is the dataset's own.
 
     Attributes:
-      rest_is: the split that the source's other videos are.
+      rest_is: the split that the source's other videos are; "": none.
     """
 
     def __init__(
@@ -116,6 +116,15 @@ def part_of(
         )
         return dataset
     return split_off(dataset, validating, split)
+
+
+def at_most(dataset: VideoDataset, split: str, max_videos: int) -> VideoDataset:
+    """The dataset, or so many of its videos where it has more, spread evenly over it; 0: all."""
+    count = len(dataset.videos)
+    if not 0 < max_videos < count:
+        return dataset
+    chosen = np.linspace(0, count - 1, max_videos).round().astype(int).tolist()
+    return Subset(dataset, chosen, split, rest_is="")
 
 
 def fold_of(

@@ -6,6 +6,8 @@ one drawing is readable on a light and on a dark page.
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import io
 import pathlib
 import re
@@ -16,10 +18,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from v2v_jax.system.json_files import parse_object
+from v2v_jax.tasks.metric_names import in_words
 
 _INK = "#010203"  # stands for the page's text colour
 _TRAIN, _TEST, _MARKS = "#5b8def", "#e2711d", "#8a8f98"  # legible on white and on black
-_LABEL_WIDTH = 0.1  # of a mark's label, as a share of the drawing's width
+_LABEL_WIDTH = 0.17  # of a mark's label, as a share of the drawing's width
+_CHART = (4.1, 3.0)  # inches; 394 pixels wide
+_FAR = 2  # times the scores' range, beyond which a baseline is not drawn
 _MAX_POINTS = 600  # a curve's; more would not be seen
 _STYLE = {
     "svg.fonttype": "none",  # text stays text
@@ -63,94 +68,160 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 1 << 1000
 
 
-def learning_curves(curves: Mapping[str, Curve], headline: str, baseline: str, name: str) -> str:
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A curve of a chart: what it is called, its colour, its steps and values."""
+
+    label: str
+    color: str
+    curve: Curve
+
+
+def learning_curves(
+    curves: Mapping[str, Curve], headline: str, baseline: str, name: str
+) -> list[str]:
     """Draws the loss and the headline metric over the steps, in training and in evaluation.
 
-    Evaluation is on the validation split, or on test in runs from before there was one.
+    Evaluation is on the validation split, or on test in runs from before there was one. The trivial
+    answer's metric is a line across the chart.
 
     Args:
       curves: as `read_curves` gives them.
       headline: the task's metric; its evaluation's curve is `eval/<headline>`, the trivial answer's
         `eval/baseline_<headline>`.
       baseline: what the trivial answer is called.
-      name: of the drawing, a prefix of its ids.
+      name: of the drawings, a prefix of their ids.
 
     Returns:
-      An <svg> element, or "" where there is nothing to draw.
+      <svg> elements, one a chart; fewer or none where there is nothing to draw.
     """
-    shown = {
-        "loss": [("train/loss", "training", _TRAIN)],
-        headline: [
+    loss = [Line("training", _TRAIN, curves[key]) for key in ("train/loss",) if key in curves]
+    metric = [
+        Line(label, color, curves[key])
+        for key, label, color in (
             (f"train/{headline}", "training", _TRAIN),
             (f"eval/{headline}", "evaluation", _TEST),
-            (f"eval/baseline_{headline}", baseline, _MARKS),
-        ],
-    }
-    shown = {title: [c for c in lines if c[0] in curves] for title, lines in shown.items()}
-    shown = {title: lines for title, lines in shown.items() if lines}
-    if not shown:
-        return ""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6 * len(shown), 3.1), layout="constrained")
-        for axes, (title, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0],
-                                        shown.items(), strict=True):  # fmt: skip
-            for key, label, color in lines:
-                _draw(axes, curves[key], label, color, dashed="baseline_" in key)
-            losses = np.concatenate([curves[key][1] for key, _, _ in lines])
-            if title == "loss" and 0 < losses.min() < losses.max() / 20:
-                axes.set_yscale("log")
-            axes.set(xlabel="step", title=title)
-            axes.grid(True)
-            axes.legend()
-        return _svg(figure, name)
-
-
-def _draw(axes, curve: Curve, label: str, color: str, dashed: bool) -> None:
-    steps, values = (x[:: -(-len(x) // _MAX_POINTS)] for x in curve)
-    few = len(steps) <= 30
-    axes.plot(
-        steps, values, color=color, label=label, linewidth=1.4, marker="o" if few else None,
-        markersize=3.5, linestyle="--" if dashed else "-",
-    )  # fmt: skip
-
-
-def distribution(scores: Sequence[float], marks: Mapping[str, float], title: str, name: str) -> str:
-    """Draws how many clips have which score, with vertical lines at `marks` (label → score).
-
-    `scores` are finite, at least one. Returns an <svg> element; `name` is a prefix of its ids.
-    """
-    scores = np.asarray(scores, np.float64)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 2.4), layout="constrained")
-        axes = figure.subplots()
-        axes.hist(scores, bins=min(30, max(5, round(len(scores) ** 0.5) * 2)), color=_TRAIN)
-        for value in marks.values():
-            axes.axvline(value, color=_TEST, linewidth=1.2)
-        low, high = axes.get_xlim()
-        for label, value in _merged(marks, _LABEL_WIDTH * (high - low)):
-            axes.annotate(
-                label, (value, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom"
-            )
-        axes.set(xlabel=title, ylabel="clips")
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        return _svg(figure, name)
-
-
-def _merged(marks: Mapping[str, float], distance: float) -> list[tuple[str, float]]:
-    """(label, place) of every mark; those nearer than `distance` share a label, "median, worst"."""
-    groups: list[list[tuple[str, float]]] = []
-    for mark in sorted(marks.items(), key=lambda mark: mark[1]):
-        if groups and mark[1] - groups[-1][-1][1] < distance:
-            groups[-1].append(mark)
-        else:
-            groups.append([mark])
+        )
+        if key in curves
+    ]
+    trivial = curves.get(f"eval/baseline_{headline}")
+    level = None if trivial is None else (baseline, float(trivial[1][-1]))
     return [
-        (", ".join(label for label, _ in group), sum(value for _, value in group) / len(group))
-        for group in groups
+        *([chart("loss", loss, f"{name}-loss")] if loss else []),
+        *([chart(in_words(headline), metric, f"{name}-metric", level)] if metric else []),
     ]
 
 
-def _svg(figure: Figure, name: str) -> str:
+def compared_curves(
+    runs: Mapping[str, Mapping[str, Curve]], headline: str, name: str
+) -> list[str]:
+    """Draws the loss and the headline metric's evaluation of two runs, a chart for each.
+
+    Args:
+      runs: run → its curves, as `read_curves` gives them.
+      headline: the task's metric.
+      name: of the drawings, a prefix of their ids.
+
+    Returns:
+      <svg> elements, fewer or none where no run has such curves.
+    """
+    drawn = []
+    for key, title in (("train/loss", "loss"), (f"eval/{headline}", in_words(headline))):
+        lines = [
+            Line(run, color, curves[key])
+            for (run, curves), color in zip(runs.items(), (_TRAIN, _TEST), strict=True)
+            if key in curves
+        ]
+        if lines:
+            drawn.append(chart(title, lines, f"{name}-{len(drawn)}"))
+    return drawn
+
+
+def chart(
+    title: str, lines: Sequence[Line], name: str, level: tuple[str, float] | None = None
+) -> str:
+    """Draws curves over the steps, and a dashed line across at a level (its name, its value).
+
+    Narrow enough to be read on a telephone: pages put charts beside each other where there is room.
+    Returns an <svg> element; `name` is a prefix of its ids.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_CHART, layout="constrained")
+        axes = figure.subplots()
+        for line in lines:
+            _draw(axes, line)
+        if level is not None:
+            axes.axhline(level[1], color=_MARKS, linewidth=1.4, linestyle="--", label=level[0])
+        values = np.concatenate([line.curve[1] for line in lines])
+        if title == "loss" and 0 < values.min() < values.max() / 20:
+            axes.set_yscale("log")
+        axes.set(xlabel="step", title=title)
+        axes.grid(True)
+        # Outside: within, it would lie over the curves.
+        figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
+        return _svg(figure, name, title)
+
+
+def _draw(axes, line: Line) -> None:
+    steps, values = (x[:: -(-len(x) // _MAX_POINTS)] for x in line.curve)
+    few = len(steps) <= 30
+    axes.plot(
+        steps, values, color=line.color, label=line.label, linewidth=1.4,
+        marker="o" if few else None, markersize=3.5,
+    )  # fmt: skip
+
+
+def distribution(
+    scores: Sequence[float], marks: Mapping[str, float], baseline: float, title: str, name: str
+) -> str:
+    """Draws how many clips have which score, with a vertical line and a label at each mark.
+
+    Every label stands above its own line; those that would touch stand one above the other.
+
+    Args:
+      scores: finite, at least one.
+      marks: label → score.
+      baseline: the trivial answer's score, a dashed line without label; NaN, or one so far away
+        that nothing else could be told apart: none.
+      title: what the scores are.
+      name: of the drawing, a prefix of its ids.
+
+    Returns:
+      An <svg> element.
+    """
+    scores = np.asarray(scores, np.float64)
+    width = float(np.ptp(scores)) or 1.0
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_CHART, layout="constrained")
+        axes = figure.subplots()
+        axes.hist(scores, bins=min(30, max(5, round(len(scores) ** 0.5) * 2)), color=_TRAIN)
+        if scores.min() - _FAR * width <= baseline <= scores.max() + _FAR * width:
+            axes.axvline(baseline, color=_MARKS, linewidth=1.4, linestyle="--")
+        for value in marks.values():
+            axes.axvline(value, color=_TEST, linewidth=1.2)
+        low, high = axes.get_xlim()
+        for label, value, row in _rows(marks, _LABEL_WIDTH * (high - low)):
+            axes.annotate(
+                label, (value, 1.0), (0, 2 + 13 * row), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="bottom",
+            )  # fmt: skip
+        axes.set(xlabel=title, ylabel="clips")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        return _svg(figure, name, title)
+
+
+def _rows(marks: Mapping[str, float], distance: float) -> list[tuple[str, float, int]]:
+    """(label, place, row) of every mark: the lowest row whose last label is far enough away."""
+    ends: list[float] = []
+    placed = []
+    for label, value in sorted(marks.items(), key=lambda mark: mark[1]):
+        row = next((i for i, end in enumerate(ends) if value - end >= distance), len(ends))
+        ends[row : row + 1] = [value]
+        placed.append((label, value, row))
+    return placed
+
+
+def _svg(figure: Figure, name: str, title: str) -> str:
     """The figure as an <svg> element without prologue, comments and fixed size."""
     file = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -167,5 +238,6 @@ def _svg(figure: Figure, name: str) -> str:
         svg = svg.replace(before, f"{before}{name}-")
     head = re.match(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', svg)
     width = round(float(head[1]) * 4 / 3)
-    svg = f'<svg role="img" aria-labelledby="{name}" style="width:{width}px"{svg[head.end() :]}'
+    label = html.escape(title)
+    svg = f'<svg role="img" aria-label="{label}" style="width:{width}px"{svg[head.end() :]}'
     return "\n".join(line.strip() for line in svg.splitlines() if line.strip())

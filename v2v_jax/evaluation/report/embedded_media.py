@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from v2v_jax.drawing.panels import expect
+from v2v_jax.drawing.layout import expect
 
 MP4, WEBP = "data:video/mp4;base64,", "data:image/webp;base64,"
 # Constant rate factors to try, from what cannot be told from the original to what is still clear.
@@ -22,7 +22,7 @@ _QUALITIES = (18, 24, 30, 36, 42, 51)
 
 
 def png_uri(picture: np.ndarray) -> str:
-    """An (H,W,3) uint8 RGB picture as a PNG data URI."""
+    """An (H,W,3) uint8 RGB picture, or (H,W,4) with opacity, as a PNG data URI."""
     return "data:image/png;base64," + _image_bytes(picture, "PNG")
 
 
@@ -34,8 +34,8 @@ def poster_uri(picture: np.ndarray) -> str:
 def _image_bytes(picture: np.ndarray, kind: str, **options: object) -> str:
     picture = np.asarray(picture)
     expect(
-        picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8, "picture",
-        picture, "uint8 (H,W,3)",
+        picture.ndim == 3 and picture.shape[2] in (3, 4) and picture.dtype == np.uint8, "picture",
+        picture, "uint8 (H,W,3) or (H,W,4)",
     )  # fmt: skip
     file = io.BytesIO()
     Image.fromarray(picture).save(file, kind, **options)

@@ -1,8 +1,8 @@
 """The report of an evaluation: one HTML page that needs nothing beside itself.
 
 `Report` holds what the page says, `page` turns it into HTML by the template page.html. Pictures,
-videos and drawings are inside the file; nothing is fetched. Every section is there whatever the
-task: what a run does not have is said in a sentence.
+videos and drawings are inside the file; nothing is fetched. What a task or a run does not have has
+no section; what a run ought to have and has not is said in a sentence.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ import jinja2
 import numpy as np
 
 from v2v_jax.evaluation.report.curves import Curve, distribution, learning_curves
-from v2v_jax.evaluation.report.embedded_media import WEBP, png_uri, poster_uri, video_uri
+from v2v_jax.evaluation.report.embedded_media import WEBP, poster_uri, video_uri
+from v2v_jax.evaluation.report.facts import facts
+from v2v_jax.evaluation.report.legend_markup import markup
+from v2v_jax.evaluation.report.tables import Row, Table, number
+from v2v_jax.run.sessions import Training
 from v2v_jax.tasks import Picture
+from v2v_jax.tasks.metric_names import in_words
 
 _BASELINE = "baseline_"
 _LARGEST_MATRIX = 24  # classes; above, a table of the commonest confusions says more
 _MOST_CONFUSIONS = 30  # rows of that table
 _CLIP_FPS, _LEAST_HEIGHT, _GAP = 8, 192, 8
 _WIDEST_VIDEO = 1600  # px
+_LEAST_COLUMN = 130  # px, of a clip on a narrow page, which is scrolled then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Report:
       curves: as `learning_curves.read_curves` gives them.
       scores: the headline metric of every clip; NaN where there was nothing to judge.
       clips: those to show.
+      parameters: how many the network has; None: not known.
+      training: on what and how long it was trained; None: not recorded.
     """
 
     task: str
@@ -75,6 +83,8 @@ class Report:
     curves: Mapping[str, Curve]
     scores: Sequence[float]
     clips: Sequence[ReportedClip]
+    parameters: int | None = None
+    training: Training | None = None
 
 
 def ranks(scores: Sequence[float], better: Literal["max", "min"]) -> dict[str, int]:
@@ -102,13 +112,23 @@ def page(report: Report) -> str:
     classes, parts = _groups(report)
     matrix = report.confusion if report.confusion is not None and report.confusion.sum() else None
     small = matrix is not None and len(matrix) <= _LARGEST_MATRIX
-    return _template().render(
+    there = {
+        "metrics": "Metrics",
+        "classes": "Classes" if classes else "Parts" if parts else "",
+        "confusion": "" if matrix is None else "Confusion matrix" if small else "Confusions",
+        "curves": "Learning curves",
+        "clips": "Clips",
+        "configuration": "Configuration",
+    }
+    return template("page.html").render(
         report=report,
         title=f"{report.task} on {report.dataset}",
         about=f"{report.model}, step {report.step}, test split, {len(report.scores)} clips",
+        sections={key: title for key, title in there.items() if title},
+        facts=facts(report.training, report.curves, report.parameters),
         metrics=_metrics(report),
         classes=classes,
-        parts=parts,
+        parts_of_metrics=parts,
         confusion=_confusion(report) if small else None,
         confusions=_commonest_confusions(report) if matrix is not None and not small else None,
         curves=_curves(report),
@@ -118,7 +138,8 @@ def page(report: Report) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -126,54 +147,31 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
-
-
-def _number(value: float | None) -> str:
-    """Four decimals; empty for what does not exist, a dash for what is not known."""
-    if value is None:
-        return ""
-    return f"{value:.4f}" if math.isfinite(value) else "–"
+    return environment.get_template(name)
 
 
 # ------------------------------------------------------------------------------------------------
 # Tables
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """A row of a table: its name, with a note if it is the one to look at, and its cells."""
-
-    name: str
-    cells: Sequence[str]
-    note: str = ""
-    color: tuple[int, ...] | None = None  # RGB of a patch before the name
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[_Row]
-
-
-def _metrics(report: Report) -> _Table:
+def _metrics(report: Report) -> Table:
     values = report.values
     note = {"max": "↑, more is better", "min": "↓, less is better"}[report.better]
     rows = [
-        _Row(
-            name,
-            (_number(value), _number(values.get(_BASELINE + name))),
+        Row(
+            in_words(name),
+            (number(value), number(values.get(_BASELINE + name))),
             note=note if name == report.headline else "",
+            key=name,
         )
         for name, value in values.items()
         if "/" not in name and not name.startswith(_BASELINE)
     ]
     columns = ("metric", report.model, report.baseline)
-    return _Table("The whole test split, beside the trivial answer", columns, rows)
+    return Table("The whole test split, beside the trivial answer", columns, rows)
 
 
-def _groups(report: Report) -> tuple[_Table | None, _Table | None]:
+def _groups(report: Report) -> tuple[Table | None, Table | None]:
     """Metrics of parts (`metric/part`): a table of the classes, another of all other parts."""
     cells: dict[str, dict[str, float]] = {}
     for name, value in report.values.items():
@@ -198,15 +196,15 @@ def _parts_table(
     kind: str,
     cells: Mapping[str, Mapping[str, float]],
     colors: Mapping[str, tuple[int, ...]],
-) -> _Table | None:
+) -> Table | None:
     if not cells:
         return None
     metrics = list(dict.fromkeys(metric for row in cells.values() for metric in row))
     rows = [
-        _Row(part, [_number(row.get(metric)) for metric in metrics], color=colors.get(part))
+        Row(part, [number(row.get(metric)) for metric in metrics], color=colors.get(part))
         for part, row in cells.items()
     ]
-    return _Table(caption, (kind, *metrics), rows)
+    return Table(caption, (kind, *map(in_words, metrics)), rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +246,7 @@ def _share(share: float, hit: bool) -> _Share:
     return _Share(text, hit, round(100 * float(share) ** 0.7))
 
 
-def _commonest_confusions(report: Report) -> _Table:
+def _commonest_confusions(report: Report) -> Table:
     wrong = report.confusion * (1 - np.eye(len(report.confusion), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
     rows = []
@@ -256,9 +254,9 @@ def _commonest_confusions(report: Report) -> _Table:
         if wrong[i, j]:
             part = wrong[i, j] / report.confusion[i].sum()
             cells = (report.label_names[j], f"{wrong[i, j]:,}", f"{100 * part:.1f} %")
-            rows.append(_Row(report.label_names[i], cells))
+            rows.append(Row(report.label_names[i], cells))
     caption = f"The commonest confusions of {len(wrong)} classes"
-    return _Table(caption, ("true class", "taken for", "number", "share of the true class"), rows)
+    return Table(caption, ("true class", "taken for", "number", "share of the true class"), rows)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -266,67 +264,85 @@ def _commonest_confusions(report: Report) -> _Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Figure:
-    """A drawing, the id of its caption, and that."""
+class Figure:
+    """Drawings and their caption."""
 
-    svg: str
-    name: str
+    drawings: Sequence[str]
     caption: str
 
 
-def _curves(report: Report) -> _Figure | None:
-    name = "curves-drawing"
-    svg = learning_curves(report.curves, report.headline, report.baseline, name)
-    if not svg:
+def _curves(report: Report) -> Figure | None:
+    headline = in_words(report.headline)
+    drawn = learning_curves(report.curves, report.headline, report.baseline, "curves")
+    if not drawn:
         return None
     last = [
-        f"{key} {_number(values[-1])} at step {steps[-1]:.0f}"
-        for key in ("train/loss", f"train/{report.headline}", f"eval/{report.headline}")
+        f"{what} {number(values[-1])} at step {steps[-1]:.0f}"
+        for what, key in (
+            ("loss", "train/loss"),
+            (f"{headline} in training", f"train/{report.headline}"),
+            (f"{headline} in evaluation", f"eval/{report.headline}"),
+        )
         if key in report.curves
         for steps, values in [report.curves[key]]
     ]
-    caption = f"Loss and {report.headline} over the training steps; last: {'; '.join(last)}."
-    return _Figure(svg, name, caption)
+    caption = f"Loss and {headline} over the training steps; last: {'; '.join(last)}."
+    return Figure(drawn, caption)
 
 
-def _scores(report: Report) -> _Figure | None:
+def _scores(report: Report) -> Figure | None:
     scores = np.asarray(report.scores, np.float64)
     known = scores[np.isfinite(scores)]
     if not len(known):
         return None
-    headline, name = report.headline, "scores-drawing"
-    marks = {clip.rank: clip.values[headline] for clip in report.clips}
-    quartiles = [_number(q) for q in np.percentile(known, (25, 50, 75))]
-    caption = f"{headline} of each of {len(known)} clips alone; quartiles {', '.join(quartiles)}."
+    headline = in_words(report.headline)
+    quartiles = np.percentile(known, (25, 50, 75))
+    marks = {c.rank: c.values[report.headline] for c in report.clips} | {"median": quartiles[1]}
+    if len(known) < 2:
+        del marks["median"]
+    baseline = report.values.get(_BASELINE + report.headline, math.nan)
+    caption = f"{headline} of each of {len(known)} clips alone; quartiles "
+    caption += f"{', '.join(map(number, quartiles))}."
+    if math.isfinite(baseline):
+        caption += f" Dashed: {report.baseline}, {number(baseline)} over all clips."
     if len(known) < len(scores):
-        caption += f" {len(scores) - len(known)} further clips have nothing to judge."
-    return _Figure(distribution(known, marks, headline, name), name, caption)
+        caption += f" {len(scores) - len(known)} further clips have no known target."
+    drawn = distribution(known, marks, baseline, headline, "scores")
+    return Figure([drawn], caption)
 
 
 def _clip(clip: ReportedClip, report: Report) -> Mapping[str, Any]:
-    names = [n for n, value in clip.values.items() if "/" not in n and math.isfinite(value)]
-    shown = sorted(names, key=lambda n: n != report.headline)  # the headline metric first
     columns = clip.picture.columns
     label = f"{clip.rank} clip, {clip.name}: {', '.join(columns)}"
     frames = side_by_side(list(columns.values()))
     uri = video_uri(frames, _CLIP_FPS)
     return {
         "title": f"{clip.rank.capitalize()}: {clip.name}",
-        "numbers": [(_readable(n, report), _number(clip.values[n])) for n in shown],
+        "numbers": _numbers(clip, report),
         "columns": list(columns),
+        "least_width": _LEAST_COLUMN * len(columns),
         "label": label + (", side by side" if len(columns) > 1 else ""),
         "width": frames.shape[2],
         "height": frames.shape[1],
         "video": uri,
         "poster": "" if uri.startswith(WEBP) else poster_uri(frames[0]),  # "": a moving picture
-        "legends": [png_uri(legend) for legend in clip.picture.legends],
+        "legends": [markup(legend) for legend in clip.picture.legends],
     }
 
 
-def _readable(name: str, report: Report) -> str:
-    if name.startswith(_BASELINE):
-        return f"{name.removeprefix(_BASELINE)}, {report.baseline}"
-    return name
+def _numbers(clip: ReportedClip, report: Report) -> list[tuple[str, str, str]]:
+    """(metric, value, the trivial answer's as text or "") of what is known, the headline first."""
+    known = {n: v for n, v in clip.values.items() if "/" not in n and math.isfinite(v)}
+    names = [name for name in known if not name.startswith(_BASELINE)]
+    trivial = {
+        name: f"{report.baseline}: {number(known[_BASELINE + name])}"
+        for name in names
+        if _BASELINE + name in known
+    }
+    return [
+        (in_words(name), number(known[name]), trivial.get(name, ""))
+        for name in sorted(names, key=lambda name: name != report.headline)
+    ]
 
 
 def side_by_side(videos: Sequence[np.ndarray]) -> np.ndarray:

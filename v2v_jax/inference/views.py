@@ -1,0 +1,122 @@
+"""What an MP4 of predictions shows: views, a legend, one scale of colours for all frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from v2v_jax.drawing.legends import strip
+from v2v_jax.errors import UserError
+from v2v_jax.inference.predictor import Chunk, Predictor
+from v2v_jax.media.frame_sources import FrameSource
+from v2v_jax.tasks import Task
+
+View = Literal["overlay", "plain", "side_by_side"]
+VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
+
+_GAP = 4  # px between pictures side by side
+_MOMENTS = 2  # of a video, beside its beginning, that its scale of colours is taken from
+_VOXELS = 50_000  # of a frame; more do not change a percentile
+
+
+class Drawing:
+    """Turns predictions into pictures, chunk after chunk, on one scale for the whole video."""
+
+    def __init__(
+        self,
+        task: Task,
+        view: View,
+        *,
+        legend: bool = False,
+        elsewhere: Callable[[], Iterable[np.ndarray]] = tuple,
+    ):
+        """A drawing of one video.
+
+        Args:
+          view: see `draw`.
+          legend: whether a strip below the picture says what the colours mean.
+          elsewhere: gives results (n,h,w,…) of other parts of the video, which the scale is taken
+            from together with the first chunk. A scale once taken stays: what is beyond it later
+            has the colour of its ends, and no frame is drawn on another scale than its neighbour.
+        """
+        self._task, self._view = task, view
+        self._legend, self._elsewhere = legend, elsewhere
+        self._scale: tuple[float, ...] | None = None
+        self._strip: np.ndarray | None = None
+
+    def draw(self, chunk: Chunk) -> np.ndarray:
+        """(n,H',W',3) uint8 RGB; H' is H without a legend, W' is W but for "side_by_side".
+
+        View "plain" is the prediction's colours; "overlay" lays them half transparent over the
+        video (what cannot lie over it, such as a colouring, is plain); "side_by_side" has the input
+        as the network sees it (of a colouring, its grey) on the left and the overlay on the right.
+        """
+        if self._scale is None:
+            self._scale = self._scale_for(chunk.values)
+        colors = self._task.draw(chunk.values, *self._scale)
+        if self._task.overlays and self._view != "plain":
+            colors = _half(chunk.frames, colors)
+        if self._view == "side_by_side":
+            left = self._task.shown_input(chunk.frames)
+            gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
+            colors = np.concatenate([left, gap, colors], axis=2)
+        return self._with_legend(colors) if self._legend else colors
+
+    def _scale_for(self, values: np.ndarray) -> tuple[float, ...]:
+        scale = self._task.drawing_scale(values)
+        if not scale:
+            return scale
+        others = list(self._elsewhere())
+        if not others:
+            return scale
+        # One list of voxels, (N,1,1,…), as moments may differ in length.
+        flat = [each.reshape(-1, 1, 1, *each.shape[3:]) for each in (thinned(values), *others)]
+        return self._task.drawing_scale(np.concatenate(flat))
+
+    def _with_legend(self, pictures: np.ndarray) -> np.ndarray:
+        _, h, w, _ = pictures.shape
+        if self._strip is None:
+            legends = self._task.legends(*self._scale)
+            # The encoder needs even heights: without a legend it repeats the last row, too.
+            self._strip = strip(legends, (h, w)) if legends else None
+            if self._strip is None:
+                self._legend = False
+                return pictures
+        padded = np.pad(pictures, ((0, 0), (0, h % 2), (0, 0), (0, 0)), mode="edge")
+        below = np.broadcast_to(self._strip, (len(pictures), *self._strip.shape))
+        return np.concatenate([padded, below], axis=1)
+
+
+def other_moments(predictor: Predictor, source: FrameSource) -> Iterator[np.ndarray]:
+    """Predicts a clip from the middle and one from the end of a video that can be read again.
+
+    Yields:
+      (n,h,w,…) results, thinned out; none of a stream, of a video of one clip, and of what cannot
+      be read there.
+    """
+    length = predictor.network.clip[0]
+    if source.read is None or source.num_frames is None or source.num_frames <= length:
+        return
+    last = source.num_frames - length
+    for number in range(1, _MOMENTS + 1):
+        start = round(last * number / _MOMENTS)
+        try:
+            frames = source.read(start, start + length)
+        except UserError:  # said when the frames are reached
+            return
+        for _, values in predictor.chunks(frames):
+            yield thinned(values)
+
+
+def thinned(values: np.ndarray) -> np.ndarray:
+    """Every nth row and column of results (n,H,W,…), about 50,000 voxels a frame."""
+    _, h, w = values.shape[:3]
+    step = max(1, round((h * w / _VOXELS) ** 0.5))
+    return values[:, ::step, ::step]
+
+
+def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """The mean of two (…) uint8, rounded up."""
+    return ((frames.astype(np.uint16) + colors + 1) >> 1).astype(np.uint8)
