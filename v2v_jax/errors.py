@@ -4,6 +4,9 @@ A program (`train.py`, `eval.py`) prints the message of a `UserError` as one sen
 status 1; any other exception is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 INTERRUPTED = 130  # a program's exit status after Ctrl-C, as shells have it
 
@@ -22,6 +25,18 @@ class DataError(UserError):
 
 class CorruptVideoError(DataError):
     """One video cannot be read; training skips it, counts it and goes on."""
+
+
+class TooManyCorruptError(DataError):
+    """More videos of a dataset cannot be read than are passed over.
+
+    Attributes:
+      corrupt: (name, reason) of each.
+    """
+
+    def __init__(self, message: str, corrupt: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.corrupt = list(corrupt)
 
 
 class CheckpointError(UserError):

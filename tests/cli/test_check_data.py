@@ -12,8 +12,10 @@ import pytest
 from tests.gatech_files import make_pictures, save_mask, truth
 from tests.tiny import ROOT, tiny_config
 from v2v_jax.cli import check_data
+from v2v_jax.cli.command_line import execute
 from v2v_jax.datasets.scenes import Scenes
 from v2v_jax.errors import DataError
+from v2v_jax.media.video import write_video
 
 
 def gatech_config(root, **overrides):
@@ -72,6 +74,24 @@ def test_damaged_files_are_listed_and_the_others_counted(tmp_path):
     ((name, reason),) = reports["test"]["problems"]
     assert name == "1" and "1_3.tiff cannot be read" in reason
     assert reports["train"]["labels"]["sky"] == pytest.approx(1 / 9)
+
+
+def test_a_reason_is_told_once_with_the_file_and_there_are_pictures(tmp_path, capfd):
+    root, out = tmp_path / "videos", tmp_path / "out"
+    for name in ("train/v0", "train/v3", "test/v4"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(root / f"{name}.mp4", np.full((17, 36, 48, 3), 90, np.uint8))
+    whole = (root / "train" / "v0.mp4").read_bytes()
+    (root / "train" / "v2.mp4").write_bytes(whole[: len(whole) // 2])
+    data = [f"--config.data.root={root}", "--config.data.validation_share=0.0"]
+    config = "--config=color:demo,dataset=folder"
+    assert execute(check_data, [config, *data, f"--workdir={out}"], "v2v check-data") == 1
+    text = "".join(capfd.readouterr())
+    assert text.count("v2.mp4") == 1 and "leaves out" not in text
+    assert json.loads((out / "check_data.json").read_text())["train"]["videos"] == 2
+    page = (out / "check_data.html").read_text()
+    assert "v0.mp4, 17 frames" in page and page.count("data:image/jpeg") == 3
+    assert "v2.mp4 cannot be read" in page
 
 
 def test_data_that_cannot_be_opened(tmp_path):

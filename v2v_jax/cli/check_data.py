@@ -5,7 +5,8 @@
 All splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
 of the labels, magnitude of the flow, range of the depth, and every file that cannot be read, with
 the reason. The exit status is 1 if there is any. With --workdir=FOLDER the report is also written
-to FOLDER/check_data.json.
+to FOLDER/check_data.json, and to FOLDER/check_data.html with pictures of some videos: frames beside
+their masks, flow or depth.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,11 +26,16 @@ from ml_collections import ConfigDict
 from v2v_jax import datasets
 from v2v_jax.cli import config_options
 from v2v_jax.cli.command_line import Parser
+from v2v_jax.datasets.base import listing
 from v2v_jax.datasets.base.reading import map_videos, read_checked, read_video_labels
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VIDEO_LABEL, VideoDataset
-from v2v_jax.errors import DataError
+from v2v_jax.errors import DataError, TooManyCorruptError
+from v2v_jax.system import messages
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.whole_files import write_text
+
+if TYPE_CHECKING:
+    from v2v_jax.evaluation.contact_sheet import Samples
 
 _WINDOW = 64  # frames read at a time, so that long videos need no more memory than short ones
 # Bins of flow's magnitude and of depth: 1 % wide, from 0.001 (px or m), so that a percentile is
@@ -110,8 +116,15 @@ def _contents(frames: dict[str, np.ndarray], name: str) -> Contents:
 # ------------------------------------------------------------------------------------------------
 
 
-def check(config: ConfigDict) -> dict[str, Any]:
+# Called with a split's name, its dataset and the fields that the task needs.
+See = Callable[[str, VideoDataset, Sequence[str]], None]
+
+
+def check(config: ConfigDict, see: See = lambda *_: None) -> dict[str, Any]:
     """Reads all splits of `config.data` for `config.task`.
+
+    Args:
+      see: called with each split that can be opened, once it is read.
 
     Returns:
       split → JSON-ready report; `problems` in it lists (name, reason).
@@ -123,14 +136,15 @@ def check(config: ConfigDict) -> dict[str, Any]:
 
     recipes.validate(config)
     reports: dict[str, dict[str, Any]] = {}
-    for split in datasets.split_names(config.data):
-        if split == "validation" and not reports["train"]["videos"]:
-            continue  # it is part of what could not be opened, as was said
-        reports[split] = _check_split(config, split)
+    with messages.without(listing.LEAVES_OUT):  # the report says so
+        for split in datasets.split_names(config.data):
+            if split == "validation" and not reports["train"]["videos"]:
+                continue  # it is part of what could not be opened, as was said
+            reports[split] = _check_split(config, split, see)
     return reports
 
 
-def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
+def _check_split(config: ConfigDict, split: str, see: See) -> dict[str, Any]:
     from v2v_jax.tasks import task_class
 
     fields = task_class(config.task).fields
@@ -138,6 +152,8 @@ def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
         size, clip = config.preprocessing.frame_size, config.preprocessing.clip_length
         dataset = datasets.load(config.data, split, tuple(size), min_frames=clip)
         dataset.prepare_fields(fields, progress)
+    except TooManyCorruptError as error:
+        return {"videos": 0, "problems": error.corrupt}
     except DataError as error:  # nothing can be opened at all
         return {"videos": 0, "problems": [(f"{config.data.name}, {split} split", str(error))]}
     found = Contents(problems=list(getattr(dataset, "corrupt", [])))
@@ -147,6 +163,7 @@ def _check_split(config: ConfigDict, split: str) -> dict[str, Any]:
     for _, contents in progress(videos, count, f"reading {dataset.name}, {split}"):
         found += contents
     report = _report(dataset, config, split, found, fields)
+    see(split, dataset, of_frames)
     if VIDEO_LABEL in fields:
         try:
             counts = np.bincount(
@@ -226,17 +243,47 @@ def _distribution(histogram: np.ndarray, voxels: int) -> dict[str, float]:
 
 def print_report(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """Prints one table of all splits, and what cannot be read."""
+    rows = _rows(reports)
+    print_table(name, ("", *reports), [(label, *cells) for label, cells in rows.items()])
+    for split, report in reports.items():
+        for problem in _sentences(report["problems"][:_SHOWN]):
+            console.print(f"{split}: {problem}")
+        more = len(report["problems"]) - _SHOWN
+        if more > 0:
+            console.print(f"{split}: and {more} more")
+
+
+def _rows(reports: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What is told → its text for every split."""
     rows: dict[str, list[str]] = {}
     for column, report in enumerate(reports.values()):
         for label, text in _lines(report):
             rows.setdefault(label, [""] * len(reports))[column] = text
-    print_table(name, ("", *reports), [(label, *cells) for label, cells in rows.items()])
-    for split, report in reports.items():
-        for video, reason in report["problems"][:_SHOWN]:
-            console.print(f"{split}: {video}: {reason}")
-        more = len(report["problems"]) - _SHOWN
-        if more > 0:
-            console.print(f"{split}: and {more} more")
+    return rows
+
+
+def _write(
+    folder: pathlib.Path,
+    title: str,
+    reports: dict[str, dict[str, Any]],
+    drawn: Mapping[str, Samples],
+) -> None:
+    """Writes check_data.json and check_data.html."""
+    from v2v_jax.evaluation.contact_sheet import contact_sheet
+    from v2v_jax.evaluation.report.tables import Row, Table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "check_data.json", json.dumps(reports, indent=1) + "\n")
+    rows = [Row(label.strip(), cells) for label, cells in _rows(reports).items()]
+    problems = {split: _sentences(report["problems"]) for split, report in reports.items()}
+    page = contact_sheet(title, Table("All splits", ("", *reports), rows), problems, drawn)
+    write_text(folder / "check_data.html", page)
+    console.print(f"Pictures of some videos are in {folder / 'check_data.html'}")
+
+
+def _sentences(problems: Sequence[tuple[str, str]]) -> list[str]:
+    """What is wrong, each with the name of what has it, once."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in problems]
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -270,13 +317,22 @@ def add_options(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks and reports; DataError if anything cannot be read."""
+    from v2v_jax.evaluation.contact_sheet import draw_samples
+
     config = options.config
-    reports = check(config)
-    print_report(f"{config.data.name} for {config.task}", reports)
+    drawn: dict[str, Samples] = {}
+
+    def see(split: str, dataset: VideoDataset, fields: Sequence[str]) -> None:
+        if options.workdir:
+            drawn[split] = draw_samples(dataset, fields)
+
+    reports = check(config, see)
+    title = f"{config.data.name} for {config.task}"
+    print_report(title, reports)
     if options.workdir:
-        folder = pathlib.Path(options.workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "check_data.json", json.dumps(reports, indent=1) + "\n")
+        _write(pathlib.Path(options.workdir), title, reports, drawn)
+    else:
+        console.print("With --workdir=FOLDER: a page with pictures, FOLDER/check_data.html")
     count = sum(len(report["problems"]) for report in reports.values())
     if count:
         raise DataError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import absl.logging
@@ -37,6 +39,23 @@ def install() -> None:
     logging.root.addHandler(handler)
     absl.logging.set_verbosity(absl.logging.WARNING)
     sys.unraisablehook = _show_unraisable
+
+
+@contextlib.contextmanager
+def without(message: str) -> Iterator[None]:
+    """Keeps the warnings of one message, as it is before its values are put in, off the terminal.
+
+    For who says the same in another way.
+    """
+    drop = lambda record: record.msg != message
+    handlers = list(logging.root.handlers)
+    for handler in handlers:
+        handler.addFilter(drop)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(drop)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

@@ -17,9 +17,11 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
-from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.errors import CorruptVideoError, DataError, TooManyCorruptError
 from v2v_jax.media.video import VideoFile
 
+# The warning of a video that is passed over: dataset, name, reason.
+LEAVES_OUT = "Dataset %s leaves out the corrupt video %s: %s"
 MIN_FRAMES = 16  # the length of V2V's clips
 _MAX_CORRUPT_SHARE = 0.01
 _THREADS = 8  # listing waits for the disk more than for the processor
@@ -107,10 +109,11 @@ def _report(
 ) -> None:
     corrupt = listing.corrupt
     if len(corrupt) > max(1, _MAX_CORRUPT_SHARE * count) or (corrupt and not listing.videos):
-        raise DataError(
+        raise TooManyCorruptError(
             f"Dataset {dataset}: {len(corrupt)} of {count} videos cannot be read "
             f"({some_of([name for name, _ in corrupt])}), more than the one in a hundred that is "
-            f"tolerated; fetch or prepare the data again. The first: {corrupt[0][1]}"
+            f"tolerated; fetch or prepare the data again. The first: {corrupt[0][1]}",
+            corrupt,
         )
     if not listing.videos:
         raise DataError(
@@ -118,7 +121,7 @@ def _report(
             f"({some_of(short)}); use longer videos or lower min_frames."
         )
     for name, reason in corrupt:
-        logging.warning("Dataset %s leaves out the corrupt video %s: %s", dataset, name, reason)
+        logging.warning(LEAVES_OUT, dataset, name, reason)
     if short:
         logging.warning(
             "Dataset %s leaves out %d of %d videos shorter than %d frames: %s",
