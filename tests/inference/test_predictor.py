@@ -142,7 +142,7 @@ def test_frames_before_an_error_are_predicted_first():
 
 
 def test_a_cameras_frames_one_by_one_as_in_the_documentation():
-    """docs/inference.md: what comes out is aligned, bounded in how far it lags, and ends."""
+    """docs/guides/own_video.md: what comes out is aligned, bounded in how far it lags, and ends."""
     taken, released = [], []
 
     def camera():
