@@ -14,6 +14,10 @@ demo: $(VENV)/.installed
 	$(RUN) -m experiments.at_a_glance --output=runs/demo
 	$(RUN) train.py $(DEMO)
 	$(RUN) eval.py $(DEMO) --report
+	@echo
+	@echo "Look at runs/demo/at_a_glance.mp4 and, in a browser, at runs/demo/eval/report.html. Then try:"
+	@echo "  $(RUN) predict.py --checkpoint=runs/demo --video=examples/dance-twirl.mp4 --output=runs/demo/dance.mp4"
+	@echo "  $(RUN) -m v2v_jax models          # networks that have learned more"
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest $(WORKERS) --durations=15

@@ -217,9 +217,9 @@ def test_a_registered_dataset_has_its_options():
     for arguments, message in [
         (dict(name="scenes", open=open_described), "'scenes' of .* cannot be registered: v2v_jax"),
         (dict(name="a,b", open=open_described), "'a,b'; choose a plain word"),
-        (dict(name="x", open=None), "`open` must be a function"),
-        (dict(name="x", open=open_described, options={"name": "y"}), "`options` have no \"name\""),
-        (dict(name="x", open=open_described, feed="disk"), "be tf_data or device"),
+        (dict(name="x", open=None), "expected a function `open`.*got None"),
+        (dict(name="x", open=open_described, options={"name": "y"}), "got .*'name': 'y'"),
+        (dict(name="x", open=open_described, feed="disk"), "tf_data or device as .*'disk'"),
     ]:
         with pytest.raises(ConfigError, match=message):
             register_dataset(**arguments)

@@ -158,6 +158,22 @@ def test_of_several_processes_the_first_calls_them_unless_they_want_all():
     assert [note[0] for note in everywhere.notes] == ["start", "logged", "evaluated", "end"]
 
 
+def test_what_end_returns_hides_no_error():
+    class Pleased(Recording):
+        def end(self, error):
+            super().end(error)
+            return True
+
+    first, last = Pleased(), Pleased()
+    with pytest.raises(ZeroDivisionError), Callbacks((first, last)) as told:
+        for one in (first, last):
+            one.start = lambda *_: None
+        told.start(None, None, 0)
+        raise ZeroDivisionError
+    for one in (first, last):
+        assert [(name, type(error)) for name, error in one.notes] == [("end", ZeroDivisionError)]
+
+
 def test_a_run_by_a_recipes_name_and_what_is_no_configuration(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(loop, "Setup", lambda config: seen.append(config) or config)

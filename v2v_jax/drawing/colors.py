@@ -152,6 +152,15 @@ def label_colors(num_classes: int) -> np.ndarray:
     return _separated_colors(num_classes).copy() if fixed is None else np.array(fixed, np.uint8)
 
 
+def label_table(label_names: Sequence[str]) -> list[dict[str, int | str | list[int]]]:
+    """Every class's "index", "name" and "color" (RGB, 0..255), JSON-ready."""
+    table = label_colors(len(label_names)).tolist()
+    return [
+        dict(index=index, name=name, color=color)
+        for index, (name, color) in enumerate(zip(label_names, table, strict=True))
+    ]
+
+
 @functools.lru_cache(maxsize=8)
 def _separated_colors(count: int) -> np.ndarray:
     """(count,3) uint8: each colour the farthest from all before it and from greys."""

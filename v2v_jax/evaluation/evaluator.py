@@ -234,6 +234,8 @@ def _evaluate(experiment: Experiment, workdir: pathlib.Path, report: bool) -> di
     if report:
         write_text(folder / "report.html", page(written))
     console.print(f"Metrics and pictures are in {folder}")
+    if report:
+        console.print(f"The report, one page: {folder / 'report.html'}")
     return values
 
 

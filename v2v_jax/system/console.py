@@ -59,8 +59,8 @@ def waiting(what: str) -> Iterator[None]:
     elapsed = lambda: time.perf_counter() - start
     spinner = rich.progress.Progress(
         rich.progress.SpinnerColumn(),
+        rich.progress.TimeElapsedColumn(),  # first, as it must be seen in narrow terminals, too
         rich.progress.TextColumn("{task.description}", markup=False),
-        rich.progress.TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
         transient=True,
@@ -106,8 +106,10 @@ class FramesBar:
         self._total, self._before, self._frames = total, before, 0
         self._start = time.perf_counter()
         self._bar = rich.progress.Progress(
-            *rich.progress.Progress.get_default_columns(),
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
             rich.progress.TextColumn("{task.fields[state]}", markup=False),
+            rich.progress.TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,

@@ -146,13 +146,7 @@ class Segmentation(Task):
         return values.argmax(-1).astype(jnp.uint8)
 
     def frame_notes(self, extension):
-        labels = [
-            {"index": index, "name": name, "color": color}
-            for index, (name, color) in enumerate(
-                zip(self.label_names, self.label_colors.tolist(), strict=True)
-            )
-        ]
-        return "labels.json", {"labels": labels}
+        return "labels.json", {"labels": colors.label_table(self.label_names)}
 
     def write_frame(self, path, values):
         if path.suffix.lower() == ".npz":

@@ -7,6 +7,7 @@ another, for Weights & Biases.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -90,7 +91,7 @@ class Callbacks:
         """See `Callback.start`."""
         for one in self._active:
             one.start(config, workdir, first_step)
-            self._started.push(lambda kind, error, trace, one=one: one.end(error))
+            self._started.push(functools.partial(_end, one))
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
         """See `Callback.logged`."""
@@ -114,3 +115,13 @@ class Callbacks:
         trace: TracebackType | None,
     ) -> None:
         self._started.__exit__(kind, error, trace)
+
+
+def _end(
+    callback: Callback,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """For an ExitStack: whatever `end` returns, the error goes on."""
+    callback.end(error)
