@@ -28,7 +28,7 @@ import jax
 
 from configs import seg
 from v2v_jax.run.metrics_log import MetricsLog
-from v2v_jax.training import loop
+from v2v_jax.training import loop, training_run
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     }
                 )
 
-    loop.MetricsLog = Sampling
+    training_run.MetricsLog = Sampling
     start = time.perf_counter()
     loop.train_and_evaluate(tiny(args), args.workdir)
     result = summarize(args, samples, time.perf_counter() - start)

@@ -15,7 +15,7 @@ import v2v_jax
 from tests.tiny import ROOT, SMALLEST, read_metrics, tiny_config
 from v2v_jax.errors import ConfigError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
-from v2v_jax.training import loop
+from v2v_jax.training import loop, training_run
 from v2v_jax.training.callbacks import Callback, Callbacks
 from v2v_jax.training.preemption import StopRequest
 from v2v_jax.training.tensorboard import TensorBoard
@@ -67,7 +67,7 @@ def run(tmp_path_factory, compilation_cache):
     """Six steps, stopped after the fifth and resumed: the folder, and the notes of either part."""
     config = tiny_config("seg", SMALLEST, log_every=2, num_pictures=2)
     workdir, parts = tmp_path_factory.mktemp("callbacks") / "run", (Recording(), Recording())
-    add, part = loop.Monitor.add, iter(parts)
+    add, part = training_run.Monitor.add, iter(parts)
 
     def noting(monitor, step, metrics):
         current.notes.append(("dispatched", step))
@@ -75,13 +75,13 @@ def run(tmp_path_factory, compilation_cache):
 
     with pytest.MonkeyPatch.context() as patch:
         current = next(part)
-        patch.setattr(loop.Monitor, "add", noting)
+        patch.setattr(training_run.Monitor, "add", noting)
         patch.setattr(StopRequest, "reached", lambda self: ("logged", 4) in order(parts[0].notes))
         with pytest.raises(Stopped):
             v2v_jax.train(config, workdir, callbacks=[parts[0]])
     with pytest.MonkeyPatch.context() as patch:
         current = next(part)
-        patch.setattr(loop.Monitor, "add", noting)
+        patch.setattr(training_run.Monitor, "add", noting)
         values = v2v_jax.train(config, workdir, [parts[1]])
     return config, workdir, [part.notes for part in parts], values
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.tiny import SMALLEST, read_metrics, tiny_config
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run.which_checkpoint import find_checkpoint
-from v2v_jax.training import loop
+from v2v_jax.training import training_run
 from v2v_jax.training.early_stopping import EarlyStopping
 from v2v_jax.training.loop import train_and_evaluate
 
@@ -56,7 +56,7 @@ OPTIONS = dict(num_steps=6, eval_every=1)
 def scripted(monkeypatch):
     """Evaluations give `SCORES` of their step; fixture["kill_at"] ends a run before that step."""
     state = {"step": 0, "kill_at": None}
-    add = loop.Monitor.add
+    add = training_run.Monitor.add
 
     def noting(monitor, step, metrics):
         if step == state["kill_at"]:
@@ -68,7 +68,7 @@ def scripted(monkeypatch):
     def evaluated(self, params, check=lambda: None):
         return {"accuracy": SCORES[state["step"]], "baseline_accuracy": 0.25}
 
-    monkeypatch.setattr(loop.Monitor, "add", noting)
+    monkeypatch.setattr(training_run.Monitor, "add", noting)
     monkeypatch.setattr(Evaluator, "__call__", evaluated)
     monkeypatch.setattr(Evaluator, "pictures", lambda *_: {})
     return state

@@ -16,7 +16,7 @@ from v2v_jax.evaluation.evaluator import Evaluator, evaluate
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.run.schedule import Schedule
-from v2v_jax.training import loop
+from v2v_jax.training import training_run
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.monitor import TrainingDiverged
 from v2v_jax.training.setup import make_sampler
@@ -96,7 +96,7 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path, monkeypatch, capsys, fee
     config = tiny_config("seg", SMALLEST, feed=feed)
     train_and_evaluate(config, tmp_path / "whole")
 
-    add = loop.Monitor.add
+    add = training_run.Monitor.add
 
     def add_until_killed(monitor, step, metrics):
         if step == 6:
@@ -104,7 +104,7 @@ def test_resumed_run_equals_uninterrupted_one(tmp_path, monkeypatch, capsys, fee
         add(monitor, step, metrics)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Monitor, "add", add_until_killed)
+        patch.setattr(training_run.Monitor, "add", add_until_killed)
         train_and_evaluate(config, tmp_path / "parts")
     # Steps 4 and 5 were logged, step 3 was saved; a kill may also leave half a line.
     assert list(read_metrics(tmp_path / "parts", "train/loss"))[-1] > 3

@@ -19,7 +19,7 @@ from v2v_jax.errors import CheckpointError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
-from v2v_jax.training import loop
+from v2v_jax.training import training_run
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.preemption import StopRequest
 
@@ -160,7 +160,7 @@ def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
     for count in (1, 7):
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            interrupt(patch, (loop.Monitor, "add"), 4, kill)
+            interrupt(patch, (training_run.Monitor, "add"), 4, kill)
             train_and_evaluate(config, tmp_path / "parts")
     assert_equal_runs(config, tmp_path / "whole", tmp_path / "parts")
 
@@ -174,7 +174,7 @@ def test_sigterm_saves_and_goes_on(tmp_path, monkeypatch):
     parts = tmp_path / "parts"
     terminate = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with monkeypatch.context() as patch:
-        interrupt(patch, (loop.Monitor, "add"), 2, terminate)
+        interrupt(patch, (training_run.Monitor, "add"), 2, terminate)
         with pytest.raises(Stopped, match="after step 2 of 6, which is saved; the same"):
             train_and_evaluate(config, parts)
     assert {path.name for path in (parts / "checkpoints").iterdir()} == {"2"}
@@ -218,14 +218,14 @@ def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd, as_in_a_terminal
     press = lambda: signal.raise_signal(signal.SIGINT)
     train_and_evaluate(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt(patch, (loop.Monitor, "add"), 2, press)
+        interrupt(patch, (training_run.Monitor, "add"), 2, press)
         with pytest.raises(Stopped, match="by Ctrl-C after step 2 of 3, which is saved") as stopped:
             train_and_evaluate(config, tmp_path / "parts")
     assert stopped.value.status == 130
     assert "the step at hand is saved first. Ctrl-C once more ends" in capfd.readouterr().err
     assert {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()} == {"2"}
     with monkeypatch.context() as patch:  # twice in one step: ends at once, and loses that step
-        interrupt(patch, (loop.Monitor, "add"), 1, lambda: (press(), press()))
+        interrupt(patch, (training_run.Monitor, "add"), 1, lambda: (press(), press()))
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(config, tmp_path / "parts")
     assert {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()} == {"2"}
@@ -318,7 +318,7 @@ def test_full_disk_while_training(small_disk, tmp_path, monkeypatch, caplog):
     """
     config = small_config(num_steps=36, eval_every=36, save_every=6)
     workdir, ballast = small_disk / "run", small_disk / "ballast"
-    add = loop.Monitor.add
+    add = training_run.Monitor.add
 
     def fill_and_free(monitor, step, metrics):
         if step == 8:
@@ -335,7 +335,7 @@ def test_full_disk_while_training(small_disk, tmp_path, monkeypatch, caplog):
         add(monitor, step, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Monitor, "add", fill_and_free)
+        patch.setattr(training_run.Monitor, "add", fill_and_free)
         train_and_evaluate(config, workdir)
     assert "cannot be written" in caplog.text and "No space left on device" in caplog.text
     assert "its lines wait in memory until there is room" in caplog.text

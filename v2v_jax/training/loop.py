@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -14,23 +13,15 @@ from ml_collections import ConfigDict
 from v2v_jax.errors import ConfigError
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.input.clips import ClipSampler
-from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
-from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.recipe_files import read_config
-from v2v_jax.run.sessions import Session
 from v2v_jax.system import compilation_cache
-from v2v_jax.system.console import console, waiting, waiting_for_first
-from v2v_jax.system.whole_files import write_text
-from v2v_jax.training import heap
-from v2v_jax.training.callbacks import Callback, Callbacks
-from v2v_jax.training.early_stopping import EarlyStopping
-from v2v_jax.training.monitor import Monitor
+from v2v_jax.system.console import waiting_for_first
+from v2v_jax.training.callbacks import Callback
 from v2v_jax.training.preemption import StopRequest
-from v2v_jax.training.setup import Setup, make_sampler
-from v2v_jax.training.start import first_state
+from v2v_jax.training.setup import Setup
 from v2v_jax.training.step import Metrics, TrainStep
-from v2v_jax.training.tensorboard import TensorBoard
+from v2v_jax.training.training_run import TrainingRun
 
 
 def train_and_evaluate(
@@ -76,91 +67,25 @@ def train(
     callbacks: Iterable[Callback] = (),
 ) -> dict[str, float]:
     """The loop of `train_and_evaluate`, from one seed."""
-    experiment, schedule = setup.for_seed(seed), setup.schedule
-    config, task = experiment.config, experiment.task
-    first_process = jax.process_index() == 0
-    with contextlib.ExitStack() as stack:  # closes also what an error or Ctrl-C leaves open
-        stack.enter_context(jax.set_mesh(experiment.mesh))
-        goal = dict(headline=task.headline, better=task.better)
-        checkpoints = Checkpoints(workdir, experiment.about, **goal, writable=True)
-        stack.enter_context(checkpoints)
-        state, first_step, progress = first_state(setup, experiment, checkpoints)
-        sampler = make_sampler(experiment, workdir)
-        feed, evaluator, train_step = setup.feed, setup.evaluator, setup.train_step
-        evaluated = bool(checkpoints.metrics(first_step))
-        log = MetricsLog(workdir, first_step, first_process, evaluated=evaluated)
-        stack.enter_context(log)
-        trains = first_process and first_step < schedule.num_steps
-        session = Session(workdir, first_step, state.params, trains)
-        if first_process:
-            text = config.to_json_best_effort(indent=2)
-            write_text(workdir / "config.json", text + "\n")
-        told = stack.enter_context(Callbacks((TensorBoard(), *callbacks), first_process))
-        told.start(config, workdir, first_step)
-        monitor = Monitor(experiment, schedule, sampler, feed, log, first_step, progress, told)
-        stack.enter_context(monitor)
-        stopping = EarlyStopping(config.get("patience", 0), task.better, progress.get("stopping"))
-
-        def save(step: int, values: Mapping[str, float] | None = None) -> None:
-            monitor.flush()  # so that no checkpoint is written after a loss that is not finite
-            log.sync()
-            session.note(step)
-            noted = {**monitor.progress(), "stopping": stopping.progress()}
-            checkpoints.save(state, step, values, noted)  # in the background
-
-        def stop_if_asked(step: int) -> None:
-            if not stop.reached():
-                return
-            save(step)
-            checkpoints.close()
-            raise stop.stopped(
-                f"after step {step} of {schedule.num_steps}, which is saved; the same command, or "
-                "call, goes on from there."
-            )
-
-        def evaluate(step: int) -> dict[str, float]:
-            monitor.flush()
-            with monitor.line.pause():
-                values = evaluator(state.params, lambda: stop_if_asked(step))
-                log.write(step, EVALUATION, values)
-                _report(setup, step, values)
-                stopping.add(values[task.headline])
-                if config.get("save_every_evaluation", True) or step == schedule.num_steps:
-                    save(step, values)
-                with waiting("drawing examples"):
-                    pictures = evaluator.pictures(state.params, config.num_pictures)
-                told.evaluated(step, values, pictures)
-                heap.release()
-            return values
-
-        values = None
-        if first_step and schedule.is_evaluated(first_step) and not evaluated:
-            values = evaluate(first_step)  # saved, but ended before its evaluation
+    schedule = setup.schedule
+    with (
+        jax.set_mesh(setup.experiment.mesh),
+        TrainingRun(setup, seed, workdir, stop, callbacks) as run,
+    ):
+        run.catch_up()
         stop.arm()
-        last = first_step
-        todo = range(first_step, first_step if stopping.is_over else schedule.num_steps)
-        taken = steps(train_step, feed, sampler, state, seed, todo)
-        first = compilation_cache.preparing("training step")
-        for step, after, metrics in waiting_for_first(taken, first):
-            state, last = after, step  # the one before is donated
-            if step == first_step + 1:
-                heap.share()  # not before: the compiler's threads would wait for one another
-                heap.release()  # of what the compiler needed
-            monitor.add(step, metrics)
-            checkpoints.check()
-            stop_if_asked(step)
+        todo = range(run.step, run.step if run.is_over else schedule.num_steps)
+        taken = steps(setup.train_step, setup.feed, run.sampler, run.state, seed, todo)
+        what = compilation_cache.preparing("training step")
+        for step, state, metrics in waiting_for_first(taken, what):
+            run.take(step, state, metrics)
             if schedule.is_evaluated(step):
-                values = evaluate(step)
-                if stopping.is_over:
+                run.evaluate()
+                if run.is_over:
                     break
             elif schedule.is_saved(step):
-                save(step)
-        if values is None:  # nothing was left to train
-            values = evaluator(state.params)
-            _report(setup, first_step, values)
-        if stopping.is_over and last < schedule.num_steps:
-            _report_early(setup, last, stopping, checkpoints)
-        return values
+                run.save()
+        return run.finish()
 
 
 def steps(
@@ -181,25 +106,3 @@ def steps(
     for step, batch in zip(todo, feed.batches(map(sampler.plan, todo))):
         state, metrics = train_step(state, feed.store, batch, np.uint32(seed % 2**32))
         yield step + 1, state, metrics
-
-
-def _report(setup: Setup, step: int, values: Mapping[str, float]) -> None:
-    """Prints the headline metric of an evaluation beside the trivial answer's."""
-    task = setup.experiment.task
-    value, trivial = values[task.headline], values[f"baseline_{task.headline}"]
-    console.print(
-        f"step {step}  {setup.split} {task.headline} {value:.4f}  ({task.baseline}: {trivial:.4f})"
-    )
-
-
-def _report_early(
-    setup: Setup, step: int, stopping: EarlyStopping, checkpoints: Checkpoints
-) -> None:
-    """Says why a run ended after `step`, and what is left of it; on all processes."""
-    checkpoints.wait()
-    best, headline = checkpoints.best_step(), setup.experiment.task.headline
-    console.print(
-        f"Stopped early, after step {step} of {setup.schedule.num_steps}: {stopping.since_best} "
-        f"evaluations in a row brought no better {setup.split} {headline}. The best checkpoint is "
-        f"step {best}'s; v2v eval and v2v predict use it."
-    )
