@@ -255,7 +255,7 @@ def test_statuses(capsys):
     assert capsys.readouterr().err == "Interrupted.\n"
     assert end(raising(command_line.Stopped("Saved."))) == 0
     assert end(raising(command_line.Stopped("Saved.", command_line.INTERRUPTED))) == 130
-    assert capsys.readouterr() == ("Saved.\n" * 2, "")
+    assert capsys.readouterr() == ("Saved.\nTo go on: v2v test\n" * 2, "")
     assert end(lambda options: 0, "--size=x") == 2
     assert "--size" in capsys.readouterr().err
 
