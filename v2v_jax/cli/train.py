@@ -5,7 +5,7 @@
     v2v train --config=seg:demo --workdir=runs/demo
     v2v train --config=seg:demo --print_config
 
-SIGTERM ends it after its state was saved.
+SIGTERM and Ctrl-C end it once its state is saved.
 """
 
 from __future__ import annotations

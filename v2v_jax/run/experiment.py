@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,10 +82,6 @@ class Experiment:
     def abstract_params(self) -> Any:
         """Shapes, dtypes and shardings of the parameters; takes no optimiser."""
         return self._abstract(lambda: self._init_params(jnp.uint32(0)))
-
-    def num_parameters(self) -> int:
-        """How many numbers are trained or frozen."""
-        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.abstract_params()))
 
     def _abstract(self, function: Callable[[], Any]) -> Any:
         sharded = sharding.replicated(self.mesh)

@@ -13,6 +13,7 @@ from v2v_jax.input.augmentation import augment
 from v2v_jax.input.base_feed import Feed
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.run.optimizers import learning_rate, updates_done
+from v2v_jax.run.sessions import count_parameters
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
@@ -90,7 +91,9 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         step,
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
-        compiler_options=compiler_options.of_training(platform, experiment.num_parameters()),
+        compiler_options=compiler_options.of_training(
+            platform, count_parameters(experiment.abstract_params())
+        ),
     )
     return compiled_together(jitted)
 
