@@ -244,7 +244,9 @@ def test_piped_output_of_training(tmp_path, compilation_cache):
     assert lines[0].startswith(f"segmentation with conv3b_up (width {width}) on scenes")
     assert lines[1].startswith("Evaluated every 3 steps, logged every 2")
     expected = ["step 2/6", "step 3  ", "step 4/6", "step 6/6", "step 6  "]
-    assert [line[:8] for line in lines[2:]] == expected
+    waits = ("Preparing the training step", "evaluating", "drawing examples")  # where it takes long
+    steps = [line for line in lines[2:] if not line.startswith(waits)]
+    assert [line[:8] for line in steps] == expected
     assert "\x1b" not in out and "\r" not in out
 
 

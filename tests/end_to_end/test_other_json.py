@@ -133,9 +133,9 @@ def test_objects_are_read_and_all_else_is_said():
         ("list", r"another type \(list\)"),
         ("null", r"another type \(NoneType\)"),
         ("nested", "nested too deeply"),
-        ("half", "no JSON"),
-        ("no text", "no JSON"),
-        ("digits", "no JSON"),
+        ("half", "not JSON"),
+        ("no text", "not JSON"),
+        ("digits", "not JSON"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             parse_object(CONTENTS[name])

@@ -59,12 +59,12 @@ class TrainingRun:
     def _begin(self, opened: contextlib.ExitStack) -> None:
         """Goes on from the latest checkpoint, or begins; opens all that is written."""
         experiment, schedule, workdir = self._experiment, self._schedule, self._workdir
+        self.sampler = make_sampler(experiment, workdir)  # what cannot be cut out leaves no folder
         goal = dict(headline=self._task.headline, better=self._task.better)
         self._checkpoints = Checkpoints(workdir, experiment.about, **goal, writable=True)
         opened.enter_context(self._checkpoints)
         self.state, step, progress = first_state(self._setup, experiment, self._checkpoints)
         self.step = self.first_step = step
-        self.sampler = make_sampler(experiment, workdir)
         self._evaluated = bool(self._checkpoints.metrics(step))
         feed, _ = self._setup.feed, self._setup.evaluator  # both begin to read
         first_process = jax.process_index() == 0
