@@ -62,12 +62,7 @@ def abstract_step(config: ConfigDict, mesh: Mesh, feed_kind: str) -> jax.stages.
     else:
         fields = experiment.task.fields
         feed = TfDataFeed(experiment.dataset, fields, experiment.training_clips, mesh)
-    whole = sharding.replicated(mesh)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(experiment.init_state),
-    )
-    batch = abstract_batch(experiment, feed_kind)
+    state, batch = experiment.abstract_state(), abstract_batch(experiment, feed_kind)
     return make_train_step(experiment, feed).lower(state, feed.store, batch)
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_compared(tmp_path):
     with pytest.raises(ConfigError, match="is a run of flow, .* of depth; only runs of one task"):
         compare(first, depth)
     (tmp_path / "depth" / "config.json").write_text("[")
-    with pytest.raises(DataError, match="config.json is damaged: it is no JSON"):
+    with pytest.raises(DataError, match="config.json is damaged: it is not JSON"):
         compare(first, depth)
     assert not list(tmp_path.rglob("*.html"))
 

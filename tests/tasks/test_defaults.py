@@ -195,7 +195,7 @@ def variant(**changes):
         (variant(better="more"), "`better` is 'more'"),
         (variant(answers="frames"), "`answers` 'frames'"),
         (type("Bare", (Task,), {"name": "bare", "fields": ("video",)}), "it lacks num_outputs"),
-        (dict, "no subclass of v2v_jax.Task"),
+        (dict, "not a subclass of v2v_jax.Task"),
         (variant(name="flow"), "'flow' of .* cannot be registered: v2v_jax.tasks.flow:Flow has"),
     ],
 )

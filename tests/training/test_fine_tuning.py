@@ -106,7 +106,7 @@ def test_frozen_layers_stay_and_resuming_needs_no_weights(trained, converted, tm
 def test_frozen_layers_have_no_state_and_no_gradient():
     config = tiny_config(optimizer__freeze="trunk")
     experiment = make_experiment(config, "train")
-    state = jax.eval_shape(experiment.init_state)
+    state = experiment.abstract_state()
     paths = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.opt_state)}
     assert any("deconv5" in path for path in paths)
     assert not any(layer in path for path in paths for layer in TRUNK_LAYERS)
@@ -210,13 +210,13 @@ def test_standardised_weights_stay_so_or_are_folded(converted, capsys):
 def test_weights_of_another_network_are_named(converted, change):
     config = tiny_config(init_from=str(converted), **change)
     experiment = make_experiment(config, "train")
-    shapes = jax.eval_shape(experiment.init_state)
+    shapes = experiment.abstract_state()
     with pytest.raises(WeightsError, match=r"No layer .* fits: the kernel of \w+ is [\d×]+ there"):
         fine_tuning.initialize(experiment, shapes)
 
 
 def test_folders_without_weights_are_named(tmp_path):
-    with pytest.raises(WeightsError, match="holds no weights .* or a folder that v2v convert has"):
+    with pytest.raises(WeightsError, match="holds no usable weights.*No checkpoint in"):
         read_weights(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(WeightsError, match="No finished checkpoint"):

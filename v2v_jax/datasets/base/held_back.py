@@ -120,9 +120,9 @@ def part_of(
 
 def at_most(dataset: VideoDataset, split: str, max_videos: int) -> VideoDataset:
     """The dataset, or so many of its videos where it has more, spread evenly over it; 0: all."""
-    count = len(dataset.videos)
-    if not 0 < max_videos < count:
+    if not max_videos or max_videos >= len(dataset.videos):
         return dataset
+    count = len(dataset.videos)
     chosen = np.linspace(0, count - 1, max_videos).round().astype(int).tolist()
     return Subset(dataset, chosen, split, rest_is="")
 
