@@ -27,7 +27,7 @@ def of_training(platform: str, parameters: int) -> Options | None:
     """For a training step of a network with so many parameters.
 
     On two CPU cores the step of `configs/seg.py:demo` is compiled in 7 s with these, in 11 s at
-    LLVM's usual level, and takes 0.15 s with both (docs/results/performance.md has the command).
+    LLVM's usual level, and takes 0.15 s with both (docs/records/performance.md).
     """
     if platform == "tpu":
         return _unless_said(_TPU)
