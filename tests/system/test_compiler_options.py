@@ -1,10 +1,12 @@
 """What the compiler is told, and that XLA_FLAGS goes first."""
 
+import jax
 import numpy as np
 import pytest
 
 import v2v_jax
 from tests.tiny import SMALLEST, tiny_config
+from v2v_jax.run.experiment import make_experiment
 from v2v_jax.system import compiler_options
 from v2v_jax.training.loop import train_and_evaluate
 
@@ -30,6 +32,15 @@ def test_what_xla_flags_say_is_not_said_again(monkeypatch):
     assert compiler_options.of_inference("cpu") == {"xla_cpu_use_fusion_emitters": False}
 
 
+def test_no_program_with_options_is_inside_of_another():
+    """JAX takes options for the outermost program alone; XLA_FLAGS in other tests hide that."""
+    experiment = make_experiment(tiny_config("seg", SMALLEST), "train")
+    state = experiment.abstract_state()
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), experiment.init_state())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes
+
+
+@pytest.mark.slow
 def test_programs_are_compiled_as_users_have_them(tmp_path):
     """All that is given options: init, step, evaluation and prediction; none inside another's."""
     config = tiny_config("seg", SMALLEST, num_steps=1, eval_every=1, feed="device")
