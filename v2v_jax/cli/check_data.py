@@ -117,14 +117,14 @@ def _contents(frames: dict[str, np.ndarray], name: str) -> Contents:
 
 
 # Called with a split's name, its dataset and the fields that the task needs.
-See = Callable[[str, VideoDataset, Sequence[str]], None]
+OnSplit = Callable[[str, VideoDataset, Sequence[str]], None]
 
 
-def check(config: ConfigDict, see: See = lambda *_: None) -> dict[str, Any]:
+def check(config: ConfigDict, on_split: OnSplit = lambda *_: None) -> dict[str, Any]:
     """Reads all splits of `config.data` for `config.task`.
 
     Args:
-      see: called with each split that can be opened, once it is read.
+      on_split: called with each split that can be opened, once it is read.
 
     Returns:
       split → JSON-ready report; `problems` in it lists (name, reason).
@@ -140,11 +140,11 @@ def check(config: ConfigDict, see: See = lambda *_: None) -> dict[str, Any]:
         for split in datasets.split_names(config.data):
             if split == "validation" and not reports["train"]["videos"]:
                 continue  # it is part of what could not be opened, as was said
-            reports[split] = _check_split(config, split, see)
+            reports[split] = _check_split(config, split, on_split)
     return reports
 
 
-def _check_split(config: ConfigDict, split: str, see: See) -> dict[str, Any]:
+def _check_split(config: ConfigDict, split: str, on_split: OnSplit) -> dict[str, Any]:
     from v2v_jax.tasks import task_class
 
     fields = task_class(config.task).fields
@@ -163,7 +163,7 @@ def _check_split(config: ConfigDict, split: str, see: See) -> dict[str, Any]:
     for _, contents in progress(videos, count, f"reading {dataset.name}, {split}"):
         found += contents
     report = _report(dataset, config, split, found, fields)
-    see(split, dataset, of_frames)
+    on_split(split, dataset, of_frames)
     if VIDEO_LABEL in fields:
         try:
             counts = np.bincount(
@@ -322,11 +322,11 @@ def run(options: argparse.Namespace) -> None:
     config = options.config
     drawn: dict[str, Samples] = {}
 
-    def see(split: str, dataset: VideoDataset, fields: Sequence[str]) -> None:
+    def draw(split: str, dataset: VideoDataset, fields: Sequence[str]) -> None:
         if options.workdir:
             drawn[split] = draw_samples(dataset, fields)
 
-    reports = check(config, see)
+    reports = check(config, draw)
     title = f"{config.data.name} for {config.task}"
     print_report(title, reports)
     if options.workdir:

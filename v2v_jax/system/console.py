@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import rich.console
 import rich.progress
@@ -98,7 +98,23 @@ def progress(
         console.print(f"{description}: {total} done in {elapsed():.1f} s")
 
 
-class FramesBar:
+class _Shown:
+    """A bar in a terminal, lines elsewhere, for as long as the context lasts."""
+
+    _bar: rich.progress.Progress
+    _lines: Lines
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._lines.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.__exit__()
+        self._bar.stop()
+
+
+class FramesBar(_Shown):
     """Frames of one video and frames/s: a bar in a terminal, else a line now and then."""
 
     def __init__(self, name: str, total: int | None, before: str) -> None:
@@ -129,21 +145,12 @@ class FramesBar:
         total = f" of {self._total}" if self._total else ""
         return f"{self._frames}{total} frames, {self._frames / seconds:.1f} frames/s"
 
-    def __enter__(self) -> FramesBar:
-        self._bar.start()
-        self._lines.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.__exit__()
-        self._bar.stop()
-
 
 class InterruptedJob(BaseException):
     """Ends the work of a thread after Ctrl-C in the main one."""
 
 
-class JobsBar:
+class JobsBar(_Shown):
     """Videos done and frames/s: a bar in a terminal, else a line now and then.
 
     Attributes:
@@ -199,15 +206,6 @@ class JobsBar:
             f"{self._description}: {self._ended} of {self._total}, {self._failed} failed, "
             f"{self._speed():.1f} frames/s"
         )
-
-    def __enter__(self) -> JobsBar:
-        self._bar.start()
-        self._lines.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.__exit__()
-        self._bar.stop()
 
 
 class ProgressLine:

@@ -8,8 +8,8 @@ where the kernel's taps go:
   there are fewer output than input channels.
 * ``per_tap``: one 2D convolution a temporal tap over the frames that it touches, summed.
 * ``gathered``: all taps, of T, H and W, are stacked into the input channels; one matrix product.
-* ``gathered_by_axis``: the same, stacked an axis after the other: fewer copies, and a third of the
-  code for XLA's CPU compiler. On CPUs for small frames.
+* ``gathered_by_axis``: the same, stacked an axis after the other: a third of the slices, so fewer
+  copies and less for XLA's CPU compiler. On CPUs for small frames.
 * ``product``: all taps in the output channels of one matrix product, then shifted adds. On CPUs
   where inputs have very many channels.
 * ``winograd``: far fewer multiplications, see winograd.py. On CPUs for large frames in float32.
