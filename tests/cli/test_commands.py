@@ -263,7 +263,7 @@ def test_statuses(capsys):
 def test_modules_of_an_extra_are_named_with_it(capsys):
     missing = ModuleNotFoundError("No module named 'h5py._x'", name="h5py._x")
     assert end(raising(missing)) == 1
-    message = "Error: v2v test needs h5py here, which is not installed; pip install"
+    message = "Error: v2v test needs h5py, which is not installed here; pip install"
     assert capsys.readouterr().err == f"{message} 'v2v_jax[train]'.\n"
     with pytest.raises(ModuleNotFoundError):
         end(raising(ModuleNotFoundError("No module named 'x'", name="x")))

@@ -148,7 +148,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         if module not in _OF_TRAINING:
             raise
         return _fail(
-            f"Error: {prog} needs {module} here, which is not installed; pip install "
+            f"Error: {prog} needs {module}, which is not installed here; pip install "
             "'v2v_jax[train]'.",
             1,
         )

@@ -55,7 +55,7 @@ def add_options(parser: Parser) -> None:
         type=path,
         required=True,
         help="NAME.mp4, or a file a frame: FOLDER/%%05d with .png, .npz, .flo or .pfm; for a "
-        "folder of videos with {name} in it, which stands for each one's path in there",
+        "folder of videos with {name} in it, which stands for each video's path in the folder",
     )
     add("--view", choices=_VIEWS, default="overlay", help="what an MP4 shows")
     add(
@@ -200,8 +200,8 @@ def _writing(
     """Options of `predict_to_files`."""
     if options.fps is not None and output.pattern is None and os.path.isfile(video):
         logging.warning(
-            "--fps=%g replaces the times of the frames of %s; without it they keep their own, and "
-            "their sound.",
+            "--fps=%g replaces the frame times of %s and leaves its sound out; without --fps both "
+            "are kept.",
             *(options.fps, video),
         )
     return dict(

@@ -109,7 +109,7 @@ class _Scales:
         """What is black in the columns, if anything is."""
         if self._speed is not None:
             return "Black: the flow is not known there."
-        return "" if self._depth is None else "Black: no depth, such as the sky."
+        return "" if self._depth is None else "Black: no depth is known there, or it is the sky."
 
     def legends(self, dataset: VideoDataset) -> list[Legend]:
         """What the columns' colours mean."""
