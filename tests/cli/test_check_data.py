@@ -175,4 +175,4 @@ def test_program(tmp_path, damage, status):
     )
     assert done.returncode == status, done.stderr
     assert ("2_5.* is missing" in done.stdout) == damage
-    assert ("Error: 1 videos" in done.stderr) == damage
+    assert ("Error: 1 video or part" in done.stderr) == damage
