@@ -126,7 +126,8 @@ def publish_frames(
             os.replace(file, folder / file.name)
         else:
             logging.warning(
-                "%s was written by another program and is kept; it does not describe the new frames.",
+                "%s was written by another program and is kept; it does not describe the new "
+                "frames.",
                 folder / file.name,
             )
             file.unlink()

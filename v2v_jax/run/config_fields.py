@@ -133,7 +133,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "optimizer.decay_every": Field("From one division to the next.", "steps"),
         "optimizer.weight_decay": Field("Shrinks kernels; biases and gains keep theirs."),
         "optimizer.momentum": Field("Share of the last update in the next; of `caffe_sgd`."),
-        "optimizer.clip_norm": Field("Longer gradients are cut to this length; 0: none are. Of `adamw`."),
+        "optimizer.clip_norm": Field(
+            "Longer gradients are cut to this length; 0: none are. Of `adamw`."
+        ),
         "optimizer.balanced": Field(
             "Whether updates keep transposed kernels free of a grid. Of `adamw`."
         ),
