@@ -7,6 +7,7 @@
 
 The last one draws all videos on one scale of colours, so that they can be compared: 5 pixels a
 frame have full colour. Depth takes two numbers, near and far in metres: --color_scale=1,50.
+
 docs/guides/own_video.md describes every form of output.
 """
 
