@@ -196,7 +196,8 @@ def _camvid() -> list[RealGroup]:
 def plan() -> list[Group]:
     """All groups; those that start from scenes wait for `search_plans`' plan `converged`."""
     searches, rows, colors, flow = _searches(), _rows(), _colors(), _flow()
-    return [*searches, *colors[:8], *_camvid(), *flow[:3], *rows, *colors[8:], *flow[3:]]
+    prepared = [*searches, *rows[2:4], *colors[:8], *flow[:3], *rows[:2], *_camvid()]
+    return [*prepared, *rows[4:], *colors[8:], *flow[3:]]
 
 
 def tiny(group: Group) -> Group:

@@ -241,7 +241,7 @@ def _converged() -> list[Group]:
         wide(
             "wide flow, half", "flow, start, half", 10000, 5e-4, set=half, export="wide_flow_half"
         ),
-        *(saved(f"color {s}", "color", "many", (Run(5e-4, 10000, s),)) for s in _SEEDS),
+        *(saved(f"color {s}", "color", "many", (Run(5e-4, 8000, s),)) for s in _SEEDS),
         classes(_LONG_C3D[1], runs(10000, 3e-4), set=(*_NEARLY_ALL, *augmented(COLORS, CAMERA))),
         _half("wide seg, half", "seg", 2e-3, "more wide", "scenes"),
         _half("wide depth, half", "depth", 1e-3, "more wide", "depth"),
@@ -256,7 +256,7 @@ def _converged() -> list[Group]:
             test=True,
         ),
         *(row(f"Conv{n}b-up", f"conv{n}b_up", init_from=_LONG_C3D, save=True) for n in (3, 4, 5)),
-        Group("color, 2D", "color", "many", runs(10000, 5e-4), arg="model=v2v_2d", test=True),
+        Group("color, 2D", "color", "many", runs(8000, 5e-4), arg="model=v2v_2d", test=True),
         Group("color, lower", "color", "many", runs(1500, 2.5e-4, 1e-4)),
         Group("c3d, lower", "c3d", "most clips", runs(1500, 1e-4, 3e-4), set=_NEARLY_ALL),
         saved("c3d, first layer quick", "c3d", "clips", runs(3000, 3e-4), slower=quick),
