@@ -161,6 +161,9 @@ def compile_all(programs: list[Program], report: Report) -> States:
             if not is_first(program) and len(before) == 1:
                 before = [initial, *itertools.chain.from_iterable(futures.values())]
             report.attempt(f"tracing {program.name}", submit, program)
+        print(f"all traced after {time.perf_counter() - begun:.1f} s", flush=True)
+        # Nothing runs on the devices while the compiler tries kernels there.
+        concurrent.futures.wait(itertools.chain.from_iterable(futures.values()))
         for program in futures:
             report.attempt(f"compiling {program.name}", collect, program)
         states = States(initial.result())
@@ -237,6 +240,7 @@ def run_all(
         of_each(f"round {number + 1},", measure, states, args.steps)
         report.result["rows"] = rows([p for p in programs if p.seconds], first)
         report.write()
+        print(f"round {number + 1} of {args.rounds} measured", flush=True)
     for program in to_profile(programs, args):
         report.attempt(f"profile of {program.name}", profile, program, states, report)
 
