@@ -63,8 +63,9 @@ def times_by_kind(data: jax.profiler.ProfileData, steps: int) -> dict[str, dict[
 
     Returns:
       For each plane: `span`, from its first kernel to the end of its last; the time in which
-      kernels of each of `KINDS`, or others, ran, which may overlap; `exposed all-reduce`, in which
-      nothing else did; and `idle`, in which none did.
+      kernels of each of `KINDS`, or others, ran, which may overlap; `computing`, in which any did
+      but all-reduces; `exposed all-reduce`, in which only these did; and `idle`, in which none
+      did. The last three are all of `span`.
     """
     return {
         plane.name: _times(_intervals(plane), steps)
@@ -95,7 +96,7 @@ def _times(intervals: list[Interval], steps: int) -> dict[str, float]:
     span = max(b for _, b, _ in intervals) - min(a for a, _, _ in intervals)
     busy, without = of(kinds), of([kind for kind in kinds if kind != "all-reduce"])
     times = {"span": span} | {kind: of([kind]) for kind in kinds}
-    times |= {"exposed all-reduce": busy - without, "idle": span - busy}
+    times |= {"computing": without, "exposed all-reduce": busy - without, "idle": span - busy}
     return {name: ns / steps / 1e6 for name, ns in times.items()}
 
 

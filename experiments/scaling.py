@@ -12,9 +12,10 @@ within a round, so that another program slows all of them; clips/s are medians o
 Efficiency is clips/s a device over those of the first way on the fewest devices, same clips.
 
 --reduce names ways to add up the gradients (`experiments/all_reduce.py`), of which the first is
-measured everywhere, the others on several devices. Beside their speed: their losses from the same
-start. --profile tells where the time of a step goes on the fewest and the most devices. A part that
-fails is printed and left out. --json is written after every part.
+measured everywhere, the others on several devices, with --reduce_clips clips on each. Beside their
+speed: their losses from the same start. --profile tells where the time of a step goes, on the
+fewest and the most devices. A part that fails is printed and left out. --json is written after
+every part.
 
 Several processes, one device each: `experiments.scaling_processes`.
 

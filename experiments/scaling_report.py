@@ -158,7 +158,7 @@ def _losses(losses: dict[str, Any]) -> str:
 
 
 def _profiles(profiles: list[dict[str, Any]]) -> str:
-    """Medians over the devices, and the extremes of what they compute and wait."""
+    """Medians over the devices; of the slowest one, and of the one that the others wait for."""
     kinds: list[str] = []
     table = []
     for one in profiles:
@@ -170,9 +170,11 @@ def _profiles(profiles: list[dict[str, Any]]) -> str:
         table.append(
             f"| {one['devices']} | {one['reduce']} | "
             + " | ".join(f"{value:.2f}" for value in medians)
+            + f" | {max(t['computing'] for t in times):.2f}"
             + f" | {min(t['all-reduce'] for t in times):.2f} |"
         )
     if not table:
         return "The profiles have no kernels of GPUs."
-    head = ["devices", "all-reduce", *(f"{kind}, ms" for kind in kinds), "least all-reduce, ms"]
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *table])
+    head = ["devices", "all-reduce", *kinds, "most computing", "least all-reduce"]
+    title = "Where a step's time goes, ms, without CUDA graphs, which the profiler switches off:"
+    return "\n".join([title, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *table])

@@ -55,6 +55,20 @@ def test_difference_of_losses():
         scaling_report.greatest_difference([1.0], [1.0, 2.0])
 
 
+def test_table_of_profiles():
+    """Medians over the devices, the most computing and the least all-reduce."""
+    times = [{"span": 10.0 + n, "all-reduce": 3.0 - n, "computing": 5.0 + n} for n in range(3)]
+    report = scaling_report.Report(None, "x", {"device": "GPU", "jax": "1"})
+    report.result["profiles"] = [
+        {"devices": 3, "reduce": "as_is", "milliseconds": dict(zip("abc", times, strict=True))},
+        {"devices": 1, "reduce": "as_is", "milliseconds": {}},
+    ]
+    table = scaling_report.markdown(report.result)
+    assert "| 3 | as_is | 11.00 | 2.00 | 6.00 | 7.00 | 1.00 |" in table
+    report.result["profiles"] = report.result["profiles"][1:]
+    assert "no kernels of GPUs" in scaling_report.markdown(report.result)
+
+
 def test_what_fails_is_noted_and_the_rest_goes_on(tmp_path, capsys):
     """An option that XLA does not know is such a failure; the file is there after every part."""
     path = tmp_path / "scaling.json"
