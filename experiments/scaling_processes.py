@@ -168,7 +168,7 @@ def read_one_process(args: argparse.Namespace, report: Report) -> None:
         for row in found["rows"]
         if (row["clips_per_device"], row["reduce"]) == (clips, way)
     }
-    for size in (1, *args.processes):
+    for size in sorted({1, *args.processes}):
         if size in losses and size in rates:
             report.result["rows"].append(row(size, 1, clips, rates[size], losses[size]))
     if missing := {*args.processes} - ({*losses} & {*rates}):
