@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -55,14 +58,23 @@ class Drawing:
         """
         if self._scale is None:
             self._scale = self._scale_for(chunk.values)
-        colors = self._task.draw(chunk.values, *self._scale)
+        # Frame by frame, which stays in a processor's cache, by threads: NumPy lets them run.
+        frames = range(len(chunk.frames))
+        colors = np.stack(
+            list(_threads().map(lambda k: self._drawn(*(x[k : k + 1] for x in chunk))[0], frames))
+        )
+        return self._with_legend(colors) if self._legend else colors
+
+    def _drawn(self, frames: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Without the legend."""
+        colors = self._task.draw(values, *self._scale)
         if self._task.overlays and self._view != "plain":
-            colors = _half(chunk.frames, colors)
+            colors = _half(frames, colors)
         if self._view == "side_by_side":
-            left = self._task.shown_input(chunk.frames)
+            left = self._task.shown_input(frames)
             gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
             colors = np.concatenate([left, gap, colors], axis=2)
-        return self._with_legend(colors) if self._legend else colors
+        return colors
 
     def _scale_for(self, values: np.ndarray) -> tuple[float, ...]:
         scale = self._task.drawing_scale(values)
@@ -84,9 +96,16 @@ class Drawing:
             if self._strip is None:
                 self._legend = False
                 return pictures
-        padded = np.pad(pictures, ((0, 0), (0, h % 2), (0, 0), (0, 0)), mode="edge")
-        below = np.broadcast_to(self._strip, (len(pictures), *self._strip.shape))
-        return np.concatenate([padded, below], axis=1)
+        even = h + h % 2
+        result = np.empty((len(pictures), even + len(self._strip), w, 3), np.uint8)
+        result[:, :h], result[:, h:even], result[:, even:] = pictures, pictures[:, -1:], self._strip
+        return result
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Draw frames, for all videos."""
+    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1), "drawing")
 
 
 def other_moments(predictor: Predictor, source: FrameSource) -> Iterator[np.ndarray]:
@@ -118,5 +137,5 @@ def thinned(values: np.ndarray) -> np.ndarray:
 
 
 def _half(frames: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """The mean of two (…) uint8, rounded up."""
-    return ((frames.astype(np.uint16) + colors + 1) >> 1).astype(np.uint8)
+    """The mean of two (…) uint8, rounded up: without a carry no wider numbers are needed."""
+    return (frames | colors) - ((frames ^ colors) >> 1)
