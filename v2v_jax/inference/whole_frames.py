@@ -25,6 +25,7 @@ from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.windows import Axis, TimeWindow, gaussian, reflected, stride_of
 
 _MOST_BYTES = 2**30  # of a window's blended values at the video's size
+_FRAMES = 96  # that go at once, about: more would make short videos pay for what they do not have
 
 
 class Windows(NamedTuple):
@@ -128,7 +129,9 @@ class FramePrograms:
           What it will have computed of consecutive frames.
         """
         layout = _layout(plan)
-        count = max(1, plan.batch_size // plan.num_windows)
+        most = -(-_FRAMES // self._stride)
+        count = max(1, min(plan.batch_size // plan.num_windows, most))
+        batch_size = min(plan.batch_size, count * plan.num_windows)
         length = (count - 1) * self._stride + self._window[0]
         state = np.zeros((*layout.grid, *self._window, self._num_values), np.float32)
         state = on_device(state)
@@ -136,7 +139,7 @@ class FramePrograms:
             frames, num_final, placed = _gathered(some, count)
             scaled = _stacked([frame.scaled for frame in frames], length)
             video = _stacked([f.whole for f in frames], length) if plan.reads_video else None
-            batches = self._cut(plan.batch_size, scaled, placed.order, layout.rows, layout.columns)
+            batches = self._cut(batch_size, scaled, placed.order, layout.rows, layout.columns)
             predictions = [forward(batch) for batch in batches]
             state, result = self._blend(
                 plan.finish, length, state, predictions, video, placed, layout

@@ -4,10 +4,10 @@ Threads decode at once, but what Python does between the frames they do one afte
 some thousand frames a second they wait for each other. A process sends frames through a pipe, many
 at a time.
 
-    with DecodingProcess() as decoder:
-        video = decoder.open("in.avi")
-        for frame in decoder.frames((128, 171)):
-            ...
+    with DecodingPool(4) as pool:
+        with pool.open("in.avi") as video:
+            for frame in video.frames((128, 171)):
+                ...
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import queue
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,7 +30,83 @@ from v2v_jax.errors import CorruptVideoError, DataError, UserError
 _BLOCK = 32  # frames that are sent at a time
 _PIPE_BYTES = 2**20  # what Linux lets anyone ask for
 _COUNT = struct.Struct("<i")  # before a block: its frames; 0: the end, -1: an error's sentence
+_ENDED = "A decoding process ended before its video did; start again."
 _ERRORS = {kind.__name__: kind for kind in (CorruptVideoError, DataError)}
+
+
+class DecodingPool:
+    """A number of decoding processes, lent to threads one video at a time; started when needed."""
+
+    def __init__(self, processes: int) -> None:
+        self._places: queue.LifoQueue[DecodingProcess | None] = queue.LifoQueue()
+        for _ in range(processes):
+            self._places.put(None)
+        self._started: list[DecodingProcess] = []
+
+    def open(self, path: str | os.PathLike[str]) -> DecodedVideo:
+        """Waits for a process and opens a video.
+
+        Raises:
+          DataError, CorruptVideoError: as `VideoFile`.
+        """
+        process = self._places.get()
+        try:
+            if process is None:
+                process = DecodingProcess()
+                self._started.append(process)
+            facts = process.open(path)
+        except BaseException:
+            self._places.put(process)
+            raise
+        return DecodedVideo(process, facts, self._places.put)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for process in self._started:
+            process.close()
+
+    def __enter__(self) -> DecodingPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class DecodedVideo:
+    """A video that a pool's process decodes; the process is free once the last frame is read.
+
+    Attributes:
+      facts: its number of frames and their size.
+    """
+
+    def __init__(
+        self,
+        process: DecodingProcess,
+        facts: VideoFacts,
+        give_back: Callable[[DecodingProcess], None],
+    ) -> None:
+        self.facts = facts
+        self._process: DecodingProcess | None = process
+        self._give_back = give_back
+
+    def frames(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """See `DecodingProcess.frames`; once."""
+        if self._process is None:
+            raise ValueError("The frames of this video were read.")
+        yield from self._process.frames(size)
+        self.close()
+
+    def close(self) -> None:
+        """Gives the process back, whatever is left to read."""
+        process, self._process = self._process, None
+        if process is not None:
+            self._give_back(process)
+
+    def __enter__(self) -> DecodedVideo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class VideoFacts(NamedTuple):
@@ -56,7 +133,10 @@ class DecodingProcess:
         Raises:
           DataError, CorruptVideoError: as `VideoFile`.
         """
-        self._drain()
+        if self._pending or self._process.poll() is not None:
+            # A reader that stopped midway left frames in the pipe; or something has ended it.
+            self.close()
+            self._process, self._pending = _started(), False
         self._ask({"open": os.path.abspath(path)})
         answer = self._answer()
         return VideoFacts(answer["num_frames"], tuple(answer["size"]))
@@ -88,12 +168,6 @@ class DecodingProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _drain(self) -> None:
-        """A reader that stopped midway left frames in the pipe: the process is started anew."""
-        if self._pending:
-            self.close()
-            self._process, self._pending = _started(), False
-
     def _ask(self, question: dict[str, Any]) -> None:
         self._process.stdin.write(json.dumps(question).encode() + b"\n")
 
@@ -107,7 +181,10 @@ class DecodingProcess:
         return number
 
     def _answer(self) -> dict[str, Any]:
-        answer = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise DataError(_ENDED)
+        answer = json.loads(line)
         if "error" in answer:
             raise _ERRORS.get(answer["kind"], DataError)(answer["error"])
         return answer
@@ -117,7 +194,7 @@ class DecodingProcess:
         while view:
             read = self._process.stdout.readinto(view)
             if not read:
-                raise DataError("A decoding process ended before its video; start again.")
+                raise DataError(_ENDED)
             view = view[read:]
 
 
