@@ -89,7 +89,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
             pass
 
     def encode() -> None:
-        encode(predictor, chunks, out)
+        draw_and_encode(predictor, chunks, out)
 
     def whole() -> None:
         predict_to_files(predictor, open_source(video), output)
@@ -112,7 +112,9 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
     }
 
 
-def encode(predictor: Predictor, chunks: list[Chunk], path: str, preset: Preset = PRESET) -> None:
+def draw_and_encode(
+    predictor: Predictor, chunks: list[Chunk], path: str, preset: Preset = PRESET
+) -> None:
     """Draws and encodes chunks as `predict_to_files` does."""
     drawing = Drawing(predictor.network.task, "overlay", legend=True)
     with VideoWriter(path, preset=preset) as writer:

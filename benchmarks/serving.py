@@ -40,7 +40,7 @@ import av
 import jax
 import numpy as np
 
-from benchmarks.predict import encode, made_up_frames, made_up_video, random_network
+from benchmarks.predict import draw_and_encode, made_up_frames, made_up_video, random_network
 from experiments import table2
 from v2v_jax.inference.network import TrainedNetwork, read_network
 from v2v_jax.inference.output_files import Output, predict_to_files
@@ -96,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result[part].append(row)
                 print(_line(row), flush=True)
                 options.output.write_text(json.dumps(result, indent=1) + "\n")
+    for line in _ratios(result["flow"]):
+        print(line)
 
 
 _HEAD = "| | what | frames/s | ms a frame | host, ms a frame | |\n|---|---|---|---|---|---|"
@@ -106,6 +108,18 @@ def _line(row: dict) -> str:
         f"| {row['network']} | {row['part']} | {row['fps']:,.0f} | {1e3 / row['fps']:.3f} | "
         f"{row['host_ms']:.3f} | {row.get('note', '')} |"
     )
+
+
+def _ratios(rows: list[dict]) -> Iterator[str]:
+    """How the whole compares to its parts and to Brox's method."""
+    fps = {(row["network"], row["part"]): row["fps"] for row in rows}
+    for (name, part), whole in fps.items():
+        if part == "whole" and name != "Brox":
+            slower = min(fps["", "decode"], fps[name, "write"])
+            yield (
+                f"\n{name}: {whole / fps['Brox', 'whole']:.1f} × Brox; {whole / slower:.0%} of the "
+                f"slower of decode and write alone, {whole / fps[name, 'network']:.0%} of network."
+            )
 
 
 def _timed(network: str, part: str, run: Callable[[], int], repeats: int, note: str = "") -> dict:
@@ -294,7 +308,7 @@ class _Mp4:
         return sum(len(frames) for frames, _ in self._predictor.chunks(self._video))
 
     def _encode(self, chunks: list[Chunk], preset: Preset) -> int:
-        encode(self._predictor, chunks, self._out, preset)
+        draw_and_encode(self._predictor, chunks, self._out, preset)
         return sum(len(frames) for frames, _ in chunks)
 
     def _one(self, preset: Preset) -> int:
