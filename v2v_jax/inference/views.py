@@ -20,7 +20,8 @@ View = Literal["overlay", "plain", "side_by_side"]
 VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _GAP = 4  # px between pictures side by side
-_MOMENTS = 2  # of a video, beside its beginning, that its scale of colours is taken from
+_BEGINNING = 16  # frames of a video that its scale of colours is taken from
+_MOMENTS = 2  # of a video, beside its beginning, that the scale is taken from
 _VOXELS = 50_000  # of a frame; more do not change a percentile
 
 
@@ -57,7 +58,7 @@ class Drawing:
         as the network sees it (of a colouring, its grey) on the left and the overlay on the right.
         """
         if self._scale is None:
-            self._scale = self._scale_for(chunk.values)
+            self._scale = self._scale_for(chunk.values[:_BEGINNING])
         # Frame by frame, which stays in a processor's cache, by threads: NumPy lets them run.
         frames = range(len(chunk.frames))
         colors = np.stack(

@@ -25,7 +25,10 @@ from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.windows import Axis, TimeWindow, gaussian, reflected, stride_of
 
 _MOST_BYTES = 2**30  # of a window's blended values at the video's size
-_FRAMES = 96  # that go at once, about: more would make short videos pay for what they do not have
+# What goes at once, at least a window in time: more frames would make short videos pay for what they
+# do not have, and what waits to be written takes about 12 bytes a pixel several times over.
+_FRAMES = 96
+_FRAME_BYTES = 2**27
 
 
 class Windows(NamedTuple):
@@ -129,8 +132,8 @@ class FramePrograms:
           What it will have computed of consecutive frames.
         """
         layout = _layout(plan)
-        most = -(-_FRAMES // self._stride)
-        count = max(1, min(plan.batch_size // plan.num_windows, most))
+        most = min(_FRAMES, _FRAME_BYTES // (12 * plan.rows.target * plan.columns.target))
+        count = max(1, min(plan.batch_size // plan.num_windows, -(-most // self._stride)))
         batch_size = min(plan.batch_size, count * plan.num_windows)
         length = (count - 1) * self._stride + self._window[0]
         state = np.zeros((*layout.grid, *self._window, self._num_values), np.float32)
