@@ -42,7 +42,7 @@ def test_predict(tmp_path, capsys):
 
 def test_serving(tmp_path, capsys):
     path = tmp_path / "figures.json"
-    options = ["--width=0.05", "--zoo=", "--videos=2", "--frames=9", "--size=48x64", "--threads=2"]
+    options = ["--width=0.05", "--videos=2", "--frames=9", "--size=48x64", "--threads=2"]
     options += ["--at_once=2", "--mp4_frames=9", "--repeats=1", f"--folder={tmp_path}"]
     serving.main([*options, f"--output={path}"])
     written = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -107,6 +108,8 @@ class Predictor:
         self._params = blending.on_device(network.params)
         options = compiler_options.of_inference(jax.default_backend())
         self._forward = jax.jit(network.apply, compiler_options=options)
+        self._compiled: set[tuple[int, ...]] = set()
+        self._compiling = threading.Lock()
         self._blenders: dict[tuple[int, int, int], Blender] = {}
         self._frame_programs: dict[tuple[int, int, int], FramePrograms] = {}
         on_cpu = jax.default_backend() == "cpu"
@@ -279,7 +282,12 @@ class Predictor:
         return in_background(results, 2 * math.ceil(plan.batch_size / plan.num_windows))
 
     def _apply(self, batch: jax.Array | np.ndarray) -> jax.Array:
-        """(B,T,H,W,3) uint8 → (B,T,H,W,K) float32."""
+        """(B,T,H,W,3) uint8 → (B,T,H,W,K) float32; one thread compiles and the others wait."""
+        if batch.shape not in self._compiled:
+            with self._compiling:
+                result = self._forward(self._params, batch)
+                self._compiled.add(batch.shape)
+                return result
         return self._forward(self._params, batch)
 
 

@@ -25,8 +25,8 @@ from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.windows import Axis, TimeWindow, gaussian, reflected, stride_of
 
 _MOST_BYTES = 2**30  # of a window's blended values at the video's size
-# What goes at once, at least a window in time: more frames would make short videos pay for what they
-# do not have, and what waits to be written takes about 12 bytes a pixel several times over.
+# What goes at once, at least a window in time: more frames would make short videos pay for what
+# they do not have, and what waits to be written takes about 12 bytes a pixel several times over.
 _FRAMES = 96
 _FRAME_BYTES = 2**27
 
