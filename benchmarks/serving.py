@@ -28,12 +28,15 @@ import dataclasses
 import datetime
 import functools
 import json
+import math
 import os
 import pathlib
 import platform
 import shutil
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import av
@@ -61,7 +64,8 @@ _DIFFERENT = 4  # videos that are made; the others are copies
 _PRESETS: tuple[Preset, ...] = ("medium", "veryfast", "ultrafast")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--width", type=float, default=1.0, help="of V2V with random weights (default: 1)")
@@ -86,18 +90,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         "jax": jax.__version__,
         "options": {**vars(options), "output": str(options.output)},
     }
-    result = {"about": about, "flow": [], "mp4": []}
+    result = {"about": about, "flow": [], "mp4": [], "errors": []}
     print(f"{about['device']} ({about['processor']}), JAX {about['jax']}, {about['date']}")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for part in options.parts:
             measure = {"flow": _Flow, "mp4": _Mp4}[part](options, folder)
             print(f"\n{measure.title}\n\n{_HEAD}", flush=True)
-            for row in measure.rows():
-                result[part].append(row)
-                print(_line(row), flush=True)
-                options.output.write_text(json.dumps(result, indent=1) + "\n")
+            for rows in measure.groups():
+                try:
+                    for row in rows:
+                        result[part].append(row)
+                        print(_line(row), flush=True)
+                        options.output.write_text(json.dumps(result, indent=1) + "\n")
+                except Exception:  # the others are worth having
+                    traceback.print_exc()
+                    result["errors"].append(traceback.format_exc())
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
     for line in _ratios(result["flow"]):
         print(line)
+    return int(bool(result["errors"]))
 
 
 _HEAD = "| | what | frames/s | ms a frame | host, ms a frame | |\n|---|---|---|---|---|---|"
@@ -113,12 +124,13 @@ def _line(row: dict) -> str:
 def _ratios(rows: list[dict]) -> Iterator[str]:
     """How the whole compares to its parts and to Brox's method."""
     fps = {(row["network"], row["part"]): row["fps"] for row in rows}
+    decode, brox = (fps.get(key, math.nan) for key in (("", "decode"), ("Brox", "whole")))
     for (name, part), whole in fps.items():
         if part == "whole" and name != "Brox":
-            slower = min(fps["", "decode"], fps[name, "write"])
+            slower = min(decode, fps[name, "write"])
             yield (
-                f"\n{name}: {whole / fps['Brox', 'whole']:.1f} × Brox; {whole / slower:.0%} of the "
-                f"slower of decode and write alone, {whole / fps[name, 'network']:.0%} of network."
+                f"\n{name}: {whole / brox:.1f} × Brox; {whole / slower:.0%} of the slower of decode "
+                f"and write alone, {whole / fps[name, 'network']:.0%} of network alone."
             )
 
 
@@ -161,20 +173,21 @@ class _Flow:
         self._labels = LabelSet(source, names, os.path.join(folder, "flow"))
         self._facts = VideoFacts(VideoFile(os.path.join(source, names[0])).num_frames, size)
 
-    def rows(self) -> Iterator[dict]:
+    def groups(self) -> Iterator[Iterator[dict]]:
         options, name = self._options, f"V2V, width {self._options.width:g}"
-        random = random_network(options.width, Flow())
+        random, few = random_network(options.width, Flow()), options.videos // 8 or 1
         yield self._decode(Predictor(random))
-        yield from self._of_network(f"{name}, windows that overlap", random, {})
-        yield from self._of_network(f"{name}, whole frames", random, WHOLE)
+        yield self._of_network(f"{name}, windows that overlap", random, {})
+        yield self._of_network(f"{name}, whole frames", random, WHOLE)
+        yield self._few("Brox", "whole", lambda: table2.brox_work(32), min(4, options.threads), few)
+        before = lambda: _Before(Predictor(random, blend="tiles"))
+        yield self._few(f"{name}, windows that overlap", "before", before, 4, few)
         if options.zoo:
             zoo = read_network(resolve(options.zoo))
-            yield from self._of_network(f"zoo's {options.zoo}, windows that overlap", zoo, {})
-        few = options.videos // 8 or 1
-        brox = table2.brox_work(32)
-        yield self._end_to_end("Brox", "whole", brox, min(4, options.threads), few)
-        before = _Before(Predictor(random, blend="tiles"))
-        yield self._end_to_end(f"{name}, windows that overlap", "before", before, 4, few)
+            yield self._of_network(f"zoo's {options.zoo}, windows that overlap", zoo, {})
+
+    def _few(self, name: str, part: str, make: Callable[[], Work], *how: int) -> Iterator[dict]:
+        yield self._end_to_end(name, part, make(), *how)
 
     def _of_network(self, name: str, network: TrainedNetwork, how: dict) -> Iterator[dict]:
         work = table2.NetworkWork(lambda: Predictor(network, blend="frames", **how))
@@ -202,7 +215,7 @@ class _Flow:
             note = f"{threads} videos at once, {size / self._facts.num_frames / 1e3:.0f} kB a frame"
             return _timed(name, part, run, self._options.repeats, note)
 
-    def _decode(self, predictor: Predictor) -> dict:
+    def _decode(self, predictor: Predictor) -> Iterator[dict]:
         def decode(job: Job) -> int:
             with pool.open(job.source) as video:
                 return sum(1 for _ in video.frames(predictor.scaled_size(video.facts.size)))
@@ -210,7 +223,7 @@ class _Flow:
         with DecodingPool(table2.PROCESSES) as pool:
             run = functools.partial(self._on_threads, decode, self._options.threads)
             note = f"{table2.PROCESSES} processes"
-            return _timed("", "decode", run, self._options.repeats + 1, note)
+            yield _timed("", "decode", run, self._options.repeats + 1, note)
 
     def _network(self, name: str, work: table2.NetworkWork, codes: np.ndarray) -> dict:
         frames = self._scaled(work)
@@ -291,7 +304,10 @@ class _Mp4:
         self._video = made_up_video(folder, options.mp4_frames, options.size)
         self._predictor = Predictor(random_network(options.width), blend="frames")
 
-    def rows(self) -> Iterator[dict]:
+    def groups(self) -> Iterator[Iterator[dict]]:
+        yield self._rows()
+
+    def _rows(self) -> Iterator[dict]:
         repeats, name = self._options.repeats, f"V2V, width {self._options.width:g}"
         chunks = list(self._predictor.chunks(self._video))  # compiles, too
         yield _timed(name, "decode", self._decode, repeats)
@@ -340,4 +356,4 @@ class _Mp4:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -44,7 +44,7 @@ def test_serving(tmp_path, capsys):
     path = tmp_path / "figures.json"
     options = ["--width=0.05", "--videos=2", "--frames=9", "--size=48x64", "--threads=2"]
     options += ["--at_once=2", "--mp4_frames=9", "--repeats=1", f"--folder={tmp_path}"]
-    serving.main([*options, f"--output={path}"])
+    assert serving.main([*options, f"--output={path}"]) == 0
     written = json.loads(path.read_text())
     parts = [row["part"] for row in written["flow"]]
     assert parts == ["decode", *["network", "write", "whole"] * 2, "whole", "before"]

@@ -83,10 +83,13 @@ def test_frames_that_are_scaled_already_and_an_ending_of_ones_own():
 def test_what_does_not_fit_the_device_goes_in_tiles(monkeypatch):
     from v2v_jax.inference import whole_frames
 
-    monkeypatch.setattr(whole_frames, "_MOST_BYTES", 4 * 8 * 30 * 30 * 3)
-    assert whole_frames.fits(8, (30, 30), 3) and not whole_frames.fits(8, (30, 31), 3)
     video = noise(9, 30, 31, 3)
-    monkeypatch.setattr(COPY, "_frame_programs", None)  # not to be used
+    monkeypatch.setattr(COPY, "_frame_programs", None)  # to be used is an error
+    # 3x3 windows of 16x16 are more than the frames.
+    monkeypatch.setattr(whole_frames, "_MOST_BYTES", 4 * 8 * 48 * 48 * 3)
+    with pytest.raises(TypeError, match="NoneType"):
+        COPY(video)
+    monkeypatch.setattr(whole_frames, "_MOST_BYTES", 4 * 8 * 48 * 48 * 3 - 1)
     np.testing.assert_array_equal(COPY(video), video)
 
 

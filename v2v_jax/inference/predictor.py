@@ -267,8 +267,8 @@ class Predictor:
         self, windows: Iterator[TimeWindow], plan: Plan
     ) -> Iterator[FramesResult] | Iterator[TilesResult]:
         """What the device has been given to compute, in order; works ahead in the background."""
-        num_values, target = self.network.task.num_values, (plan.rows.target, plan.columns.target)
-        if self._blend == "frames" and whole_frames.fits(plan.window[0], target, num_values):
+        num_values = self.network.task.num_values
+        if self._blend == "frames" and whole_frames.fits(plan, num_values):
             if plan.window not in self._frame_programs:
                 self._frame_programs[plan.window] = FramePrograms(
                     plan.window, num_values, self._overlap

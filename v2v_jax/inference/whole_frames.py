@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from v2v_jax.inference.blending import on_device, product
 from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.windows import Axis, TimeWindow, gaussian, reflected, stride_of
 
-_MOST_BYTES = 2**30  # of a window's blended values at the video's size
+_MOST_BYTES = 2**30  # of the answers for a window in time, and of these at the video's size
 # What goes at once, at least a window in time: more frames would make short videos pay for what
 # they do not have, and what waits to be written takes about 12 bytes a pixel several times over.
 _FRAMES = 96
@@ -82,9 +83,11 @@ def _places(axis: Axis, window: int) -> np.ndarray:
     return padded[axis.starts[:, None] + np.arange(window)].astype(np.int32)
 
 
-def fits(window_length: int, size: tuple[int, int], num_values: int) -> bool:
-    """Whether a video of that size can be blended whole without filling the device's memory."""
-    return 4 * window_length * size[0] * size[1] * num_values <= _MOST_BYTES
+def fits(plan: Plan, num_values: int) -> bool:
+    """Whether whole frames, with K values a voxel, leave room in an ordinary device's memory."""
+    windows = math.prod(plan.window) * plan.num_windows
+    video = plan.window[0] * plan.rows.target * plan.columns.target
+    return 4 * num_values * max(windows, video) <= _MOST_BYTES
 
 
 @dataclasses.dataclass
