@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--frames", type=int, default=180, help="of a video for flow (default: %(default)s)")
     add("--size", default="240x320", help="HxW")
     add("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time, for flow")
+    add("--processes", type=int, default=table2.PROCESSES, help="that decode, for flow")
     add("--at_once", type=int, default=8, help="videos at a time, for MP4s")
     add("--mp4_frames", type=int, default=600)
     add("--repeats", type=int, default=2)
@@ -129,8 +130,8 @@ def _ratios(rows: list[dict]) -> Iterator[str]:
         if part == "whole" and name != "Brox":
             slower = min(decode, fps[name, "write"])
             yield (
-                f"\n{name}: {whole / brox:.1f} × Brox; {whole / slower:.0%} of the slower of decode "
-                f"and write alone, {whole / fps[name, 'network']:.0%} of network alone."
+                f"\n{name}: {whole / brox:.1f} × Brox; {whole / slower:.0%} of the slower of "
+                f"decode and write alone, {whole / fps[name, 'network']:.0%} of network alone."
             )
 
 
@@ -190,7 +191,8 @@ class _Flow:
         yield self._end_to_end(name, part, make(), *how)
 
     def _of_network(self, name: str, network: TrainedNetwork, how: dict) -> Iterator[dict]:
-        work = table2.NetworkWork(lambda: Predictor(network, blend="frames", **how))
+        make = lambda: Predictor(network, blend="frames", **how)
+        work = table2.NetworkWork(make, self._options.processes)
         codes = self._codes(work)
         yield self._network(name, work, codes)
         yield self._end_to_end(name, "write", functools.partial(_write, codes))
@@ -220,9 +222,9 @@ class _Flow:
             with pool.open(job.source) as video:
                 return sum(1 for _ in video.frames(predictor.scaled_size(video.facts.size)))
 
-        with DecodingPool(table2.PROCESSES) as pool:
+        with DecodingPool(self._options.processes) as pool:
             run = functools.partial(self._on_threads, decode, self._options.threads)
-            note = f"{table2.PROCESSES} processes"
+            note = f"{self._options.processes} processes"
             yield _timed("", "decode", run, self._options.repeats + 1, note)
 
     def _network(self, name: str, work: table2.NetworkWork, codes: np.ndarray) -> dict:

@@ -123,10 +123,11 @@ def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int
     """name → (how to build its work, threads, which of the paper's rows it is)."""
     load = functools.partial(v2v_jax.load, args.workdir)
     whole = functools.partial(load, full_frame=True, overlap=0.0)
-    load, whole = (functools.partial(NetworkWork, make) for make in (load, whole))
+    load, whole = (functools.partial(NetworkWork, make, args.processes) for make in (load, whole))
     threads = args.threads
     return {
-        "Brox": (functools.partial(brox_work, args.batch_size), threads, "Brox"),
+        # The device limits it; what more videos would add is memory.
+        "Brox": (functools.partial(brox_work, args.batch_size), min(4, threads), "Brox"),
         "V2V, whole frames": (whole, threads, "V2V"),
         "V2V, windows that overlap": (load, threads, "V2V"),
     }
@@ -197,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that decode, for V2V")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="only so many videos")
     parser.add_argument("--keep", action="store_true", help="keep the flow that is written")
