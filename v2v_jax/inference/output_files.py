@@ -126,7 +126,8 @@ def publish_frames(
             os.replace(file, folder / file.name)
         else:
             logging.warning(
-                "%s was written by another program and is kept; it says nothing of the new frames.",
+                "%s was written by another program and is kept; it does not describe the new "
+                "frames.",
                 folder / file.name,
             )
             file.unlink()
@@ -151,6 +152,7 @@ def predict_to_files(
     write_to: str | os.PathLike[str] | None = None,
     view: View = "overlay",
     legend: bool = True,
+    color_scale: tuple[float, ...] | None = None,
     fps: float | None = None,
     sound_of: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
@@ -165,6 +167,8 @@ def predict_to_files(
       write_to: a path that is written instead of `output.path`; names in messages stay.
       view: of an MP4.
       legend: whether an MP4 says below the picture what the colours mean.
+      color_scale: what an MP4's colours stand for, as `Task.drawing_scale` gives it; default: taken
+        from the video.
       fps: of an MP4, whose frames are then all shown equally long; default: every frame keeps its
         time, or 25 where the source has no times.
       sound_of: whose sound an MP4 gets, unless `fps` is given.
@@ -183,7 +187,12 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         elsewhere = functools.partial(other_moments, predictor, source)
-        drawing = Drawing(predictor.network.task, view, legend=legend, elsewhere=elsewhere)
+        drawing = Drawing(
+            *(predictor.network.task, view),
+            legend=legend,
+            color_scale=color_scale,
+            elsewhere=elsewhere,
+        )
         writer = _Movie(path, source, fps, sound_of, preset)
         prepare = drawing.draw
     else:
