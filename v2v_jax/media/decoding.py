@@ -30,7 +30,6 @@ from v2v_jax.errors import CorruptVideoError, DataError, UserError
 _BLOCK = 32  # frames that are sent at a time
 _PIPE_BYTES = 2**20  # what Linux lets anyone ask for
 _COUNT = struct.Struct("<i")  # before a block: its frames; 0: the end, -1: an error's sentence
-_ENDED = "A decoding process ended before its video did; start again."
 _ERRORS = {kind.__name__: kind for kind in (CorruptVideoError, DataError)}
 
 
@@ -169,7 +168,10 @@ class DecodingProcess:
         self.close()
 
     def _ask(self, question: dict[str, Any]) -> None:
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        except BrokenPipeError as error:
+            raise self._ended() from error
 
     def _count(self) -> int:
         count = np.empty(_COUNT.size, np.uint8)
@@ -183,7 +185,7 @@ class DecodingProcess:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise DataError(_ENDED)
+            raise self._ended()
         answer = json.loads(line)
         if "error" in answer:
             raise _ERRORS.get(answer["kind"], DataError)(answer["error"])
@@ -194,8 +196,12 @@ class DecodingProcess:
         while view:
             read = self._process.stdout.readinto(view)
             if not read:
-                raise DataError(_ENDED)
+                raise self._ended()
             view = view[read:]
+
+    def _ended(self) -> DataError:
+        self._pending = True  # so that the next video gets another process
+        return DataError("A decoding process ended before its video did; start again.")
 
 
 def _started() -> subprocess.Popen[bytes]:
