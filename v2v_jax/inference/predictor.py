@@ -76,22 +76,23 @@ class Predictor:
         scale: Literal["training", "native"] = "training",
         overlap: float = _OVERLAP,
         batch_size: int | None = None,
-        blend: Literal["auto", "frames", "tiles"] = "auto",
+        blend: Literal["tiles", "frames"] = "tiles",
     ):
         """Puts the weights on the first device; nothing is compiled yet.
 
         Args:
           network: of `network.read_network`.
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
-          blend: "frames": on the device, in few calls, which are compiled for every size of video
-            (`whole_frames`); "tiles": in many small ones, which serve any size (`blending`);
-            "auto": frames on accelerators where they fit, tiles elsewhere.
+          blend: "tiles": in many small calls, which serve any size of video (`blending`);
+            "frames": on the device, in few calls, which are compiled for every size, where they
+            fit (`whole_frames`). The answers are the same to rounding. No accelerator has measured
+            the second yet, so it has to be asked for.
 
         Raises:
           ValueError: an option's value is unknown, or full_frame for a network with a fixed size.
         """
-        if blend not in ("auto", "frames", "tiles"):
-            raise ValueError(f"blend is {blend!r}; expected 'auto', 'frames' or 'tiles'.")
+        if blend not in ("tiles", "frames"):
+            raise ValueError(f"blend is {blend!r}; expected 'tiles' or 'frames'.")
         if scale not in ("training", "native"):
             raise ValueError(f"scale is {scale!r}; expected 'training' or 'native'.")
         if full_frame and not network.any_size:
@@ -112,8 +113,7 @@ class Predictor:
         self._compiling = threading.Lock()
         self._blenders: dict[tuple[int, int, int], Blender] = {}
         self._frame_programs: dict[tuple[int, int, int], FramePrograms] = {}
-        on_cpu = jax.default_backend() == "cpu"
-        self._blend = blend if blend != "auto" else "tiles" if on_cpu else "frames"
+        self._blend = blend
 
     def __repr__(self) -> str:
         """Task, data, size and step in a line, with the options that are not the defaults."""
