@@ -51,7 +51,7 @@ _VARIANTS = {
 _SEARCH = tuple(f"search, {name}" for name in _VARIANTS)
 _SEARCH_2D = tuple(f"search 2D, {name}" for name in ("geometry", "all"))
 _STARTS = ("start, c3d", "start, flow", "start, scenes", "start, objects")
-_COLOR_SEARCH = ("color search, 150", "color search, 400", "color search, 1000", "color search, camera")
+_COLOR_SEARCH = tuple(f"color search, {kind}" for kind in ("150", "400", "1000", "camera"))
 _COLOR_FROM_SCENES = "color search, from scenes"
 _COLOR_SEARCH_2D = ("color search 2D, 400", "color search 2D, 1000")
 
