@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from v2v_jax.errors import CheckpointError
-from v2v_jax.run import manifest, stored_state
+from v2v_jax.run import manifest, stored_state, tensorstore_leak
 from v2v_jax.run.stored_checkpoints import BEST, METRICS, StoredCheckpoints, reason, title
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import sync_folder
@@ -298,4 +298,5 @@ class Checkpoints(StoredCheckpoints):
 
 
 def _new_checkpointer() -> ocp.AsyncCheckpointer:
+    tensorstore_leak.avoid()
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=_TIMEOUT)
