@@ -88,4 +88,9 @@ def test_steady_run_is_steady():
 def test_growth_is_noticed(growth):
     result = judged(**growth)
     assert not long_run.is_steady(result)
-    assert "in the last" in long_run.sentence(result)
+    assert "1000 of 1000 steps" in long_run.sentence(result)
+
+
+def test_a_run_that_was_stopped_is_not_steady():
+    result = judged()
+    assert not long_run.is_steady(result | {"steps": 900})

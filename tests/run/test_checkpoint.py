@@ -578,4 +578,4 @@ def test_saving_leaves_little_behind(tmp_path):
     askers = [tracemalloc.Filter(True, f"*/{name}") for name in ("orbax/*", "tensorstore_leak.py")]
     before, after = (snapshot.filter_traces(askers) for snapshot in snapshots)
     grown = sum(line.size_diff for line in after.compare_to(before, "lineno")) / 4
-    assert grown < 20_000  # 5 kB; 60 kB when each array's folder and all counters are asked for
+    assert grown < 25_000  # 5 to 14 kB; 41 kB when either is asked for as often as orbax would
