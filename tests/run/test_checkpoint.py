@@ -200,6 +200,15 @@ def test_nothing_good(tmp_path, caplog):
         assert checkpoints.latest_step() is None and checkpoints.best_step() is None
 
 
+def test_the_end_of_writing_is_told_once(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        assert not checkpoints.check()
+        for step in (1, 2):
+            checkpoints.save(make_state(step), step)
+            checkpoints._thread.join()
+            assert [checkpoints.check(), checkpoints.check()] == [True, False]
+
+
 def test_what_a_killed_run_leaves_is_cleared_away(tmp_path):
     save(tmp_path, [0.2, 0.1])
     folder = tmp_path / "checkpoints"

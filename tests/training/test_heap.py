@@ -4,10 +4,11 @@ import ctypes
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
-from v2v_jax.training import heap
+from v2v_jax.training import heap, training_run
 
 
 class Glibc:
@@ -53,6 +54,20 @@ def test_the_users_number_of_arenas_goes_before(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked"))
     assert heap.share() is False
+
+
+def test_training_gives_memory_back_when_a_checkpoint_is_written(monkeypatch):
+    """After the first step, of compiling; and once after each checkpoint, not at every step."""
+    asked = []
+    monkeypatch.setattr(heap, "share", lambda: asked.append("share"))
+    monkeypatch.setattr(heap, "release", lambda: asked.append(run.step))
+    run = training_run.TrainingRun.__new__(training_run.TrainingRun)
+    run.first_step, run._monitor, run._checkpoints = 4, mock.Mock(), mock.Mock()
+    run._stop = mock.Mock(reached=lambda: False)
+    run._checkpoints.check = lambda: run.step in (7, 9)
+    for step in range(5, 11):
+        run.take(step, None, {})
+    assert asked == ["share", 5, 7, 9]
 
 
 _HOLES = """
