@@ -170,6 +170,10 @@ def sets(root: pathlib.Path) -> dict[str, Set]:
     davis_test = (Part("davis_val", "masks"),)
     camvid = lambda start: (Part("camvid", "classes", names=_CAMVID[start]),)
     flow = dict(frames=FLOW_FRAMES)
+    flow_chosen, flow_tested = (
+        (Part("clips_train", names=held, **flow),),
+        (Part("clips_test", **flow),),
+    )
     return {
         "people": Set(
             (
@@ -186,10 +190,11 @@ def sets(root: pathlib.Path) -> dict[str, Set]:
         "objects": Set(
             (train(labels="objects"), davis(**masks)), davis_held, davis_test, OBJECT_NAMES
         ),
-        "flow": Set(
-            (train(**flow),),
-            (Part("clips_train", names=held, **flow),),
-            (Part("clips_test", **flow),),
+        "flow": Set((train(**flow), davis(**flow)), flow_chosen, flow_tested),
+        "flow shipped": Set(
+            (train(**shipped, **flow), Part("davis_train", without=free, **flow)),
+            flow_chosen,
+            flow_tested,
         ),
         "camvid": Set(camvid("train"), camvid("val"), camvid("test"), CAMVID_CLASSES),
     }
@@ -326,7 +331,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--sources", default=",".join(SOURCES))
-    parser.add_argument("--teachers", action="store_true", help="nothing else, when all is there")
+    parser.add_argument(
+        "--teachers",
+        nargs="?",
+        const="objects,flow,motion",
+        help="nothing else, when all is there; some of them, with commas",
+    )
     args = parser.parse_args(argv)
     start = time.perf_counter()
     said = lambda what: print(f"{what}: {time.perf_counter() - start:.1f} s", flush=True)
@@ -338,18 +348,22 @@ def main(argv: list[str] | None = None) -> None:
             motion_of_objects,
         )
 
-        ask_espnet(args.packed, args.output)
-        label_objects(args.output)
-        (args.output / "objects done").touch()
-        said("objects")
-        for source in ("clips_test", "clips_train"):
-            label_flow(args.output, source)
-        (args.output / "flow done").touch()
-        said("flow")
-        for source in ("davis_val", "davis_train"):
-            motion_of_objects(args.output, source)
-        (args.output / "motion done").touch()
-        said("motion")
+        asked = args.teachers.split(",")
+        if "objects" in asked:
+            ask_espnet(args.packed, args.output)
+            label_objects(args.output)
+            (args.output / "objects done").touch()
+            said("objects")
+        if "flow" in asked:
+            for source in ("clips_test", "davis_train", "clips_train"):
+                label_flow(args.output, source)
+            (args.output / "flow done").touch()
+            said("flow")
+        if "motion" in asked:
+            for source in ("davis_val", "davis_train"):
+                motion_of_objects(args.output, source)
+            (args.output / "motion done").touch()
+            said("motion")
         return
     args.output.mkdir(parents=True, exist_ok=True)
     text = (args.packed / "licensed.json").read_text()

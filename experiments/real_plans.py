@@ -5,13 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from experiments.search_plans import Group, runs
+from experiments.search_plans import CAMERA, COLORS, GEOMETRY, Group, Run, augmented, runs
 
 SEEDS = (0, 1, 2)
-# What varies in training clips; colours only where they are not what is to be learned.
-_GEOMETRY = dict(scale=(1.0, 1.5), aspect=0.1, max_stride=2, reverse=0.5)
-_COLORS = dict(hue=15.0, saturation=0.3, gain=0.15, contrast=0.2, brightness=0.1, gamma=0.2)
-_CAMERA = dict(blur=1.0, noise=0.03)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +16,10 @@ class RealGroup(Group):
 
     Attributes:
       predict: sources whose videos' labels are written at their own size.
-      export: the name of the file, in half precision, that the best run's weights are written to.
       needs: a file of the unpacked data that it waits for.
     """
 
     predict: tuple[str, ...] = ()
-    export: str = ""
     needs: str = "done"
 
 
@@ -34,147 +28,179 @@ def settings(**fields: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((key.replace("__", "."), value) for key, value in fields.items())
 
 
-def augmented(*kinds: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The same of `config.augmentation`."""
-    return tuple((f"augmentation.{k}", v) for kind in kinds for k, v in kind.items())
-
-
 _WHOLE = settings(preprocessing__crop_size=(112, 192), batch_size=16, eval_batch_size=16)
-_SEGMENT = (*_WHOLE, *augmented(_GEOMETRY, _COLORS, _CAMERA), ("task_options.dice", 1.0))
-_RECOLOR = (*_WHOLE, *augmented(_GEOMETRY))
-# The flow to another frame is another one, so time stays as it is.
-_FLOW = (
-    *settings(batch_size=16, eval_batch_size=16, preprocessing__crop_size=(112, 192)),
-    *augmented(_COLORS, _CAMERA),
-)
 _HALF = settings(model__width=0.5)
+_DICE = (("task_options.dice", 1.0),)
+_ALL = augmented(GEOMETRY, COLORS, CAMERA)
+_RECOLOR = (*_WHOLE, *augmented(GEOMETRY))
+# The flow to another frame is another one, so time stays as it is.
+_FLOW = (*_WHOLE, *augmented(COLORS, CAMERA))
+_PLACE = augmented(dict(scale=(1.0, 1.5), aspect=0.1))
 _MASKS = ("davis_val", "davis_train")
-_TEACHER = "objects done"
+_AS_BEST = tuple(Run(0.0, 0, seed) for seed in SEEDS)
+
+# DAVIS: what is searched, one at a time and together.
+_VARIANTS = {
+    "plain": (),
+    "dice": _DICE,
+    "geometry": augmented(GEOMETRY),
+    "geometry, dice": (*augmented(GEOMETRY), *_DICE),
+    "all": _ALL,
+    "all, dice": (*_ALL, *_DICE),
+}
+_SEARCH = tuple(f"search, {name}" for name in _VARIANTS)
+_SEARCH_2D = tuple(f"search 2D, {name}" for name in ("geometry", "all"))
+_STARTS = ("start, c3d", "start, flow", "start, scenes", "start, objects")
+_COLORS = ("color search, 150", "color search, 400", "color search, 1000", "color search, camera")
+_COLORS_FROM_SCENES = "color search, from scenes"
+_COLORS_2D = ("color search 2D, 400", "color search 2D, 1000")
 
 
-def davis_row(name: str, model: str, rate: float, steps: int, **more: Any) -> RealGroup:
+def _davis(name: str, chosen: tuple[Run, ...], model: str = "v2v", **more: Any) -> RealGroup:
+    return RealGroup(name, "seg", "davis", chosen, arg=f"model={model}", **more)
+
+
+def _row(name: str, model: str, chosen: tuple[Run, ...], **more: Any) -> RealGroup:
     """A row of Table 1 on DAVIS 2016, three seeds."""
-    return RealGroup(
-        f"davis, {name}",
-        "seg",
-        "davis",
-        runs(steps, rate, seeds=SEEDS),
-        arg=f"model={model}",
-        set=_SEGMENT,
-        test=True,
-        predict=_MASKS,
-        **more,
-    )
+    return _davis(f"davis, {name}", chosen, model, test=True, predict=_MASKS, **more)
 
 
-def colors(name: str, model: str, steps: int = 1500, **more: Any) -> RealGroup:
-    """Colouring, three seeds."""
-    arg = f"model={model}"
-    group = RealGroup(name, "color", "color", runs(steps, 4e-4, seeds=SEEDS), arg=arg, set=_RECOLOR)
-    return dataclasses.replace(group, test=True, **more)
+def _searches() -> list[RealGroup]:
+    return [
+        *(
+            _davis(f"search, {name}", runs(600, 2e-4, 5e-4), set=(*_WHOLE, *chosen))
+            for name, chosen in _VARIANTS.items()
+        ),
+        *(
+            _davis(
+                *(f"search 2D, {name}", runs(600, 2e-4, 5e-4, 1.5e-3), "v2v_2d"),
+                set=(*_WHOLE, *_VARIANTS[name]),
+            )
+            for name in ("geometry", "all")
+        ),
+    ]
 
 
-def started(name: str, steps: int = 400, **more: Any) -> RealGroup:
-    """V2V of half the width on DAVIS from some start."""
-    more.setdefault("set", (*_SEGMENT, *_HALF))
-    chosen = runs(steps, 5e-4, 1.5e-3)
-    return RealGroup(f"half, from {name}", "seg", "davis", chosen, **more)
-
-
-def objects(name: str, model: str, steps: int, *more: Any) -> RealGroup:
+def _objects(name: str, model: str, like: tuple[str, ...]) -> RealGroup:
     """What teachers take for objects in the clips, and DAVIS's masks."""
     return RealGroup(
-        name,
-        "seg",
-        "objects",
-        runs(steps, 1.5e-3),
+        *(name, "seg", "objects", (Run(0.0, 3000),)),
         arg=f"model={model}",
-        set=(*_SEGMENT, *more),
+        like=like,
         save=True,
-        needs=_TEACHER,
+        needs="objects done",
         predict=_MASKS,
     )
 
 
-def plan(wide_flow: str = "") -> list[Group]:
-    """All groups.
-
-    Args:
-      wide_flow: weights of flow on the wide domain, of half the width.
-    """
-    tuned = dict(init_from=("objects",))
-    fine = dict(set=(*_FLOW, *_HALF, ("init_from", wide_flow)), needs="flow done")
+def _rows() -> list[RealGroup]:
+    start = lambda name, *groups: _davis(
+        f"start, {name}", runs(300, 1e-4, 3e-4), like=_SEARCH, init_from=groups
+    )
+    tuned = tuple(Run(0.0, 300, seed) for seed in SEEDS)
     return [
-        RealGroup(
-            "color shipped",
-            "color",
-            "color shipped",
-            runs(3000, 5e-4),
-            set=(*_RECOLOR, *_HALF),
+        _row("V2V-0", "v2v", _AS_BEST, like=_SEARCH),
+        _row("2D-V2V", "v2v_2d", _AS_BEST, like=_SEARCH_2D),
+        _objects("objects", "v2v", _SEARCH),
+        _objects("objects, 2D", "v2v_2d", _SEARCH_2D),
+        start("c3d", "c3d", "c3d, augmented"),
+        start("flow", "wide flow"),
+        start("scenes", "table 1, V2V-0, 3000"),
+        start("objects", "objects"),
+        _row("V2V", "v2v", tuned, like=_STARTS),
+        *(_row(f"Conv{n}b-up", f"conv{n}b_up", tuned, like=_STARTS) for n in (5, 4, 3)),
+        _row(
+            *("2D-V2V, tuned", "v2v_2d", runs(300, 1e-4, seeds=SEEDS)),
+            like=_SEARCH_2D,
+            init_from=("objects, 2D",),
+        ),
+    ]
+
+
+def _colors() -> list[RealGroup]:
+    def search(name: str, chosen: tuple[Run, ...], *more: Any, model: str = "v2v", **fields: Any):
+        data = fields.pop("data", "color")
+        chosen_set = (*_RECOLOR, *more)
+        return RealGroup(
+            name, "color", data, chosen, arg=f"model={model}", set=chosen_set, **fields
+        )
+
+    return [
+        search("color search, 150", runs(150, 1e-4, 4e-4)),
+        search("color search, 400", runs(400, 1e-4, 4e-4)),
+        search("color search, 1000", runs(1000, 1e-4, 4e-4)),
+        search("color search, camera", runs(400, 1e-4, 4e-4), *augmented(CAMERA)),
+        search(
+            _COLORS_FROM_SCENES, (*runs(150, 1e-4), *runs(400, 1e-4, 3e-5)), init_from=("color 0",)
+        ),
+        search("color search 2D, 400", runs(400, 1e-4, 4e-4), model="v2v_2d"),
+        search("color search 2D, 1000", runs(1000, 1e-4, 4e-4), model="v2v_2d"),
+        search(
+            *("color shipped", (*runs(400, 4e-4), *runs(1000, 1e-4, 4e-4)), *_HALF),
+            data="color shipped",
             test=True,
             export="color",
         ),
-        davis_row("V2V-0", "v2v", 1.5e-3, 600),
         RealGroup(
-            "people",
-            "seg",
-            "people",
-            runs(3000, 1.5e-3),
-            set=(*_SEGMENT, *_HALF),
-            save=True,
-            predict=_MASKS,
-            export="people",
-            needs=_TEACHER,
-        ),
-        objects("objects", "v2v", 2000),
-        davis_row("V2V", "v2v", 3e-4, 300, **tuned),
-        davis_row("2D-V2V", "v2v_2d", 1.5e-3, 600),
-        RealGroup("flow", "flow", "flow", runs(1500, 1e-3, 4e-4), test=True, export="flow", **fine),
-        objects("objects, 2D", "v2v_2d", 2000),
-        davis_row("2D-V2V, tuned", "v2v_2d", 3e-4, 300, init_from=("objects, 2D",)),
-        davis_row("Conv5b-up", "conv5b_up", 3e-4, 300, **tuned),
-        davis_row("Conv4b-up", "conv4b_up", 3e-4, 300, **tuned),
-        davis_row("Conv3b-up", "conv3b_up", 3e-4, 300, **tuned),
-        colors("color, V2V", "v2v"),
-        colors("color, 2D-V2V", "v2v_2d"),
-        started("scratch"),
-        started("people", init_from=("people",)),
-        started("flow", set=(*_SEGMENT, *_HALF, ("init_from", wide_flow))),
-        Group(
-            "scenes",
-            "seg",
-            "plain",
-            runs(800, 2e-3),
-            set=(*_HALF, ("task_options.dice", 0.0)),
-            save=True,
-        ),
-        started("scenes", init_from=("scenes",)),
-        RealGroup(
-            "hints",
-            "color",
-            "color",
-            runs(700, 4e-4),
-            set=(*_RECOLOR, *_HALF, ("task_options.hints", 256)),
+            *("color, V2V", "color", "color", _AS_BEST),
+            like=(*_COLORS, _COLORS_FROM_SCENES),
             test=True,
         ),
-        *(
-            RealGroup(
-                f"camvid, {name}",
-                "seg",
-                "camvid",
-                runs(700, 2e-3),
-                arg=f"model={model}",
-                set=augmented(dict(scale=(0.95, 1.4), aspect=0.1), _COLORS, _CAMERA),
-                test=True,
-                predict=("camvid",),
-            )
-            for name, model in (("V2V", "v2v"), ("2D-V2V", "v2v_2d"))
+        RealGroup(
+            *("color, 2D-V2V", "color", "color", _AS_BEST),
+            arg="model=v2v_2d",
+            like=_COLORS_2D,
+            test=True,
         ),
+        search("hints", runs(1500, 4e-4), ("task_options.hints", 256), test=True),
     ]
+
+
+def _flow() -> list[RealGroup]:
+    """Brox's flow of real clips, from what the wide domain taught."""
+    full, half = ("wide flow", "wide flow, 1e-3"), ("wide flow, half",)
+    fine = lambda name, data, chosen, start, *more, **fields: RealGroup(
+        *(f"flow, {name}", "flow", data, chosen),
+        set=(*_FLOW, *more),
+        init_from=start,
+        needs="flow done",
+        test=True,
+        **fields,
+    )
+    return [
+        fine(
+            *("shipped", "flow shipped", runs(6000, 1e-3, 5e-4), half, *_HALF, *_PLACE),
+            export="flow",
+        ),
+        fine("full, placed", "flow", runs(5000, 5e-4), full, *_PLACE, export="flow_full"),
+        fine("half", "flow", runs(5000, 1e-3), half, *_HALF, export="flow_half"),
+        fine("full", "flow", runs(5000, 5e-4), full, export="flow_unplaced"),
+        fine("full, 1e-3", "flow", runs(5000, 1e-3), full, *_PLACE),
+    ]
+
+
+def _camvid() -> list[RealGroup]:
+    vary = augmented(dict(scale=(0.95, 1.4), aspect=0.1), COLORS, CAMERA)
+    return [
+        RealGroup(
+            *(f"camvid, {name}", "seg", "camvid", runs(700, 5e-4, 2e-3)),
+            arg=f"model={model}",
+            set=vary,
+            test=True,
+            predict=("camvid",),
+        )
+        for name, model in (("V2V", "v2v"), ("2D-V2V", "v2v_2d"))
+    ]
+
+
+def plan() -> list[Group]:
+    """All groups; those that start from scenes wait for `search_plans`' plan `converged`."""
+    searches, rows, colors, flow = _searches(), _rows(), _colors(), _flow()
+    return [*searches, *colors[:8], *_camvid(), *flow[:3], *rows, *colors[8:], *flow[3:]]
 
 
 def tiny(group: Group) -> Group:
     """A group for a rehearsal on a CPU: a narrow network, few steps."""
     small = settings(model__width=0.04, batch_size=2, eval_batch_size=2, dtype="float32")
-    few = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:1])
+    few = tuple(dataclasses.replace(run, steps=run.steps and 2) for run in group.runs[:1])
     return dataclasses.replace(group, set=(*group.set, *small), runs=few)

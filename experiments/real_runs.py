@@ -23,14 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import half_precision, real_data, search
+from experiments import half_precision, real_data, search, search_worker
 from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
 
-IMPORTANT = 9  # groups of the plan that patient workers wait for
 
-
-class RealWorker(search.Worker):
+class RealWorker(search_worker.Worker):
     """A worker of `experiments.search` that takes groups of both kinds."""
 
     def __init__(
@@ -40,14 +38,18 @@ class RealWorker(search.Worker):
         super().__init__(workdir, data, until)
         self._packed = packed
         self._predictors: dict[str, Any] = {}
-        self._best: dict[str, list[float]] = {}
 
-    def ready(self, group: Group) -> bool:
-        """Whether its data is there and what it starts from has ended."""
+    def has_data(self, group: Group) -> bool:
+        """Whether what it needs was unpacked."""
         if not isinstance(group, RealGroup):
-            return super().ready(group)
-        saved = {r["group"] for r in self._results() if "saved" in r}
-        return (self._data / group.needs).exists() and set(group.init_from) <= saved
+            return super().has_data(group)
+        return (self._data / group.needs).exists()
+
+    def choice(self, task: Any, values: dict[str, float]) -> float:
+        """Classes are unbalanced here, and the fastest voxels are the point."""
+        if task.name == "flow":
+            return -values["epe"]
+        return values["miou"] if task.name == "segmentation" else super().choice(task, values)
 
     def config(self, group: Group) -> Any:
         """The configuration of a group; rate and steps are not in it."""
@@ -89,14 +91,15 @@ class RealWorker(search.Worker):
         params: Any,
         result: dict[str, Any],
     ) -> None:
-        """Weights, and labels of whole videos."""
+        """Weights, errors by source, and labels of whole videos."""
+        if isinstance(group, RealGroup) and experiment.task.name == "color":
+            result["scaled"] = scaled(evaluators, params)
+            result["chosen_by"] = -min(result["scaled"]["held_out"].values())
+        super().keep(group, run, experiment, evaluators, params, result)
         if not isinstance(group, RealGroup):
             return
         if group.test:
             result["by source"] = by_source(evaluators[-1], params, experiment.task.headline)
-        if group.export and self._is_best(group, result["chosen_by"]):
-            path = self._workdir / "weights" / f"{group.export}.npz"
-            half_precision.write(path, experiment.about, params)
         if group.predict:
             name = f"{group.name}-{run.rate:g}-{run.seed}".replace(" ", "_").replace(",", "")
             path = self._workdir / "masks" / f"{name}.npz"
@@ -104,12 +107,6 @@ class RealWorker(search.Worker):
             part = path.with_suffix(".part.npz")
             np.savez_compressed(part, **self._labels(group, experiment, params))
             part.rename(path)
-
-    def _is_best(self, group: RealGroup, chosen_by: float) -> bool:
-        """Whether it is the best run of its group so far on the validation split."""
-        before = self._best.setdefault(group.name, [])
-        before.append(chosen_by)
-        return chosen_by == max(before)
 
     def _labels(self, group: RealGroup, experiment: Any, params: Any) -> dict[str, np.ndarray]:
         """source/video → (T,H,W) uint8 labels at the video's own size; of two classes, bits."""
@@ -163,6 +160,24 @@ def by_source(evaluator: Any, params: Any, headline: str) -> dict[str, dict[str,
     }
 
 
+# What the predicted colour is multiplied by; the last layer is linear.
+SCALES, LAST = (1.0, 0.8, 0.6, 0.4, 0.2), "conv_pre"
+
+
+def scaled(evaluators: Sequence[Any], params: Any) -> dict[str, Any]:
+    """A colouring network whose colour is multiplied by what is best on the validation videos."""
+
+    def times(scale: float) -> Any:
+        return {**params, LAST: jax.tree.map(lambda x: scale * x, params[LAST])}
+
+    import jax
+
+    errors = {scale: evaluators[0](times(scale))["ade"] for scale in SCALES}
+    best = min(errors, key=errors.__getitem__)
+    tested = by_source(evaluators[-1], times(best), "ade") if len(evaluators) > 1 else {}
+    return {"scale": best, "held_out": errors, "by source": tested}
+
+
 def real_config(group: RealGroup, data: pathlib.Path) -> Any:
     """The configuration of a group; rate and steps are not in it."""
     import importlib
@@ -184,38 +199,32 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("workdir", "data", "packed"):
         parser.add_argument(f"--{name}", type=lambda t: pathlib.Path(t).absolute(), required=True)
-    parser.add_argument("--wide_flow", default="", help="weights of half the width to start from")
     parser.add_argument("--gpus", default="0", help="numbers, with commas")
     parser.add_argument("--slots", type=int, default=1, help="processes a GPU")
+    parser.add_argument("--seconds_a_step", type=float, default=0.0, help="as of the search")
     parser.add_argument("--until", type=float, default=math.inf, help="seconds since 1970")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     parser.add_argument("--only", default="", help="groups by name, with semicolons")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--patient", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--render", action="store_true", help="nothing but the scenes")
     args = parser.parse_args(argv)
-    groups = plan(args.wide_flow)
-    if args.only:
-        groups = [group for group in groups if group.name in args.only.split(";")]
+    groups = search.selected(plan(), args.only)
     if args.tiny:
         groups = [tiny(group) for group in groups]
     args.workdir.mkdir(parents=True, exist_ok=True)
     if args.render:
-        search.prepare([group for group in groups if group.data in DATA], args.data)
+        search_worker.prepare([group for group in groups if group.data in DATA], args.data)
         return 0
     if args.worker:
         from v2v_jax.system import compilation_cache
 
         compilation_cache.enable()
         worker = RealWorker(args.workdir, args.data, args.packed, args.until)
-        # Some keep free for what matters most, which others have to prepare first.
-        first = {group.name for group in groups[:IMPORTANT]} if args.patient else ()
-        worker.run_groups(groups, first=first)
+        worker.run_groups(groups, args.seconds_a_step)
         return 0
     processes = []
     for slot, gpu in itertools.product(range(args.slots), args.gpus.split(",")):
-        patient = ["--patient"] if slot and slot == args.slots - 1 else []
-        options = [*(sys.argv[1:] if argv is None else argv), *patient]
+        options = sys.argv[1:] if argv is None else argv
         module = "experiments.real_runs"
         processes.append(search.spawn(module, options, args.workdir, gpu, slot, args.slots))
     return max(process.wait() for process in processes)

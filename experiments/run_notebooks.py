@@ -1,6 +1,6 @@
 """Runs the notebooks with the zoo's weights and stores them with what they print and draw.
 
-    python -m experiments.run_notebooks [NAME …]
+python -m experiments.run_notebooks [NAME …]
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a compiled program is run with."""
+    """What a compiled program is run with; 0: as the run that its group is `like`."""
 
     rate: float
     steps: int
@@ -47,6 +47,9 @@ class Group:
       save: whether the last weights are kept, in WORKDIR/runs.
       init_from: groups, which have to be saved first; it starts from the best of their runs.
       loss_of: groups, which have to end first; it has the loss of the best of them.
+      like: groups, which have to end first; it has the settings and the start of the best of their
+        runs, before its own `set`.
+      export: the name of the file, in half precision, that the best run's weights are written to.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Group:
     save: bool = False
     init_from: tuple[str, ...] = ()
     loss_of: tuple[str, ...] = ()
+    like: tuple[str, ...] = ()
+    export: str = ""
 
 
 DATA = {
@@ -68,11 +73,24 @@ DATA = {
     # A clip long, so that the video's label is the clip's. 4,800 are learned by heart.
     "clips": Data(4800, 16, 400, 16, fields=("video", VIDEO_LABEL)),
     "many clips": Data(12000, 16, 400, 16, fields=("video", VIDEO_LABEL)),
+    "most clips": Data(24000, 16, 400, 16, fields=("video", VIDEO_LABEL)),
     "wide": Data(3000, 16, 40, 32, domain="wide"),
+    "more wide": Data(6000, 16, 40, 32, domain="wide"),
     "demo": Data(96, 32, 48, 32, (72, 96)),
     "more demo": Data(192, 16, 48, 32, (72, 96)),
     "tiny": Data(4, 12, 3, 12, (48, 64), fields=(*_VOXELS, VIDEO_LABEL)),
 }
+
+
+# What varies in training clips; colours only where they are not what is to be learned.
+GEOMETRY = dict(scale=(1.0, 1.5), aspect=0.1, max_stride=2, reverse=0.5)
+COLORS = dict(hue=15.0, saturation=0.3, gain=0.15, contrast=0.2, brightness=0.1, gamma=0.2)
+CAMERA = dict(blur=1.0, noise=0.03)
+
+
+def augmented(*kinds: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Flattened fields of `config.augmentation`, and their values."""
+    return tuple((f"augmentation.{k}", v) for kind in kinds for k, v in kind.items())
 
 
 def runs(steps: int, *rates: float, seeds: tuple[int, ...] = (0,)) -> tuple[Run, ...]:
@@ -134,7 +152,9 @@ _C3D = ("c3d", "c3d, slow classifier")
 _HALF_FLOW = ("wide flow, half", "wide flow, half, robust")
 
 
-def _row(name: str, model: str, steps: int, seeds: tuple[int, ...], tuned: bool = False) -> Group:
+def _row(
+    name: str, model: str, steps: int, seeds: tuple[int, ...], tuned: bool = False, **more: Any
+) -> Group:
     """A row of Table 1 (experiments.table1), trained on 400 scenes."""
     return Group(
         f"table 1, {name}, {steps}",
@@ -143,20 +163,23 @@ def _row(name: str, model: str, steps: int, seeds: tuple[int, ...], tuned: bool 
         runs(steps, 2e-3, seeds=seeds),
         arg=f"model={model}",
         test=True,
-        init_from=_C3D if tuned else (),
+        **({"init_from": _C3D} if tuned else {}) | more,
     )
 
 
-def _half(name: str, config: str, rate: float, **settings: Any) -> Group:
+def _half(
+    name: str, config: str, rate: float, data: str = "wide", export: str = "", **settings: Any
+) -> Group:
     """Half the filters, on the wide domain: for the zoo."""
     return Group(
         name,
         config,
-        "wide",
+        data,
         runs(5000, rate),
         set=_settings(model__width=0.5, **settings),
         test=True,
         save=True,
+        export=export,
     )
 
 
@@ -194,26 +217,51 @@ def _final() -> list[Group]:
     ]
 
 
-def _wide() -> list[Group]:
-    """Of the wide domain, flow from a network that has left zero flow on the plain one.
+_LONG_C3D = ("c3d", "c3d, augmented")
 
-    From scratch it may answer zero for ever (docs/records/learning.md).
-    """
-    groups = []
-    for name, width in (("", 1.0), (", half", 0.5)):
-        size = _settings(model__width=width)
-        start = f"flow, start{name}"
-        groups += [
-            Group(start, "flow", "many", runs(2000, 1e-3), set=size, save=True),
-            Group(
-                *(f"wide flow{name}", "flow", "wide", runs(6000, 5e-4)),
-                set=size,
-                test=True,
-                save=True,
-                init_from=(start,),
-            ),
-        ]
-    return [*groups, _half("wide seg, half", "seg", 2e-3), _half("wide depth, half", "depth", 1e-3)]
+
+def _converged() -> list[Group]:
+    """Long runs, for which two cards had no time; measured on the test split."""
+    saved = lambda name, config, data, chosen, **more: Group(
+        name, config, data, chosen, test=True, save=True, **more
+    )
+    half = _settings(model__width=0.5)
+    quick = (("conv1a", 10.0),)
+    classes = lambda name, chosen, **more: saved(name, "c3d", "most clips", chosen, **more)
+    row = lambda name, model, **more: _row(name, model, 3000, _SEEDS, **more)
+    # From scratch, on the wide domain, flow may answer zero for ever (docs/records/learning.md).
+    wide = lambda name, start, steps, rate, **more: saved(
+        name, "flow", "more wide", runs(steps, rate), init_from=(start,), **more
+    )
+    return [
+        saved("flow, start", "flow", "many", runs(3000, 1e-3)),
+        classes("c3d", runs(10000, 3e-4), set=_NEARLY_ALL),
+        saved("flow, start, half", "flow", "many", runs(3000, 1e-3), set=half),
+        wide("wide flow", "flow, start", 16000, 5e-4, export="wide_flow"),
+        wide(
+            "wide flow, half", "flow, start, half", 10000, 5e-4, set=half, export="wide_flow_half"
+        ),
+        *(saved(f"color {s}", "color", "many", (Run(5e-4, 10000, s),)) for s in _SEEDS),
+        classes(_LONG_C3D[1], runs(10000, 3e-4), set=(*_NEARLY_ALL, *augmented(COLORS, CAMERA))),
+        _half("wide seg, half", "seg", 2e-3, "more wide", "scenes"),
+        _half("wide depth, half", "depth", 1e-3, "more wide", "depth"),
+        wide("wide flow, 1e-3", "flow, start", 10000, 1e-3, export="wide_flow_1e-3"),
+        row("V2V-0", "v2v", save=True),
+        row("2D-V2V", "v2v_2d", save=True),
+        Group("flow, scratch", "flow", "plain", runs(3000, 1e-3, seeds=_SEEDS), test=True),
+        row("V2V", "v2v", init_from=_LONG_C3D, save=True),
+        Group(
+            *("flow, from C3D", "flow", "plain", runs(3000, 1e-3, seeds=_SEEDS)),
+            init_from=_LONG_C3D,
+            test=True,
+        ),
+        *(row(f"Conv{n}b-up", f"conv{n}b_up", init_from=_LONG_C3D, save=True) for n in (3, 4, 5)),
+        Group("color, 2D", "color", "many", runs(10000, 5e-4), arg="model=v2v_2d", test=True),
+        Group("color, lower", "color", "many", runs(1500, 2.5e-4, 1e-4)),
+        Group("c3d, lower", "c3d", "most clips", runs(1500, 1e-4, 3e-4), set=_NEARLY_ALL),
+        saved("c3d, first layer quick", "c3d", "clips", runs(3000, 3e-4), slower=quick),
+        saved("flow, first layer quick", "flow", "many", runs(3000, 1e-3), slower=quick),
+    ]
 
 
 # Demonstrations, at about the same cost on a CPU: crop, frames of a clip, clips of a batch, steps.
@@ -300,6 +348,6 @@ PLANS = {
     "demos": _demos(),
     "more demos": _more_demos(),
     "final": _final(),
-    "wide": _wide(),
+    "converged": _converged(),
     "tiny": _tiny(),
 }

@@ -10,6 +10,7 @@ from jax import lax
 
 from experiments import espnetv2, half_precision, real_data, real_plans, real_runs
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
+from experiments.search_plans import PLANS
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
 from v2v_jax.inference.network import read_network
 from v2v_jax.models.standardization import fold
@@ -93,27 +94,30 @@ def test_sets_share_no_video(unpacked):
         assert all(names), name
         assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2]), name
         assert f"clips_train/{real_data.TWINS[0]}" not in names[0]
-        if name in ("people", "color shipped"):
+        if name in ("people", "color shipped", "flow shipped"):
             assert names[0] <= {f"clips_train/clip{k}" for k in (1, 2, 3)} | {"davis_train/hike"}
 
 
 def test_every_group_can_be_configured(unpacked):
-    groups = real_plans.plan("runs/wide")
-    names = [group.name for group in groups]
+    groups = real_plans.plan()
+    scenes = [group.name for group in PLANS["converged"] if group.save]
+    names = [*scenes, *(group.name for group in groups)]
     assert len(set(names)) == len(names)
-    for place, group in enumerate(groups):
-        assert set(group.init_from) <= set(names[:place]), group.name  # no circle
+    saved = {*scenes, *(group.name for group in groups if group.save)}
+    for place, group in enumerate(groups, len(scenes)):
+        assert {*group.init_from, *group.like} <= set(names[:place]), group.name  # no circle
+        assert set(group.init_from) <= saved
         if isinstance(group, real_plans.RealGroup):
             config = real_runs.real_config(group, unpacked)
             recipes.validate(config)
             assert config.data.validation.count("/") >= 1
-    assert {g.runs[0].steps for g in map(real_plans.tiny, groups)} == {2}
+    assert {g.runs[0].steps for g in map(real_plans.tiny, groups)} == {0, 2}
 
 
 def test_weights_in_half_precision(unpacked, tmp_path):
     """Written, read, and made a run that loads."""
     group = next(g for g in real_plans.plan() if g.name == "davis, Conv3b-up")
-    group = dataclasses.replace(group, set=(*group.set, ("model.width", 0.04)))
+    group = dataclasses.replace(group, set=(*group.set, ("model.width", 0.04)), like=())
     experiment = make_experiment(real_runs.real_config(group, unpacked), "train")
     rng = np.random.default_rng(0)
     draw = lambda x: rng.normal(size=x.shape).astype(np.float16).astype(np.float32)
@@ -158,12 +162,12 @@ def test_a_run_is_written_down(tmp_path, monkeypatch):
         augmentation__aspect=0.0,
         dtype="float32",
     )
-    runs = tuple(dataclasses.replace(run, steps=2) for run in group.runs[:2])
+    runs = tuple(dataclasses.replace(run, steps=2, rate=1e-3) for run in group.runs[:2])
     group = dataclasses.replace(
         group,
         set=(*group.set, *real_plans.settings(**small)),
         runs=runs,
-        init_from=(),
+        like=(),
         predict=(),
         export="row",
     )
