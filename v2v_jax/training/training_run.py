@@ -105,7 +105,6 @@ class TrainingRun:
         """
         self.step, self.state = step, state  # the one before is donated
         if step == self.first_step + 1:
-            heap.share()  # not before: the compiler's threads would wait for one another
             heap.release()  # of what the compiler needed
         self._monitor.add(step, metrics)
         if self._checkpoints.check():
