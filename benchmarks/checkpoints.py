@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 
-from experiments import scaling
+from experiments import scaling_step
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.schedule import Schedule
 
@@ -39,13 +39,13 @@ _AT_ONCE = 0.02  # seconds within which `wait` returns when there is nothing to 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Measures, prints a sentence, and returns what --json writes."""
     args = parse(argv)
-    args.clips_per_device = args.clips
-    experiment = scaling.make(args, 1)
+    experiment = scaling_step.make(args.arg, args.clips, args.crop, jax.devices()[:1])
     workdir = pathlib.Path(args.workdir) / "checkpoints_benchmark"
     shutil.rmtree(workdir, ignore_errors=True)
     kwargs = dict(headline="accuracy", better="max")
     with jax.set_mesh(experiment.mesh):
-        train_step, batch = scaling.make_synthetic_step(experiment)
+        train_step = scaling_step.make_step(experiment)
+        batch = scaling_step.make_batch(experiment)()
         state = experiment.init_state()
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         with Checkpoints(workdir, experiment.about, writable=True, **kwargs) as checkpoints:

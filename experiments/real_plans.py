@@ -158,7 +158,7 @@ def _colors() -> list[RealGroup]:
 
 def _flow() -> list[RealGroup]:
     """Brox's flow of real clips, from what the wide domain taught."""
-    full, half = ("wide flow", "wide flow, 1e-3"), ("wide flow, half",)
+    full, half = ("wide flow",), ("wide flow, half",)
     fine = lambda name, data, chosen, start, *more, **fields: RealGroup(
         *(f"flow, {name}", "flow", data, chosen),
         set=(*_FLOW, *more),
@@ -169,13 +169,12 @@ def _flow() -> list[RealGroup]:
     )
     return [
         fine(
-            *("shipped", "flow shipped", runs(6000, 1e-3, 5e-4), half, *_HALF, *_PLACE),
+            *("shipped", "flow shipped", runs(4000, 1e-3, 5e-4), half, *_HALF, *_PLACE),
             export="flow",
         ),
         fine("full, placed", "flow", runs(5000, 5e-4), full, *_PLACE, export="flow_full"),
         fine("half", "flow", runs(5000, 1e-3), half, *_HALF, export="flow_half"),
         fine("full", "flow", runs(5000, 5e-4), full, export="flow_unplaced"),
-        fine("full, 1e-3", "flow", runs(5000, 1e-3), full, *_PLACE),
     ]
 
 
@@ -196,7 +195,8 @@ def _camvid() -> list[RealGroup]:
 def plan() -> list[Group]:
     """All groups; those that start from scenes wait for `search_plans`' plan `converged`."""
     searches, rows, colors, flow = _searches(), _rows(), _colors(), _flow()
-    return [*searches, *colors[:8], *_camvid(), *flow[:3], *rows, *colors[8:], *flow[3:]]
+    prepared = [*searches, *rows[2:4], *colors[:8], *flow[:3], *rows[:2], *_camvid()]
+    return [*prepared, *rows[4:], *colors[8:], *flow[3:]]
 
 
 def tiny(group: Group) -> Group:

@@ -1,13 +1,23 @@
 """Weak scaling: clips/s of the real training step on more and more devices, as many clips on each.
 
-    python -m experiments.scaling                         # 1, 2, 4, … and all devices; two minutes
-    python -m experiments.scaling --devices=1,2 --clips_per_device=32 --json=scaling.json
+    python -m experiments.scaling                       # 1, 2, 4, … and all devices, 32 clips each
+    python -m experiments.scaling --devices=1,2,4,8 --clips_per_device=16,32,64 --profile=as_is
+    python -m experiments.scaling --reduce=as_is,buckets,bfloat16,none --json=scaling.json
 
-The step is `configs/seg.py`'s (with --arg), full size by default: forward, gradient, one
-all-reduce, optimiser. Its batch stays on the devices, so that the network between them is measured
-and not the reading of data; no TensorFlow is needed. The sizes take turns within a round, so that
-another program slows all of them; clips/s are medians over the rounds. Efficiency is clips/s a
-device over those of the smallest size. Prints a Markdown table.
+The step is `configs/seg.py`'s (with --arg), full size by default: forward, gradient, all-reduce,
+optimiser. Its batch stays on the devices, so that the network between them is measured and not the
+reading of data; no TensorFlow is needed. All programs are compiled first, at the same time, those
+of the fewest devices before the rest, which then find the compiler's trials done. They take turns
+within a round, so that another program slows all of them; clips/s are medians over the rounds.
+Efficiency is clips/s a device over those of the first way on the fewest devices, same clips.
+
+--reduce names ways to add up the gradients (`experiments/all_reduce.py`), of which the first is
+measured everywhere, the others on several devices, with --reduce_clips clips on each. Beside their
+speed: their losses from the same start. --profile tells where the time of a step goes, on the
+fewest and the most devices. A part that fails is printed and left out. --json is written after
+every part.
+
+Several processes, one device each: `experiments.scaling_processes`.
 
 On a machine without accelerators, to see that it runs (its efficiency there means nothing):
 
@@ -18,155 +28,265 @@ On a machine without accelerators, to see that it runs (its efficiency there mea
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
-import datetime
-import json
-import pathlib
-import statistics
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from configs import seg
-from v2v_jax.datasets.base.video_dataset import FIELDS
-from v2v_jax.input.tf_data_feed import TfDataFeed
-from v2v_jax.run.experiment import Experiment, make_experiment
-from v2v_jax.system import sharding
-from v2v_jax.training.step import make_train_step
+from benchmarks import device_trace
+from experiments import scaling_step
+from experiments.all_reduce import WAYS
+from experiments.scaling_report import Report, markdown, rows
+from v2v_jax.run.experiment import Experiment, TrainState
+from v2v_jax.system import compilation_cache, sharding
+from v2v_jax.training.accumulation import GPU_CLIPS
+
+_PROFILED = 5  # steps
+
+
+@dataclasses.dataclass(eq=False)
+class Program:
+    """The training step for some devices, clips on each, and a way to add up; what came of it."""
+
+    devices: int
+    clips: int
+    way: str
+    experiment: Experiment
+    step: Callable[..., Any] | None = None  # None: it could not be compiled, or has failed
+    batch: dict[str, jax.Array] | None = None
+    seconds: list[float] = dataclasses.field(default_factory=list)  # a step, of each round
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.way}, devices: {self.devices}, clips: {self.clips}"
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Measures, prints the table, and returns what --json writes."""
+    """Measures, prints tables, and returns what --json writes."""
     args = parse(argv)
-    sizes = args.devices or default_sizes(jax.device_count())
-    print(f"{sizes} devices of {jax.devices()[0].device_kind}, {args.clips_per_device} clips each")
-    runs = {size: prepare(args, size) for size in sizes}
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(args.rounds):
-        for size, run in runs.items():
-            seconds[size].append(run(args.steps) / args.steps)
-    result = summarize(args, seconds)
-    print(markdown(result))
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    compilation_cache.enable()
+    where = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    report = Report(args.json, "experiments.scaling", vars(args) | where)
+    programs = planned(args)
+    print(f"{len(programs)} programs on {args.devices} of {where['device']}", flush=True)
+    states = compile_all(programs, report)
+    report.attempt("memory", check_memory, programs, states, report)
+    run_all(programs, states, args, report)
+    print(markdown(report.result), flush=True)
+    return report.result
 
 
-def default_sizes(count: int) -> list[int]:
-    """1, 2, 4, … below `count`, and `count`."""
-    return [n for n in (2**i for i in range(count.bit_length())) if n < count] + [count]
+def planned(args: argparse.Namespace) -> list[Program]:
+    """What --devices, --clips_per_device and --reduce ask for."""
+    first = args.reduce[0]
+    programs = []
+    for devices in args.devices:
+        for clips in args.clips_per_device:
+            experiment = scaling_step.make(args.arg, clips, args.crop, jax.devices()[:devices])
+            ways = args.reduce if devices > 1 and clips in args.reduce_clips else [first]
+            programs += [Program(devices, clips, way, experiment) for way in ways]
+    return programs
 
 
-def make(args: argparse.Namespace, size: int) -> Experiment:
-    """The experiment of --arg on the first `size` devices."""
-    config = seg.get_config(args.arg)
-    config.batch_size = args.clips_per_device * size
-    if args.crop:
-        config.preprocessing.crop_size = (args.crop, args.crop)
-    mesh = sharding.make_mesh(jax.devices()[:size])
-    return make_experiment(config.lock(), "train", mesh)
+# ------------------------------------------------------------------------------------------------
+# Compiling
 
 
-def prepare(args: argparse.Namespace, size: int) -> Callable[[int], float]:
-    """Compiles the step; returns a function that runs it n times and says how many seconds."""
-    experiment = make(args, size)
+class States:
+    """A training state for each number of devices, which its programs hand on to one another.
+
+    One a program would take 0.4 GB of the first device for each of them.
+    """
+
+    def __init__(self, initial: TrainState):
+        """`initial` is copied to the host."""
+        self._initial = jax.device_get(initial)
+        self._of: dict[int, TrainState] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Of one state."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._initial))
+
+    def renew(self, program: Program) -> None:
+        """Puts the initial state where `program` runs."""
+        everywhere = sharding.replicated(program.experiment.mesh)
+        self._of.pop(program.devices, None)
+        self._of[program.devices] = jax.device_put(self._initial, everywhere)
+
+    def run(self, program: Program, steps: int) -> list[jax.Array]:
+        """Runs the program; waits for it and returns the losses."""
+        if program.devices not in self._of:
+            self.renew(program)
+        state = self._of.pop(program.devices)  # it is donated: if the program fails, it is lost
+        state, losses = scaling_step.run(program.step, state, program.batch, steps)
+        self._of[program.devices] = state
+        return losses
+
+
+def compile_all(programs: list[Program], report: Report) -> States:
+    """Compiles all steps and batches, each in a thread; returns the states.
+
+    Tracing needs Python's lock and so happens here, one by one; compiling does not.
+    """
+    least = min(p.devices for p in programs)
+    is_first = lambda p: p.devices == least and p.clips <= GPU_CLIPS
+    ordered = sorted(programs, key=lambda p: not is_first(p))
+    begun = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(2 * len(programs) + 1) as pool:
+        initial = pool.submit(initial_state, ordered[0].experiment)
+        before: list[concurrent.futures.Future] = [initial]
+        futures: dict[Program, list[concurrent.futures.Future]] = {}
+
+        def submit(program: Program) -> None:
+            options = WAYS[program.way].options
+            step, batch = lower(program), scaling_step.make_batch(program.experiment).lower()
+            futures[program] = [
+                pool.submit(compile_after, before, step, options),
+                pool.submit(compile_after, before, batch),
+            ]
+
+        def collect(program: Program) -> None:
+            step, make_batch = [future.result() for future in futures[program]]
+            program.batch = jax.block_until_ready(make_batch())
+            program.step = step
+
+        for program in ordered:
+            if not is_first(program) and len(before) == 1:
+                before = [initial, *itertools.chain.from_iterable(futures.values())]
+            report.attempt(f"tracing {program.name}", submit, program)
+        print(f"all traced after {time.perf_counter() - begun:.1f} s", flush=True)
+        # Nothing runs on the devices while the compiler tries kernels there.
+        concurrent.futures.wait(itertools.chain.from_iterable(futures.values()))
+        for program in futures:
+            report.attempt(f"compiling {program.name}", collect, program)
+        states = States(initial.result())
+    report.result["compile_seconds"] = time.perf_counter() - begun
+    print(f"all compiled after {report.result['compile_seconds']:.1f} s", flush=True)
+    return states
+
+
+def initial_state(experiment: Experiment) -> TrainState:
+    """The state at step 0; for a thread, which has its own mesh."""
     with jax.set_mesh(experiment.mesh):
-        step, batch = make_synthetic_step(experiment)
-        state = experiment.init_state()
-        for _ in range(3):
-            state, metrics = step(state, (), batch)
-        jax.block_until_ready(state)
-
-    def run(count: int) -> float:
-        nonlocal state
-        with jax.set_mesh(experiment.mesh):
-            start = time.perf_counter()
-            for _ in range(count):
-                state, _ = step(state, (), batch)
-            jax.block_until_ready(state)
-            return time.perf_counter() - start
-
-    return run
+        return jax.block_until_ready(experiment.init_state())
 
 
-def make_synthetic_step(experiment: Experiment) -> tuple[Callable[..., Any], dict[str, jax.Array]]:
-    """The jitted training step and a random batch for it that lies on the devices already."""
-    config, mesh, task = experiment.config, experiment.mesh, experiment.task
-    # It reads nothing, and does on the devices what streaming leaves to them: mirroring.
-    feed = TfDataFeed(experiment.dataset, task.fields, experiment.preprocessing, mesh)
-    b = config.batch_size
-    size = (b, experiment.preprocessing.clip_length, *experiment.preprocessing.crop_size)
-
-    def make_batch() -> dict[str, jax.Array]:
-        keys = iter(jax.random.split(jax.random.key(0), len(task.fields) + 1))
-        batch = {}
-        for field in task.fields:
-            spec = FIELDS[field]
-            limit = len(task.label_names) if field == "labels" else 255
-            shape = size + spec.channels
-            batch[field] = jax.random.randint(next(keys), shape, 0, limit).astype(spec.dtype)
-        batch["mirror"] = jax.random.bernoulli(next(keys), shape=(b,))
-        return batch | {"mask": jnp.ones(b, bool)}
-
-    batch = jax.jit(make_batch, out_shardings=sharding.batch_sharded(mesh))()
-    return make_train_step(experiment, feed), batch
+def lower(program: Program) -> jax.stages.Lowered:
+    """The step, traced."""
+    experiment = program.experiment
+    with jax.set_mesh(experiment.mesh):
+        step = scaling_step.make_step(experiment, WAYS[program.way].add_up)
+        batch = scaling_step.abstract_batch(experiment)
+        return step.lower(experiment.abstract_state(), (), batch)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What was measured on some devices; efficiency is relative to the smallest number of them."""
-
-    devices: int
-    batch_size: int
-    milliseconds: float
-    clips_per_second: float
-    speedup: float
-    efficiency: float
+def compile_after(
+    before: Sequence[concurrent.futures.Future],
+    lowered: jax.stages.Lowered,
+    options: dict[str, Any] | None = None,
+) -> jax.stages.Compiled:
+    """Waits for `before`, whether they fail or not, and compiles."""
+    concurrent.futures.wait(before)
+    return lowered.compile(compiler_options=options or None)
 
 
-def summarize(args: argparse.Namespace, seconds: dict[int, list[float]]) -> dict[str, Any]:
-    """JSON-ready: the medians over the rounds, and what was run where."""
-    speed = {n: args.clips_per_device * n / statistics.median(s) for n, s in seconds.items()}
-    least = min(speed)
-    rows = [
-        Row(
-            devices=n,
-            batch_size=args.clips_per_device * n,
-            milliseconds=1e3 * statistics.median(seconds[n]),
-            clips_per_second=speed[n],
-            speedup=speed[n] / speed[least],
-            efficiency=speed[n] / speed[least] / (n / least),
-        )
-        for n in sorted(speed)
-    ]
-    return {
-        "command": "python -m experiments.scaling",
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
-        **{key: getattr(args, key) for key in ("arg", "clips_per_device", "steps", "rounds")},
-        "rows": [dataclasses.asdict(row) for row in rows],
+def check_memory(programs: list[Program], states: States, report: Report) -> None:
+    """Notes and prints what the first device needs for all programs, and what it has."""
+    compiled = [p for p in programs if p.step is not None]
+    kept = states.nbytes * len({p.devices for p in compiled})
+    kept += sum(leaf.nbytes // p.devices for p in compiled for leaf in p.batch.values())
+    temporary = {p.name: p.step.memory_analysis().temp_size_in_bytes for p in compiled}
+    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    report.result["memory"] = {"kept": kept, "temporary": temporary, "limit": limit}
+    need = kept + max(temporary.values())
+    print(f"memory of the first device: {need / 1e9:.1f} GB needed, {limit / 1e9:.1f} GB there")
+
+
+# ------------------------------------------------------------------------------------------------
+# Running
+
+
+def run_all(
+    programs: list[Program], states: States, args: argparse.Namespace, report: Report
+) -> None:
+    """Losses, rounds, profiles; a program that fails is left out of what follows."""
+    first, compared = args.reduce[0], args.reduce_clips[0]
+
+    def of_each(what: str, function: Callable[..., Any], *arguments: Any) -> None:
+        for program in programs:
+            if program.step is None:
+                continue
+            if not report.attempt(f"{what} {program.name}", function, program, *arguments):
+                program.step = None
+
+    of_each("starting", start, states, args.losses, compared)
+    report.result["losses"] = {
+        "clips_per_device": compared,
+        "steps": args.losses,
+        "series": [
+            {"devices": p.devices, "reduce": p.way, "losses": p.losses}
+            for p in programs
+            if p.losses
+        ],
     }
+    for number in range(args.rounds):
+        of_each(f"round {number + 1},", measure, states, args.steps)
+        report.result["rows"] = rows([p for p in programs if p.seconds], first)
+        report.write()
+        print(f"round {number + 1} of {args.rounds} measured", flush=True)
+    for program in to_profile(programs, args):
+        report.attempt(f"profile of {program.name}", profile, program, states, report)
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table, under a line that says where and when."""
-    lines = [
-        f"{result['device']}, JAX {result['jax']}, {result['date']}, "
-        f"{result['clips_per_device']} clips a device",
-        "",
-        "| devices | batch | ms a step | clips/s | speed-up | efficiency |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"| {row['devices']} | {row['batch_size']} | {row['milliseconds']:.1f} | "
-            f"{row['clips_per_second']:.1f} | {row['speedup']:.2f} | {row['efficiency']:.1%} |"
-        )
-    return "\n".join(lines)
+def start(program: Program, states: States, steps: int, compared: int) -> None:
+    """Warms up; at `compared` clips a device from the initial state, noting the losses."""
+    if program.clips == compared:
+        states.renew(program)
+        program.losses = [float(np.asarray(loss)) for loss in states.run(program, steps)]
+    else:
+        states.run(program, 3)
+
+
+def measure(program: Program, states: States, steps: int) -> None:
+    """Seconds a step."""
+    begun = time.perf_counter()
+    states.run(program, steps)
+    program.seconds.append((time.perf_counter() - begun) / steps)
+
+
+def to_profile(programs: list[Program], args: argparse.Namespace) -> list[Program]:
+    """The ways of --profile on the most devices, and the first way on the fewest."""
+    if not args.profile:
+        return []
+    wanted = {(max(args.devices), way) for way in args.profile}
+    wanted.add((min(args.devices), args.reduce[0]))
+    running = [p for p in programs if p.step is not None and p.clips == args.reduce_clips[0]]
+    return [p for p in running if (p.devices, p.way) in wanted]
+
+
+def profile(program: Program, states: States, report: Report) -> None:
+    """Where a step's time goes, in ms, on each device."""
+    trace = device_trace.trace(lambda: states.run(program, _PROFILED), 1)
+    report.result["profiles"].append(
+        {
+            "devices": program.devices,
+            "clips_per_device": program.clips,
+            "reduce": program.way,
+            "milliseconds": device_trace.times_by_kind(trace, _PROFILED),
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# The command line
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -175,17 +295,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     numbers = lambda text: [int(word) for word in text.split(",")]
+    words = lambda text: text.split(",")
     parser.add_argument("--devices", type=numbers, help="how many, e.g. 1,2,4")
-    parser.add_argument("--clips_per_device", type=int, default=32)
+    parser.add_argument("--clips_per_device", type=numbers, default=[32], help="e.g. 16,32,64")
     parser.add_argument("--arg", default="", help="configs/seg.py's argument, e.g. size=small")
     parser.add_argument("--crop", type=int, default=0, help="the crop's height and width")
+    parser.add_argument("--reduce", type=words, default=["as_is"], help="of " + ", ".join(WAYS))
+    parser.add_argument(
+        "--reduce_clips", type=numbers, help="clips a device with which ways are compared: all"
+    )
+    parser.add_argument("--losses", type=int, default=10, help="steps whose losses are compared")
+    parser.add_argument("--profile", type=words, default=[], help="ways, on the most devices")
     parser.add_argument("--steps", type=int, default=20, help="in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", help="file to write")
     args = parser.parse_args(argv)
-    if args.devices and max(args.devices) > jax.device_count():
+    args.devices = args.devices or default_sizes(jax.device_count())
+    args.reduce_clips = args.reduce_clips or args.clips_per_device
+    if max(args.devices) > jax.device_count():
         parser.error(f"--devices={args.devices}: there are {jax.device_count()}")
+    if unknown := {*args.reduce, *args.profile} - {*WAYS}:
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(WAYS)}")
     return args
+
+
+def default_sizes(count: int) -> list[int]:
+    """1, 2, 4, … below `count`, and `count`."""
+    return [n for n in (2**i for i in range(count.bit_length())) if n < count] + [count]
 
 
 if __name__ == "__main__":

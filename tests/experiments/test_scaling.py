@@ -1,11 +1,17 @@
 """The scripts that measure scaling, saving and long runs, and what they say."""
 
 import json
+import subprocess
+import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import checkpoints
-from experiments import long_run, scaling
+from experiments import all_reduce, long_run, scaling, scaling_processes, scaling_report
+from v2v_jax.training import accumulation
 
 SMALL = ["--arg=model=conv3b_up,size=small", "--crop=32", "--rounds=2"]
 
@@ -19,22 +25,194 @@ def test_default_sizes():
     ]
 
 
+def program(devices, seconds, way="as_is", clips=10):
+    """A program that was measured."""
+    made = scaling.Program(devices, clips, way, experiment=None)
+    made.seconds = seconds
+    return made
+
+
 def test_efficiency():
     """As many clips a device: twice the clips in the same time is all of it."""
-    args = scaling.parse(["--clips_per_device=10"])
-    rows = scaling.summarize(args, {1: [0.5, 0.5], 2: [0.5, 0.5], 4: [0.9, 1.0, 1.1]})["rows"]
-    assert [row["clips_per_second"] for row in rows] == [20, 40, 40]
-    assert [row["efficiency"] for row in rows] == [1, 1, 0.5]
-    assert [row["speedup"] for row in rows] == [1, 2, 2]
+    measured = [program(1, [0.5, 0.5]), program(2, [0.5, 0.5]), program(4, [0.9, 1.0, 1.1])]
+    rows = scaling_report.rows([*measured, program(4, [0.5], way="buckets")], "as_is")
+    assert [row["clips_per_second"] for row in rows] == [20, 40, 40, 80]
+    assert [row["efficiency"] for row in rows] == [1, 1, 0.5, 1]
+    assert [row["speedup"] for row in rows] == [1, 2, 2, 4]
+
+
+def test_efficiency_is_among_as_many_clips_a_device():
+    measured = [program(1, [1.0]), program(2, [1.0]), program(1, [2.0], clips=40)]
+    rows = scaling_report.rows([*measured, program(2, [4.0], clips=40)], "as_is")
+    assert [(row["clips_per_device"], row["efficiency"]) for row in rows] == [
+        (10, 1), (10, 1), (40, 1), (40, 0.5),
+    ]  # fmt: skip
+
+
+def test_difference_of_losses():
+    assert scaling_report.greatest_difference([1.0, 2.0], [1.0, 2.5]) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="zip"):
+        scaling_report.greatest_difference([1.0], [1.0, 2.0])
+
+
+def test_table_of_profiles():
+    """Medians over the devices, the most computing and the least all-reduce."""
+    times = [{"span": 10.0 + n, "all-reduce": 3.0 - n, "computing": 5.0 + n} for n in range(3)]
+    report = scaling_report.Report(None, "x", {"device": "GPU", "jax": "1"})
+    report.result["profiles"] = [
+        {"devices": 3, "reduce": "as_is", "milliseconds": dict(zip("abc", times, strict=True))},
+        {"devices": 1, "reduce": "as_is", "milliseconds": {}},
+    ]
+    table = scaling_report.markdown(report.result)
+    assert "| 3 | as_is | 11.00 | 2.00 | 6.00 | 7.00 | 1.00 |" in table
+    report.result["profiles"] = report.result["profiles"][1:]
+    assert "no kernels of GPUs" in scaling_report.markdown(report.result)
+
+
+def test_what_fails_is_noted_and_the_rest_goes_on(tmp_path, capsys):
+    """An option that XLA does not know is such a failure; the file is there after every part."""
+    path = tmp_path / "scaling.json"
+    report = scaling_report.Report(str(path), "experiments.scaling", {})
+    lowered = jax.jit(jnp.negative).lower(1.0)
+    assert report.attempt("one", scaling.compile_after, [], lowered)
+    assert json.loads(path.read_text())["failures"] == []
+    assert not report.attempt("two", scaling.compile_after, [], lowered, {"xla_gpu_nonsense": True})
+    (failure,) = json.loads(path.read_text())["failures"]
+    assert failure["what"] == "two" and "xla_gpu_nonsense" in failure["error"]
+    assert "FAILED two: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", all_reduce.WAYS)
+def test_options_of_ways_are_known(way):
+    compiled = scaling.compile_after(
+        [], jax.jit(jnp.negative).lower(1.0), all_reduce.WAYS[way].options
+    )
+    assert compiled(1.0) == -1
+
+
+def test_as_is_is_what_the_step_does():
+    way = all_reduce.WAYS["as_is"]
+    assert way.add_up is accumulation.add_up and not way.options
+
+
+@pytest.mark.parametrize("way", sorted({*all_reduce.WAYS} - {"none"}))
+def test_ways_add_up(way):
+    """Eight devices' gradients; what is not a large gradient stays exact."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal((8, *shape)).astype(np.float32)
+    gradient = {"large": draw(3, 151, 149), "small": draw(5, 7)}
+    sums = gradient, (draw(), draw()), {"confusion": draw(4, 4)}
+    found = jax.vmap(all_reduce.WAYS[way].add_up, axis_name="data")(sums)
+    assert jax.tree.structure(found) == jax.tree.structure(sums)
+    for path, value in jax.tree_util.tree_leaves_with_path(found):
+        each = dict(jax.tree_util.tree_leaves_with_path(sums))[path]
+        expected = each.astype(np.float64).sum(0)
+        assert value.dtype == np.float32
+        rounded = "bfloat16" in way and "large" in str(path)
+        # bfloat16 has 8 bits: each term and each of the sums is off by half of the last at most.
+        tolerance = (np.abs(each).sum(0).max() * 9 * 2**-9) if rounded else 1e-5
+        np.testing.assert_allclose(value[0], expected, atol=tolerance, rtol=0)
+        np.testing.assert_array_equal(value[0], value[7])
+        if rounded:
+            assert np.abs(value[0] - expected).max() > 1e-4  # or it was not rounded at all
+
+
+def test_memory_of_programs_is_noted(capsys):
+    made = program(2, [])
+    made.step = jax.jit(jnp.negative).lower(jnp.zeros(10)).compile()
+    made.batch = {"video": jnp.zeros(6, jnp.uint8)}
+    report = scaling_report.Report(None, "experiments.scaling", {})
+    states = scaling.States({"params": jnp.zeros(5)})
+    scaling.check_memory([made], states, report)
+    assert report.result["memory"]["kept"] == 5 * 4 + 6 // 2
+    assert "needed" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_scaling_of_one_device(tmp_path, capsys, compilation_cache):
     path = tmp_path / "scaling.json"
-    scaling.main([*SMALL, "--clips_per_device=1", "--steps=2", f"--json={path}"])
-    (row,) = json.loads(path.read_text())["rows"]
-    assert row["batch_size"] == 1 and row["efficiency"] == 1
+    options = ["--clips_per_device=1,2", "--steps=2", "--losses=2", "--profile=as_is"]
+    scaling.main([*SMALL, *options, "--devices=1", f"--json={path}"])
+    result = json.loads(path.read_text())
+    assert result["failures"] == []
+    assert [(row["batch_size"], row["efficiency"]) for row in result["rows"]] == [(1, 1), (2, 1)]
+    ((series),) = result["losses"]["series"]
+    assert series["devices"] == 1 and len(series["losses"]) == 2
+    row = result["rows"][0]
     assert f"| {row['clips_per_second']:.1f} | 1.00 | 100.0% |" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Real processes
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sets"),
+    [([2, 4, 8], [[8], [4, 2]]), ([2], [[2]]), ([1, 2, 4, 8], [[8], [4, 2, 1]])],
+)
+def test_sets_of_processes_that_run_at_the_same_time(numbers, sets):
+    assert scaling_processes.at_the_same_time(numbers) == sets
+
+
+def test_each_process_sees_its_own_devices(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert scaling_processes.visible_devices(3, 2) == "3,4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert scaling_processes.visible_devices(1, 2) == "5,6"
+
+
+@pytest.mark.parametrize(("program", "codes"), [("exit(3)", "3"), ("while True: pass", "None")])
+def test_processes_that_fail_or_hang(program, codes):
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            with pytest.raises(RuntimeError, match=codes):
+                scaling_processes.wait([process], 0.5 if codes == "None" else 60)
+        finally:
+            process.kill()
+
+
+def comparison(tmp_path, clips):
+    """What is said of two processes beside one of two devices."""
+    path = tmp_path / "scaling.json"
+    report = scaling_report.Report(
+        str(path), "x", {"arg": "", "crop": 0, "losses": 2, "reduce": ["as_is"]}
+    )
+    report.result["rows"] = scaling_report.rows([program(1, [0.5]), program(2, [0.5])], "as_is")
+    series = [{"devices": n, "reduce": "as_is", "losses": [2.0, 1.0]} for n in (1, 2)]
+    report.result["losses"] = {"clips_per_device": 10, "series": series}
+    report.write()
+    args = scaling_processes.parse(
+        [f"--compare={path}", "--losses=2", f"--clips_per_device={clips}", "--processes=2"]
+    )
+    report = scaling_report.Report(None, "x", {})
+    report.result["rows"].append(scaling_processes.row(2, 2, 10, 1000.0, [2.0, 1.01]))
+    scaling_processes.read_one_process(args, report)
+    return scaling_processes.markdown(report.result)
+
+
+def test_processes_beside_one_process(tmp_path):
+    table = comparison(tmp_path, clips=10)
+    assert "| 2 | 1 | 20 | 500.0 | 40.0 | 2.00 | 100.0% | 0.0e+00 |" in table
+    assert "| 2 | 2 | 20 | 1000.0 | 20.0 | 1.00 | 50.0% | 1.0e-02 |" in table
+
+
+def test_other_options_are_not_compared(tmp_path):
+    with pytest.raises(ValueError, match="not of 20 clips"):
+        comparison(tmp_path, clips=20)
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path, compilation_cache):
+    """Two real processes and one of two devices: equal losses."""
+    path = tmp_path / "processes.json"
+    options = ["--clips_per_device=1", "--steps=2", "--losses=3", f"--json={path}"]
+    scaling_processes.main([*SMALL, *options, "--processes=2"])
+    result = json.loads(path.read_text())
+    assert result["failures"] == []
+    losses = {(r["devices"], r["processes"]): r["losses"] for r in result["rows"]}
+    assert {*losses} == {(1, 1), (2, 1), (2, 2)}
+    assert losses[2, 2] == pytest.approx(losses[2, 1], rel=1e-5)
+    assert losses[2, 2] != pytest.approx(losses[1, 1], rel=1e-9)
 
 
 @pytest.mark.slow

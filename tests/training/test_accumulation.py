@@ -8,6 +8,7 @@ import pytest
 from tests.tiny import read_metrics, tiny_config
 from v2v_jax.errors import ConfigError
 from v2v_jax.models import V2V
+from v2v_jax.system import sharding
 from v2v_jax.training import accumulation
 from v2v_jax.training.loop import train_and_evaluate
 
@@ -61,3 +62,14 @@ def test_parts_that_do_not_divide_the_batch(tmp_path):
         train_and_evaluate(tiny_config("seg", accumulate=3), tmp_path)
     with pytest.raises(ConfigError, match="accumulate is -1; it must be 0"):
         train_and_evaluate(tiny_config("seg", accumulate=-1), tmp_path)
+
+
+def test_what_adds_up_over_devices_can_be_chosen():
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    function = lambda params, store, batch: {"sum": params * batch.sum()}
+    x = jnp.arange(4.0)
+    own = accumulation.summed_over_devices(function, mesh)
+    assert jax.jit(own)(2.0, (), x)["sum"] == 12
+    twice = lambda sums: jax.tree.map(lambda s: 2 * jax.lax.psum(s, "data"), sums)
+    chosen = accumulation.summed_over_devices(function, mesh, twice)
+    assert jax.jit(chosen)(2.0, (), x)["sum"] == 24

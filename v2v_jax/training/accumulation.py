@@ -75,14 +75,20 @@ def summed_over_parts(function: Callable[..., Any], parts: int) -> Callable[...,
     return total
 
 
+def add_up(sums: Any) -> Any:
+    """A pytree of one device's sums → that of all devices' together, in one all-reduce."""
+    return lax.psum(sums, "data")
+
+
 def summed_over_devices(
-    function: Callable[[Any, Any, Any], Any], mesh: Mesh
+    function: Callable[[Any, Any, Any], Any], mesh: Mesh, add_up: Callable[[Any], Any] = add_up
 ) -> Callable[[Any, Any, Any], Any]:
-    """`function(params, store, batch)`, each device its rows, added up in one all-reduce.
+    """`function(params, store, batch)`, each device its rows, added up.
 
     Args:
       function: (params and store, which every device holds whole, and a pytree of its (B,…)) → a
         pytree of sums over B.
+      add_up: what adds them up, for each device, over the mesh's axis `data`.
 
     Returns:
       The same function of global arrays; every device gets the result.
@@ -90,7 +96,7 @@ def summed_over_devices(
     whole, split = PartitionSpec(), PartitionSpec("data")
 
     def total(params: Any, store: Any, batch: Any) -> Any:
-        return lax.psum(function(params, store, batch), "data")
+        return add_up(function(params, store, batch))
 
     # check_vma would add an all-reduce to the gradient of every parameter, in bfloat16; without it
     # each device keeps its own until the one all-reduce of `total`.

@@ -23,7 +23,9 @@ Metrics = dict[str, Any]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
-def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
+def make_train_step(
+    experiment: Experiment, feed: Feed, add_up: Callable[[Any], Any] = accumulation.add_up
+) -> TrainStep:
     """The step (state, feed.store, batch, seed=0) → (state, metrics); donates the state.
 
     All that is random in it is a function of (seed, state.step, row of the batch).
@@ -32,6 +34,9 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
     float32 scalars, beside the task's sums. With `config.skip_nonfinite` a step whose loss,
     gradient or update is not finite changes neither parameters nor optimiser state, and its metric
     `skipped` is 1, not 0.
+
+    Args:
+      add_up: how (gradient, (loss's sum, its count), the task's sums) of the devices are added up.
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     mesh, recomputed = experiment.mesh, config.recompute
@@ -63,7 +68,7 @@ def make_train_step(experiment: Experiment, feed: Feed) -> TrainStep:
         return gradient, (total, count), _over_clips(task.training_sums(outputs, fields))
 
     sums_of_batch = accumulation.summed_over_devices(
-        accumulation.summed_over_parts(sums_of_clips, parts), mesh
+        accumulation.summed_over_parts(sums_of_clips, parts), mesh, add_up
     )
 
     def step(state: TrainState, store: Any, batch: Any, seed: jax.Array | int = 0):
