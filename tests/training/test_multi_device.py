@@ -30,7 +30,7 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
         close = 2e-4  # a voxel between two values of uint8 may be rounded to either
     done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
     assert done.returncode == 0, done.stderr
-    assert "on 4 cpu device(s)" in done.stdout
+    assert "on 4 cpu devices" in done.stdout
     config = tiny_config("seg", SMALLEST, **overrides)
     train_and_evaluate(config, tmp_path / "one")
     for name in ("train/loss", "train/parameter_norm"):

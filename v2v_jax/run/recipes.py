@@ -85,8 +85,8 @@ def make_config(
     # Until all training videos are seen: a share of the run, or steps; see v2v_jax/input/clips.py.
     config.grow_share, config.grow_steps = 0.0, 0
     config.mirror = True
-    # Of the training clips, the share drawn so that all classes come as often; 0: every clip comes
-    # as often as any other. See v2v_jax/input/class_balance.py.
+    # The share of the training clips that are drawn so that all classes come equally often; 0: all
+    # clips come equally often. See v2v_jax/input/class_balance.py.
     config.class_balance = 0.0
     # How training clips vary, beside being cropped and mirrored: see v2v_jax/input/augmentation.py.
     config.augmentation = dataclasses.asdict(Augmentation())
@@ -341,34 +341,24 @@ def _check_selection(config: ConfigDict, kind: type[Task]) -> None:
         if not has_validation(config.data):
             raise ConfigError(
                 f"patience is {config.patience}, but this configuration has no validation split "
-                "to choose on; set data.validation_share, of scenes "
-                "data.num_validation_videos, or patience=0."
+                "to choose on; set data.validation_share (for scenes: "
+                "data.num_validation_videos), or patience=0."
             )
         if not config.get("save_every_evaluation", True):
             raise ConfigError(
-                f"patience is {config.patience}, but save_every_evaluation is False, so that the "
-                "best checkpoint would not be kept; leave one of them out."
+                f"patience is {config.patience}, but save_every_evaluation is False, so the best "
+                "checkpoint would not be kept; set save_every_evaluation=True, or patience=0."
             )
     folds, fold = config.data.get("num_folds", 0), config.data.get("fold", 0)
     if fold and fold >= folds:
         raise ConfigError(
-            f"data.fold is {fold}, but data.num_folds {folds}; folds are numbered from 0 to "
+            f"data.fold is {fold}, but data.num_folds is {folds}; folds are numbered from 0 to "
             "num_folds - 1."
         )
-    if config.get("class_balance", 0.0):
-        _check_class_balance(config, kind)
-
-
-def _check_class_balance(config: ConfigDict, kind: type[Task]) -> None:
-    balance = config.class_balance
-    if not {"labels", VIDEO_LABEL} & set(kind.fields):
+    balance = config.get("class_balance", 0.0)
+    if balance and not {"labels", VIDEO_LABEL} & set(kind.fields):
         raise ConfigError(
             f"class_balance is {balance}, but the task {kind.name} has no classes; set it to 0."
-        )
-    if config.get("grow_share", 0.0) or config.get("grow_steps", 0):
-        raise ConfigError(
-            f"class_balance is {balance}, which needs the labels of all training videos before the "
-            "first step; set grow_share=0 and grow_steps=0, too."
         )
 
 

@@ -117,4 +117,6 @@ def _print(weights: Weights, rows: list[tuple[str, ...]]) -> None:
     if weights.left_over:
         shown = ", ".join(weights.left_over[:8])
         more = len(weights.left_over) - 8
-        console.print(f"Of no layer here: {shown}{f' and {more} more' if more > 0 else ''}")
+        console.print(
+            f"Belongs to no layer of the network: {shown}{f' and {more} more' if more > 0 else ''}"
+        )
