@@ -15,8 +15,9 @@ import pytest
 
 from tests.processes import finish, small_config, start, wait_for_step
 from tests.tiny import ROOT, SMALLEST, tiny_arguments, tiny_config
-from v2v_jax.errors import CheckpointError, Stopped
+from v2v_jax.errors import CheckpointError, ConfigError, Stopped
 from v2v_jax.evaluation.evaluator import Evaluator
+from v2v_jax.run import stored_state
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 from v2v_jax.training import training_run
@@ -286,6 +287,35 @@ def test_second_training_in_one_folder_is_refused(tmp_path):
             train_and_evaluate(config, tmp_path)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert log.read_text() == '{"step": 7, "train/loss": 1.0}\n'
+
+
+@pytest.mark.parametrize("reason", ["another optimiser", "cannot be read"])
+def test_a_restore_that_fails_leaves_the_log(tmp_path, monkeypatch, reason):
+    """The log is rewritten only after the restore: else later steps' lines would be gone."""
+    experiment = make_experiment(small_config(), "train")
+    options = dict(headline="accuracy", better="max", writable=True)
+    with Checkpoints(tmp_path, experiment.about, **options) as checkpoints:
+        checkpoints.save(experiment.init_state(), 2)
+    config = small_config()
+    if reason == "another optimiser":
+        assert config.optimizer.name == "adamw"
+        config.optimizer.name = "caffe_sgd"
+        expected, message = ConfigError, "another optimiser"
+    else:
+        expected, message = CheckpointError, "damaged"
+
+        def read_state(folder, like):
+            raise stored_state.Unreadable("the disk is ill")
+
+        monkeypatch.setattr(stored_state, "read_state", read_state)
+    (tmp_path / "config.json").write_text("{}")
+    lines = [f'{{"step": {step}, "train/loss": 1.0}}\n' for step in (1, 2, 3, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join([*lines, '{"step": 5, "tra']))
+    contents = lambda: {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    before = contents()
+    with pytest.raises(expected, match=message):
+        train_and_evaluate(config, tmp_path)
+    assert contents() == before
 
 
 def test_sigterm_whose_exception_is_lost_is_not_lost():
