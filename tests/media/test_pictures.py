@@ -4,6 +4,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -216,6 +218,69 @@ def test_one_limit_and_one_error_for_huge_pictures(side):
 
 def test_the_largest_picture_is_opened():
     assert Picture(png_header(8192, 8192)).size == (8192, 8192)
+
+
+# Says by how much reading a picture raises what its process has at most in memory, in MiB. Not by
+# getrusage, where a program that starts begins with what the one that started it has had.
+_PEAK = """
+import sys
+from v2v_jax.errors import CorruptVideoError
+from v2v_jax.media.pictures import Picture
+
+def peak():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+path, read = sys.argv[1:]
+before = peak()
+try:
+    print(getattr(Picture(path), read)().shape, end=" ")
+except CorruptVideoError as error:
+    print("refused", end=" ")
+print(round(peak() - before))
+"""
+
+
+def peak_of_reading(path, read: str) -> tuple[str, int]:
+    """What came of it, and MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(path), read],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    result, _, mebibytes = done.stdout.rpartition(" ")
+    return result, int(mebibytes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status is Linux's")
+def test_a_picture_that_is_too_large_takes_no_memory(tmp_path):
+    """A good one, of 37 kB; decoded as RGB it would take 192 MiB."""
+    PIL.Image.new("1", (8192, 8193)).save(tmp_path / "huge.png")
+    result, mebibytes = peak_of_reading(tmp_path / "huge.png", "frame")
+    assert result == "refused" and mebibytes < 50
+
+
+# Mode, extension, how it is read, MiB that it may take: 1.2 times what was measured.
+LARGEST = [
+    *(("L", "png", "frame", 850), ("RGBA", "png", "frame", 1080), ("I;16", "png", "frame", 1230)),
+    *(("LA", "png", "numbers", 920), ("I;16", "png", "numbers", 620)),
+    *(("RGB", "jpg", "frame", 1080), ("RGB", "tiff", "frame", 1000), ("RGB", "bmp", "frame", 770)),
+    ("RGB", "webp", "frame", 1700),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status is Linux's")
+@pytest.mark.parametrize("mode, extension, read, most", LARGEST)
+def test_the_largest_picture_takes_bounded_memory(tmp_path, mode, extension, read, most):
+    """8192×8192: 192 MiB as RGB. On its side, where the file can say so: that takes a copy."""
+    image, exif = PIL.Image.new(mode, (8192, 8192)), PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"largest.{extension}"
+    image.save(path, **({} if extension == "bmp" else dict(exif=exif)))
+    result, mebibytes = peak_of_reading(path, read)
+    print(f"{mode} {extension}, {read}: {mebibytes} MiB")
+    assert result == ("(8192, 8192, 3)" if read == "frame" else "(8192, 8192)")
+    assert 100 < mebibytes < most
 
 
 def test_what_is_no_picture(tmp_path):

@@ -121,7 +121,8 @@ class Picture:
             else:
                 image.load()
                 image.info.pop("transparency", None)  # Pillow warns that it drops it
-            image = image.convert("RGB")
+            if image.mode != "RGB":  # else it would be a copy, of 256 MiB for the largest
+                image = image.convert("RGB")
             if self._turn is not None:
                 image = image.transpose(self._turn)
             if size is not None and image.size != (size[1], size[0]):
