@@ -149,7 +149,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         if error.errno in _FULL:
             return _fail(f"Error: {error}. Make room and run the same command again.", 1)
         if error.errno in _UNUSABLE and error.filename is not None:
-            name = os.fsdecode(error.filename)
+            name = os.fsdecode(error.filename2 or error.filename)  # what was to get that name
             return _fail(f"Error: {name} cannot be used ({error.strerror}).", 1)
         raise
     except ModuleNotFoundError as error:

@@ -66,7 +66,7 @@ def compare(first: str, second: str) -> pathlib.Path:
         raise ConfigError(f"--compare got the same run twice, {first}; name two runs.")
     names = _names(first, second)
     runs = [read_run(folder, name) for folder, name in zip((first, second), names, strict=True)]
-    tasks = [json.loads(run.config.get("task", '""')) for run in runs]
+    tasks = [json.loads(run.config["task"]) for run in runs]
     if tasks[0] != tasks[1]:
         raise ConfigError(
             f"{first} is a run of {tasks[0]}, {second} of {tasks[1]}; only runs of one task can be "
@@ -100,7 +100,7 @@ def read_run(workdir: str, name: str) -> EvaluatedRun:
             f"{metrics} does not exist; evaluate that run first: v2v eval --config=RECIPE "
             f"--workdir={workdir}"
         )
-    values, config = _read(metrics), _read(folder / "config.json")
+    values, config = _read(metrics), _read_config(folder / "config.json")
     return EvaluatedRun(
         name=name,
         step=values.pop("step", 0),
@@ -109,6 +109,13 @@ def read_run(workdir: str, name: str) -> EvaluatedRun:
         curves=read_curves(folder / "metrics.jsonl"),
         training=read_training(folder),
     )
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    config = _read(path)
+    if not isinstance(config.get("task"), str):
+        raise DataError(f"{path} is damaged: it names no task.")
+    return config
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from v2v_jax.run.sessions import count_parameters, read_training
 from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
+from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import Task, metrics
@@ -266,7 +267,7 @@ def make_report(
         step=step,
         version=v2v_jax.__version__,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        config=_trained_config(workdir) or config.to_json_best_effort(indent=2),
+        config=trained_config(workdir) or config.to_json_best_effort(indent=2),
         headline=task.headline,
         better=task.better,
         baseline=task.baseline,
@@ -283,10 +284,22 @@ def make_report(
     )
 
 
-def _trained_config(workdir: pathlib.Path) -> str:
-    """The configuration that the run was trained with, "" if it is not there (copied weights)."""
+def trained_config(workdir: pathlib.Path) -> str:
+    """The configuration that the run was trained with; "" if it is damaged, or is not there."""
     path = workdir / "config.json"
-    return path.read_text(errors="replace").strip() if path.is_file() else ""
+    if not path.exists():  # copied weights
+        return ""
+    try:
+        data = path.read_bytes()
+        parse_object(data)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        logging.warning(
+            "%s cannot be shown (%s); the report has the configuration of this evaluation.",
+            *(path, reason),
+        )
+        return ""
+    return data.decode(errors="replace").strip()
 
 
 def best_params(experiment: Experiment, workdir: str | pathlib.Path) -> tuple[int, Any]:

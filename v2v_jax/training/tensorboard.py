@@ -38,8 +38,13 @@ class TensorBoard(Callback):
 
         self._event, self._summary = Event, summary
         self._folder = workdir / "tensorboard"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(self._folder / "events"), f".{os.getpid()}.{first_step}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = str(self._folder / "events")
+            self._writer = EventsWriter(name, f".{os.getpid()}.{first_step}")
+        except OSError as error:
+            self._give_up(error)
+            return
         # TensorBoard drops what earlier files say of the steps from this one on.
         start = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time.time(), step=first_step + 1, session_log=start))
@@ -82,6 +87,9 @@ class TensorBoard(Callback):
             self._writer.write_event(event)
             self._writer.flush()
         except OSError as error:
-            reason = error.strerror
-            logging.error("Cannot write to %s (%s); its curves end here.", self._folder, reason)
-            self._writer = None
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        reason = error.strerror
+        logging.error("Cannot write to %s (%s); its curves end here.", self._folder, reason)
+        self._writer = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 
+from v2v_jax.errors import CheckpointError
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.sessions import Session
 from v2v_jax.system.console import console, waiting
-from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.whole_files import is_temporary, write_text
 from v2v_jax.training import heap
 from v2v_jax.training.callbacks import Callback, Callbacks
 from v2v_jax.training.early_stopping import EarlyStopping
@@ -68,13 +70,14 @@ class TrainingRun:
         self._evaluated = bool(self._checkpoints.metrics(step))
         feed, _ = self._setup.feed, self._setup.evaluator  # both begin to read
         first_process = jax.process_index() == 0
-        self._log = MetricsLog(workdir, step, first_process, evaluated=self._evaluated)
-        opened.enter_context(self._log)
+        with _written_in(workdir):
+            self._log = MetricsLog(workdir, step, first_process, evaluated=self._evaluated)
+            opened.enter_context(self._log)
+            if first_process:
+                text = self._config.to_json_best_effort(indent=2)
+                write_text(workdir / "config.json", text + "\n")
         trains = first_process and step < schedule.num_steps
         self._session = Session(workdir, step, self.state.params, trains)
-        if first_process:
-            text = self._config.to_json_best_effort(indent=2)
-            write_text(workdir / "config.json", text + "\n")
         self._told = Callbacks((TensorBoard(), *self._callbacks), first_process)
         opened.enter_context(self._told)
         self._told.start(self._config, workdir, step)
@@ -172,3 +175,18 @@ class TrainingRun:
             f"{self._setup.split} {self._task.headline}. The best checkpoint is step "
             f"{self._checkpoints.best_step()}'s; v2v eval and v2v predict use it."
         )
+
+
+@contextlib.contextmanager
+def _written_in(workdir: pathlib.Path) -> Iterator[None]:
+    """Says in one sentence what the system answers to writing a file of a run's folder."""
+    try:
+        yield
+    except OSError as error:
+        path = pathlib.Path(os.fsdecode(error.filename2 or error.filename or workdir))
+        if is_temporary(path.name):
+            path = path.parent
+        raise CheckpointError(
+            f"Cannot write {path} ({error.strerror}); remove what is in the way, make room, or "
+            "choose another --workdir."
+        ) from error
