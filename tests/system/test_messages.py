@@ -1,5 +1,7 @@
 """Warnings and errors: one line each on standard error, tracebacks of none."""
 
+import asyncio
+import gc
 import logging
 import sys
 import types
@@ -48,5 +50,9 @@ def test_what_orbax_says_of_a_failed_write_is_left_out(installed, capsys):
             sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     finally:
         sys.__unraisablehook__ = real
+    loop = asyncio.new_event_loop()
+    loop.create_future().set_exception(OSError(28, "No space left on device"))  # of many writes
+    gc.collect()
+    loop.close()
     assert capsys.readouterr().err == ""
     assert [str(each.exc_value) for each in shown] == ["another one"]

@@ -32,7 +32,7 @@ def install() -> None:
     `Checkpoints` says it once.
     """
     handler = OneLineHandler()
-    handler.addFilter(_not_orbax)
+    handler.addFilter(_is_for_people)
     for other in (absl.logging.get_absl_handler(), *logging.root.handlers):
         if isinstance(other, OneLineHandler | absl.logging.ABSLHandler):
             logging.root.removeHandler(other)
@@ -58,7 +58,9 @@ def without(message: str) -> Iterator[None]:
             handler.removeFilter(drop)
 
 
-def _not_orbax(record: logging.LogRecord) -> bool:
+def _is_for_people(record: logging.LogRecord) -> bool:
+    if record.name == "asyncio" and "exception was never retrieved" in record.getMessage():
+        return False  # one of orbax's writes, of which another one has failed before
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
