@@ -11,6 +11,9 @@ from v2v_jax.pretrained.weights import MAX_BYTES, Entry, Weights, assemble
 
 START = b"\x89HDF\r\n\x1a\n"
 _MAX_OBJECTS = 10_000
+# deflate (gzip), shuffle, Fletcher's sums. For one that it lacks HDF5 loads libraries, where the
+# machine has some, because a file names it.
+_OWN_FILTERS = {1, 2, 3}
 
 
 def read_hdf5(path: str) -> Weights:
@@ -69,5 +72,11 @@ def _datasets(h5py, file, path):
                     raise WeightsError(
                         f"{path}: {value.name!r} lies in another file, which is not read."
                     )
-                if value.shape is not None and value.compression in (None, "gzip"):
+                if value.shape is not None and _filters(value) <= _OWN_FILTERS:
                     yield value.name, value
+
+
+def _filters(dataset) -> set[int]:
+    """The numbers of the filters that its data went through."""
+    properties = dataset.id.get_create_plist()
+    return {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
