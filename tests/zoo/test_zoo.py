@@ -134,7 +134,7 @@ def test_a_training_starts_from_a_name(installed, network, tmp_path, monkeypatch
 
 
 def test_the_index_of_this_version():
-    """Every entry has its file, its card and the right sum, and lost 1 % at most in 8 bits."""
+    """Every entry has its file, its card and the right sum, and lost 1 % at most in its bits."""
     entries = zoo.read_index()
     for entry in entries:
         path = zoo.find(entry.name)
