@@ -164,7 +164,7 @@ def test_a_training_starts_from_every_network_of_this_version(entry):
     experiment = make_experiment(config, "train")
     state = fine_tuning.initialize(experiment, experiment.init_state())
     network = v2v_jax.load(entry.name).network
-    if network.num_outputs != experiment.task.num_outputs:
+    if network.task.num_outputs != experiment.task.num_outputs:
         del network.params["conv_pre"]
     for name, layer in network.params.items():
         np.testing.assert_array_equal(np.asarray(state.params[name]["kernel"]), layer["kernel"])
