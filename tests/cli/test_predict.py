@@ -50,6 +50,25 @@ def test_one_video(tmp_path, run):
     assert read_video(tmp_path / "out.mp4")[0].shape == (40, 20, 64, 3)
 
 
+def test_presets_of_the_encoder(tmp_path, run):
+    """Of one video and of a folder of them: the quicker ones write larger files."""
+    make_videos(tmp_path, "videos/in.mp4")
+    write_video(tmp_path / "videos" / "in.mp4", smooth(24, 96, 96))
+    for number, video in enumerate(("videos/in.mp4", "videos")):
+        sizes = []
+        for options in (("--preset=ultrafast",), (), ("--preset=slow",)):
+            folder = tmp_path / f"{number}{len(sizes)}"
+            folder.mkdir()
+            output = folder / ("{name}.mp4" if number else "in.mp4")
+            arguments = f"--video={tmp_path / video}", f"--output={output}", *options
+            assert run(*arguments)[0] == 0
+            assert len(read_video(folder / "in.mp4")[0]) == 24
+            sizes.append((folder / "in.mp4").stat().st_size)
+        assert len(set(sizes)) == 3 and sizes[0] == max(sizes)
+    status, _, err = run("--video=x", "--output=y.mp4", "--preset=best")
+    assert status == 2 and "preset" in err
+
+
 def test_the_legend_can_be_left_out(tmp_path, run):
     """Of one video and of a folder of them; what it says is tested with the views."""
     flow = Predictor(stub(lambda p, v: v[..., :2] / 255.0, Flow()), scale="native")

@@ -19,7 +19,7 @@ import functools
 import os
 import pathlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from absl import logging
 
@@ -27,6 +27,7 @@ from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.inference import video_folders
 from v2v_jax.media.frame_sources import FrameSource, open_source
+from v2v_jax.media.video_writer import PRESET, Preset
 from v2v_jax.system import jobs, own_modules
 from v2v_jax.system.console import FramesBar, console, waiting
 from v2v_jax.system.jobs import Job
@@ -83,6 +84,12 @@ def add_options(parser: Parser) -> None:
         "--fps",
         type=float,
         help="of an MP4, without sound; default: each frame's own time, 25 for a folder of frames",
+    )
+    add(
+        "--preset",
+        choices=get_args(Preset),
+        default=PRESET,
+        help="of an MP4's encoder: slower ones make smaller files (default: %(default)s)",
     )
     add("--overwrite", action="store_true", help="replace an output that exists")
     own_modules.add_argument(parser)
@@ -215,6 +222,7 @@ def _writing(
         fps=options.fps,
         sound_of=video if os.path.isfile(video) else None,
         probabilities=options.probabilities,
+        preset=options.preset,
     )
 
 

@@ -83,7 +83,8 @@ def flow_to_color(
         "a real array (…,H,W,2)",
     )
     flow = flow.astype(np.float32)
-    known = np.all(np.abs(flow) <= _UNKNOWN_FLOW, axis=-1)  # false for NaN, too
+    within = np.abs(flow) <= _UNKNOWN_FLOW  # false for NaN, too
+    known = within[..., 0] & within[..., 1]
     if valid is not None:
         valid = np.asarray(valid)
         expect(
@@ -99,8 +100,9 @@ def flow_to_color(
         max_magnitude = float(speed.max(initial=0.0)) or 1.0
     if not 0.0 < max_magnitude < np.inf:
         raise ValueError(f"max_magnitude must be a positive number of pixels; got {max_magnitude}.")
-    color = _wheel_color(flow, speed / max_magnitude)
-    return np.where(known[..., None], color, 0).astype(np.uint8)
+    color = _wheel_color(flow, speed / np.float32(max_magnitude))
+    color[~known] = 0
+    return color
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,15 +115,20 @@ def _flow_wheel() -> np.ndarray:
 
 
 def _wheel_color(flow: np.ndarray, saturation: np.ndarray) -> np.ndarray:
-    """(…,2) direction and (…) saturation (1 = the edge) -> (…,3) float RGB, 0..255."""
-    wheel = _flow_wheel()
+    """(…,2) direction and (…) saturation (1 = the edge), float32 -> (…,3) uint8 RGB."""
+    wheel = _flow_wheel().astype(np.float32)
     turn = (np.arctan2(-flow[..., 1], -flow[..., 0]) / np.pi + 1) / 2  # 0..1, clockwise from right
     position = turn * (len(wheel) - 1)
-    lower = np.clip(position.astype(np.int64), 0, len(wheel) - 1)
-    share = (position - lower)[..., None]
-    hue = (1 - share) * wheel[lower] + share * wheel[(lower + 1) % len(wheel)]
-    saturation = saturation[..., None]
-    return np.where(saturation <= 1, 255 - saturation * (255 - hue), 0.75 * hue)
+    lower = np.clip(position.astype(np.int32), 0, len(wheel) - 1)
+    share = position - lower.astype(np.float32)
+    steps = np.roll(wheel, -1, axis=0) - wheel
+    color = np.empty((*lower.shape, 3), np.uint8)
+    for channel in range(3):  # planes: gathering rows of three is several times as slow
+        hue = wheel[:, channel].take(lower) + share * steps[:, channel].take(lower)
+        color[..., channel] = np.where(
+            saturation <= 1, np.float32(255) - saturation * (255 - hue), np.float32(0.75) * hue
+        )
+    return color
 
 
 def flow_legend(size: int = 96, max_magnitude: float | None = None) -> Wheel:
@@ -194,6 +201,8 @@ def labels_to_color(labels: np.ndarray, num_classes: int) -> np.ndarray:
         labels,
         "an integer array (…,H,W)",
     )
+    if not labels.size or (labels.min() >= 0 and labels.max() < num_classes):
+        return table.take(labels, axis=0)  # four times as quick as table[labels]
     ignored = labels == IGNORE_LABEL
     wrong = labels[((labels < 0) | (labels >= num_classes)) & ~ignored]
     if wrong.size:
@@ -226,14 +235,17 @@ def overlay(video: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -
         video,
         f"uint8 {color.shape}, like the labels",
     )
-    drawn = np.zeros(IGNORE_LABEL + 1, bool)
-    drawn[: len(label_names)] = ~transparent_classes(label_names)
-    return np.where(drawn[np.asarray(labels)][..., None], half_over(video, color), video)
+    left_out = np.ones(IGNORE_LABEL + 1, bool)
+    left_out[: len(label_names)] = transparent_classes(label_names)
+    over, left_out = half_over(video, color), left_out.take(labels)
+    if left_out.any():
+        np.copyto(over, video, where=left_out[..., None])
+    return over
 
 
 def half_over(video: np.ndarray, color: np.ndarray) -> np.ndarray:
     """The mean of two (…,3) uint8 RGB, rounded up: one half transparent over the other."""
-    return ((video.astype(np.uint16) + color + 1) >> 1).astype(np.uint8)
+    return (video | color) - ((video ^ color) >> 1)  # without a carry, which takes wider numbers
 
 
 def label_legend(

@@ -25,7 +25,7 @@ from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.inference.video_folders import partial_path
 from v2v_jax.inference.views import Drawing, View, other_moments
 from v2v_jax.media.frame_sources import FrameSource
-from v2v_jax.media.video_writer import VideoWriter, cannot_write
+from v2v_jax.media.video_writer import PRESET, Preset, VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import temporary_path
@@ -156,6 +156,7 @@ def predict_to_files(
     fps: float | None = None,
     sound_of: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
+    preset: Preset = PRESET,
     tick: Callable[[int], None] = lambda count: None,
 ) -> int:
     """Predicts one video and writes it; reading, the network and writing overlap.
@@ -172,6 +173,7 @@ def predict_to_files(
         time, or 25 where the source has no times.
       sound_of: whose sound an MP4 gets, unless `fps` is given.
       probabilities: write class probabilities too.
+      preset: of an MP4, see `VideoWriter`.
       tick: called with the number of frames that were written.
 
     Returns:
@@ -191,7 +193,7 @@ def predict_to_files(
             color_scale=color_scale,
             elsewhere=elsewhere,
         )
-        writer = _Movie(path, source, fps, sound_of)
+        writer = _Movie(path, source, fps, sound_of, preset)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -247,6 +249,7 @@ class _Movie:
         source: FrameSource,
         fps: float | None,
         sound_of: str | os.PathLike[str] | None,
+        preset: Preset,
     ):
         """fps: None for the source's times."""
         self._times = source.times if fps is None else None
@@ -257,6 +260,7 @@ class _Movie:
         self._writer = VideoWriter(
             *(path, fps, sound_of, source.pixel_aspect),
             tick=source.tick if self._times is not None else None,
+            preset=preset,
         )
         self._count = 0
         self.failed = False

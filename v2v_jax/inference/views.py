@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -19,7 +22,8 @@ View = Literal["overlay", "plain", "side_by_side"]
 VIEWS: tuple[View, ...] = ("overlay", "plain", "side_by_side")
 
 _GAP = 4  # px between pictures side by side
-_MOMENTS = 2  # of a video, beside its beginning, that its scale of colours is taken from
+_BEGINNING = 16  # frames of a video that its scale of colours is taken from
+_MOMENTS = 2  # of a video, beside its beginning, that the scale is taken from
 _VOXELS = 50_000  # of a frame; more do not change a percentile
 
 
@@ -61,16 +65,25 @@ class Drawing:
         and the overlay on the right.
         """
         if self._scale is None:
-            self._scale = self._scale_for(chunk.values)
+            self._scale = self._scale_for(chunk.values[:_BEGINNING])
+        # Frame by frame, which stays in a processor's cache, by threads: NumPy lets them run.
+        frames = range(len(chunk.frames))
+        colors = np.stack(
+            list(_threads().map(lambda k: self._drawn(*(x[k : k + 1] for x in chunk))[0], frames))
+        )
+        return self._with_legend(colors) if self._legend else colors
+
+    def _drawn(self, frames: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Without the legend."""
         if self._lies_over:
-            colors = self._task.overlay(chunk.frames, chunk.values, *self._scale)
+            colors = self._task.overlay(frames, values, *self._scale)
         else:
-            colors = self._task.draw(chunk.values, *self._scale)
+            colors = self._task.draw(values, *self._scale)
         if self._view == "side_by_side":
-            left = self._task.shown_input(chunk.frames)
+            left = self._task.shown_input(frames)
             gap = np.full((*left.shape[:2], _GAP, 3), 255, np.uint8)
             colors = np.concatenate([left, gap, colors], axis=2)
-        return self._with_legend(colors) if self._legend else colors
+        return colors
 
     def legends(self) -> tuple[Legend | np.ndarray, ...]:
         """What the colours mean, once something is drawn."""
@@ -98,9 +111,16 @@ class Drawing:
             if self._strip is None:
                 self._legend = False
                 return pictures
-        padded = np.pad(pictures, ((0, 0), (0, h % 2), (0, 0), (0, 0)), mode="edge")
-        below = np.broadcast_to(self._strip, (len(pictures), *self._strip.shape))
-        return np.concatenate([padded, below], axis=1)
+        even = h + h % 2
+        result = np.empty((len(pictures), even + len(self._strip), w, 3), np.uint8)
+        result[:, :h], result[:, h:even], result[:, even:] = pictures, pictures[:, -1:], self._strip
+        return result
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Draw frames, for all videos."""
+    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1), "drawing")
 
 
 def parse_color_scale(text: str, task: Task) -> tuple[float, ...]:

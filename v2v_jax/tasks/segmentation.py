@@ -169,7 +169,7 @@ class Segmentation(Task):
         return ()
 
     def draw(self, values, *scale):
-        return self.label_colors[values]
+        return self.label_colors.take(values, axis=0)  # four times as quick as [values]
 
     def legends(self, *scale):
         return (colors.label_legend(self.label_names, ignored=False),)
