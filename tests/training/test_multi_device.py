@@ -42,6 +42,20 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
         assert four == pytest.approx(one, abs=1e-3)  # a few of 24,576 voxels may change sides
 
 
+@pytest.mark.slow
+def test_gradients_sent_in_bfloat16(tmp_path, compilation_cache):
+    """The same training but for the rounding of what is sent, which shows that it was sent so."""
+    arguments = tiny_arguments(num_steps=5, eval_every=5, model__width=0.3)
+    found = []
+    for sent in ("float32", "bfloat16"):
+        workdir = tmp_path / sent
+        done = train_on_four(workdir, *arguments, f"--config.all_reduce={sent}")
+        assert done.returncode == 0, done.stderr
+        found.append(read_metrics(workdir, "train/loss"))
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    assert found[1] != found[0]
+
+
 def test_batch_that_cannot_be_divided(tmp_path):
     done = train_on_four(tmp_path / "w", *tiny_arguments(batch_size=6))
     assert done.returncode == 1

@@ -118,6 +118,10 @@ FIELDS: dict[str, dict[str, Field]] = {
             "Parts of those, whose activations are in memory one at a time and computed twice.",
             "parts",
         ),
+        "all_reduce": Field(
+            "What gradients are sent as from device to device: `float32`, or `bfloat16`, which is "
+            "then added up in float32."
+        ),
         "skip_nonfinite": Field(
             "How many steps in a row may be skipped because a number is not finite.", "steps"
         ),

@@ -104,6 +104,8 @@ def make_config(
     config.optimizer.trunk_multiplier = 1.0  # of the learning rate of conv1a … conv5b
     config.optimizer.freeze = "auto"  # layers with commas; trunk: all of conv1a … conv5b
     config.accumulate = 0  # parts of a device's clips, one after the other; 0: as it suits a GPU
+    # How gradients are sent from device to device: float32, or bfloat16 with float32 sums.
+    config.all_reduce = "float32"
     config.recompute = 1  # parts of those, one at a time in memory: see training/recompute.py
     config.log_every = 0  # steps from one line of metrics to the next; 0: 200 lines a run
     # How often in a run, or after every so many steps (0: num_evaluations decides).
@@ -267,6 +269,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.variant": ("paper", "release"),
     "feed": ("device", "tf_data"),
     "dtype": ("auto", "float32", "bfloat16"),
+    "all_reduce": ("float32", "bfloat16"),
     "optimizer.name": ("adamw", "caffe_sgd"),
     "optimizer.schedule": ("cosine", "step"),
     "preprocessing.color_order": ("rgb", "bgr"),
@@ -287,7 +290,8 @@ def validate(config: ConfigDict) -> None:
     known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
     for key, words in CHOICES.items():
-        _choice(key, _value(config, key), words)
+        if (value := _value(config, key)) is not None:  # older configurations lack some
+            _choice(key, value, words)
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
     _check_dataset(config.data)
