@@ -1,5 +1,8 @@
 """What the compiler is told, and that XLA_FLAGS goes first."""
 
+import importlib.util
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -29,7 +32,50 @@ def test_small_steps_are_compiled_quickly_on_cpus_alone():
 
 def test_what_xla_flags_say_is_not_said_again(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_dump_to=x")
-    assert compiler_options.of_inference("cpu") == {"xla_cpu_use_fusion_emitters": False}
+    assert "xla_backend_optimization_level" not in compiler_options.of_inference("cpu")
+    options = {"xla_dump_to": "y", "xla_llvm_disable_expensive_passes": False}
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", options)
+    assert compiler_options.of_inference("cpu") == {"xla_llvm_disable_expensive_passes": False}
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+    """As xla_cpu_use_fusion_emitters from JAX 0.11 on; a value that cannot be used is an error."""
+    known = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    options = {"xla_cpu_made_up": True, **known, "xla_also_made_up": "x"}
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", options)
+    monkeypatch.setattr(compiler_options, "_CPU", options)
+    assert compiler_options.of_inference("cpu") == known
+    assert compiler_options.of_training("cpu", 1) == known
+    assert compiler_options.of_training("cpu", compiler_options.SMALL + 1) == known
+    with jax.set_mesh(jax.make_mesh((1,), ("batch",))):
+        assert compiler_options.of_inference("cpu") == known
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", {"xla_backend_optimization_level": "x"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
+        compiler_options.of_inference("cpu")
+
+
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [
+        ("", compiler_options.OLDER_EMITTER),
+        ("--xla_dump_to=x ", f"--xla_dump_to=x {compiler_options.OLDER_EMITTER}"),
+        *[(flags, flags) for flags in (
+            "--xla_cpu_use_fusion_emitters=true", "--xla_backend_extra_options=x", "flags.txt",
+        )],
+    ],
+)
+def test_commands_choose_the_emitter_unless_it_is_chosen(monkeypatch, said, then):
+    plugins = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in plugins)
+    monkeypatch.setenv("XLA_FLAGS", said)
+    compiler_options.set_flags()
+    assert os.environ["XLA_FLAGS"] == then
+    compiler_options.set_flags()
+    assert os.environ["XLA_FLAGS"] == then
+    plugins.append("jax_plugins")
+    monkeypatch.setenv("XLA_FLAGS", said)
+    compiler_options.set_flags()
+    assert os.environ["XLA_FLAGS"] == said
 
 
 def test_no_program_with_options_is_inside_of_another():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 
 Options = dict[str, str | int | bool]
 # On CPUs: the older emitter of fused loops, whose code is a third shorter to compile and as fast.
 _CPU: Options = {"xla_cpu_use_fusion_emitters": False}
+# The same for a whole process: JAX 0.11 no longer has it as an option of a program.
+OLDER_EMITTER = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 # And fewer of LLVM's passes: loops over few numbers, beside products and convolutions that a
 # library computes, lose nothing by it.
 _CPU_QUICKLY: Options = _CPU | {"xla_backend_optimization_level": 1}
@@ -18,9 +22,21 @@ _TPU: Options = {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
 SMALL = 4_000_000
 
 
+def set_flags() -> None:
+    """Adds `OLDER_EMITTER` to XLA_FLAGS, for a program of its own; XLA reads them as JAX starts.
+
+    Not where XLA_FLAGS is about the same already or names a file, nor beside a GPU's plugin of JAX.
+    """
+    said = os.environ.get("XLA_FLAGS", "").strip()
+    is_said = "fusion_emitters" in said or "xla_backend_extra_options" in said
+    if is_said or said[:1] not in ("", "-") or importlib.util.find_spec("jax_plugins"):
+        return
+    os.environ["XLA_FLAGS"] = f"{said} {OLDER_EMITTER}".strip()
+
+
 def of_inference(platform: str) -> Options | None:
     """For programs without an update: the forward direction, and what happens once."""
-    return _unless_said(_CPU_QUICKLY) if platform == "cpu" else None
+    return _on_cpu(_CPU_QUICKLY) if platform == "cpu" else None
 
 
 def of_training(platform: str, parameters: int) -> Options | None:
@@ -30,12 +46,34 @@ def of_training(platform: str, parameters: int) -> Options | None:
     LLVM's usual level, and takes 0.15 s with both (docs/records/performance.md).
     """
     if platform == "tpu":
-        return _unless_said(_TPU)
+        return _unless_said(_TPU)  # libtpu knows it; there may be no TPU here to ask
     if platform != "cpu":
         return None
-    return _unless_said(_CPU_QUICKLY if parameters <= SMALL else _CPU)
+    return _on_cpu(_CPU_QUICKLY if parameters <= SMALL else _CPU)
+
+
+def _on_cpu(options: Options) -> Options:
+    """Those that are not in XLA_FLAGS, without what this version of XLA does not know."""
+    said = _unless_said(options)
+    return {name: value for name, value in said.items() if _is_known_on_cpu(name, value)}
 
 
 def _unless_said(options: Options) -> Options:
     said = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.items() if name not in said}
+
+
+@functools.cache
+def _is_known_on_cpu(name: str, value: str | int | bool) -> bool:
+    """Whether XLA takes an option: it lists none, so the smallest program is compiled with it."""
+    import jax  # not for `set_flags`
+
+    constant = jax.jit(lambda: 0, compiler_options={name: value})
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            constant.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True
