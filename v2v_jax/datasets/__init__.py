@@ -357,8 +357,8 @@ def register_dataset(
     known = DATASETS.get(name)
     if known is not None and not is_same_definition(known.open, open):
         raise ConfigError(
-            f"The dataset {name!r} of {origin(open)} cannot be registered: {origin(known.open)} has "
-            "one of that name; choose another name."
+            f"The dataset {name!r} of {origin(open)} cannot be registered: {origin(known.open)} "
+            "has one of that name; choose another name."
         )
     DATASETS[name] = DatasetEntry(open, options, feed, group)
 
