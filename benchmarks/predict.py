@@ -39,9 +39,9 @@ from v2v_jax.inference.views import Drawing
 from v2v_jax.input.preprocess import Preprocessing
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, open_source
 from v2v_jax.media.video import VideoStream
-from v2v_jax.media.video_writer import VideoWriter
+from v2v_jax.media.video_writer import PRESET, Preset, VideoWriter
 from v2v_jax.system.background import in_background
-from v2v_jax.tasks import Segmentation
+from v2v_jax.tasks import Segmentation, Task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (options.checkpoint is None) == (options.random is None):
         parser.error("one of --checkpoint and --random is needed")
     with tempfile.TemporaryDirectory() as folder:
-        video = options.video or _made_up_video(folder, options.frames, options.size)
-        network = _random_network(options.random) if options.random else None
+        video = options.video or made_up_video(folder, options.frames, options.size)
+        network = random_network(options.random) if options.random else None
         make = v2v_jax.load if network is None else Predictor
         predictor = make(
             network or options.checkpoint, batch_size=options.batch_size, overlap=options.overlap
@@ -89,7 +89,7 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
             pass
 
     def encode() -> None:
-        _encode(predictor, chunks, out)
+        draw_and_encode(predictor, chunks, out)
 
     def whole() -> None:
         predict_to_files(predictor, open_source(video), output)
@@ -112,9 +112,12 @@ def _measure(predictor: Predictor, video: str, folder: str, repeats: int) -> dic
     }
 
 
-def _encode(predictor: Predictor, chunks: list[Chunk], path: str) -> None:
+def draw_and_encode(
+    predictor: Predictor, chunks: list[Chunk], path: str, preset: Preset = PRESET
+) -> None:
+    """Draws and encodes chunks as `predict_to_files` does."""
     drawing = Drawing(predictor.network.task, "overlay", legend=True)
-    with VideoWriter(path) as writer:
+    with VideoWriter(path, preset=preset) as writer:
         for frames in in_background(map(drawing.draw, chunks), 2):
             for frame in frames:
                 writer.add(frame)
@@ -127,19 +130,20 @@ def _time(function: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _made_up_video(folder: str, count: int, size: str) -> str:
+def made_up_video(folder: str, count: int, size: str) -> str:
     """Textured squares that move over a texture that moves: as hard to code as a real scene."""
     h, w = map(int, size.split("x"))
     path = os.path.join(folder, "in.mp4")
     with VideoWriter(path) as writer:
-        for frame in _made_up_frames(count, h, w):
+        for frame in made_up_frames(count, h, w):
             writer.add(frame)
         writer.finish()
     return path
 
 
-def _made_up_frames(count: int, h: int, w: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(0)
+def made_up_frames(count: int, h: int, w: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """(h,w,3) uint8 RGB, see `made_up_video`."""
+    rng = np.random.default_rng(seed)
     ground = _texture(rng, h + 256, w + 256)
     squares = [_texture(rng, h // 4, h // 4) for _ in range(6)]
     for t in range(count):
@@ -161,25 +165,29 @@ def _texture(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
     return np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _random_network(width: float) -> TrainedNetwork:
-    """An untrained V2V for eight classes: as quick as a trained one."""
+def random_network(width: float, task: Task | None = None) -> TrainedNetwork:
+    """An untrained V2V, for eight classes or another task: as quick as a trained one."""
     from v2v_jax.models import V2V
 
     preprocessing = Preprocessing()
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model = V2V(8, width=width, dtype=dtype)
+    task = task or Segmentation(tuple(f"class {n}" for n in range(8)))
+    model = V2V(task.num_outputs, width=width, dtype=dtype)
     clip = jax.ShapeDtypeStruct((1, preprocessing.clip_length, *preprocessing.crop_size, 3), "f4")
     shapes = jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: rng.normal(scale=x.size**-0.5, size=x.shape).astype(np.float32), shapes
-    )
+    params = jax.tree.map(lambda x: _random(rng, x.shape), shapes)
 
     def apply(params, video):
-        return jax.nn.softmax(model.apply({"params": params}, preprocessing.normalize(video)))
+        return task.blendable(model.apply({"params": params}, preprocessing.normalize(video)))
 
-    task = Segmentation(tuple(f"class {n}" for n in range(8)))
     return TrainedNetwork(apply, params, task, preprocessing)
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 of one layer: kernels (T,H,W,in,out) that keep the size of what goes through them."""
+    scale = (2 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 0.0
+    return (scale * rng.standard_normal(shape, np.float32)).astype(np.float32)
 
 
 def _table(result: dict) -> str:

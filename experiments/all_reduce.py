@@ -30,27 +30,14 @@ class Way:
 
 
 def in_bfloat16(sums: Any) -> Any:
-    """Gradients are sent, and added up on their way, in bfloat16."""
-    return _gradient_by(lambda x: lax.psum(x.astype(jnp.bfloat16), "data").astype(x.dtype), sums)
-
-
-def in_bfloat16_summed_in_float32(sums: Any) -> Any:
-    """Gradients are sent in bfloat16; every device adds up its share of them in float32."""
-    return _gradient_by(_scattered_sum, sums)
-
-
-def _scattered_sum(x: jax.Array) -> jax.Array:
-    devices = lax.axis_size("data")
-    rows = jnp.pad(x.ravel(), (0, -x.size % devices)).reshape(devices, -1)
-    parts = lax.all_to_all(rows.astype(jnp.bfloat16), "data", 0, 0)  # this device's row of each
-    share = parts.astype(jnp.float32).sum(0).astype(jnp.bfloat16)
-    return lax.all_gather(share, "data", tiled=True)[: x.size].reshape(x.shape).astype(x.dtype)
-
-
-def _gradient_by(add_up: Callable[[jax.Array], jax.Array], sums: Any) -> Any:
-    """The large arrays of the gradient by `add_up`, all else in float32."""
+    """Large gradients are sent, and added up on their way, in bfloat16."""
     gradient, *rest = sums
-    large = lambda x: add_up(x) if x.size > _SMALL else lax.psum(x, "data")
+
+    def large(x: jax.Array) -> jax.Array:
+        if x.size <= _SMALL:
+            return lax.psum(x, "data")
+        return lax.psum(x.astype(jnp.bfloat16), "data").astype(x.dtype)
+
     return jax.tree.map(large, gradient), *lax.psum(tuple(rest), "data")
 
 
@@ -72,6 +59,6 @@ WAYS = {
     "buckets": Way("the same, all-reduces of 16 MiB", options=_BUCKETS),
     "bfloat16": Way("bfloat16", in_bfloat16),
     "bfloat16_buckets": Way("bfloat16, overlapped, 16 MiB", in_bfloat16, _BUCKETS),
-    "bfloat16_sums": Way("sent in bfloat16, float32 sums", in_bfloat16_summed_in_float32),
+    "bfloat16_sums": Way("all_reduce=bfloat16", accumulation.add_up_gradient_in_bfloat16),
     "none": Way("not at all: every device trains alone", not_at_all),
 }

@@ -64,7 +64,7 @@ def answers(
             columns["grey"] = task.shown_input(frames)
         drawing = Drawing(task, "overlay" if task.label_names else "plain")
         columns[MODELS.get(name, name)] = drawing.draw(Chunk(frames, values))
-        legends += task.legends(*task.drawing_scale(values))
+        legends += drawing.legends()
     return columns, legends
 
 

@@ -6,7 +6,7 @@ r"""Cross-validation over videos: trains once a fold, and prints mean and spread
 Every fold of the dataset's training videos is the test split of one run (`data.num_folds`,
 `data.fold`); the checkpoint is chosen on a validation split that is held back from the other folds,
 as in any run, so that nothing is chosen on what is scored. The dataset's own test split is not
-looked at. What is done is not done again: the same command goes on.
+used. Folds that are done are not trained again: the same command goes on.
 
 In WORKDIR: foldKofN, the runs; folds.json and folds.md, the table. The spread is the standard
 deviation of the folds, divided by N - 1. Rendered scenes have no folds: they take other seeds.
@@ -87,11 +87,13 @@ def cross_validate(
     Raises:
       ConfigError: the dataset has no folds, or there are fewer than two.
     """
-    if folds < 2 or "num_folds" not in config.data:
+    if "num_folds" not in config.data:
         raise ConfigError(
-            f"--folds is {folds} and data.name {config.data.name!r}; expected 2 or more, of a "
-            "dataset of videos (rendered scenes have no folds: train with other seeds)."
+            f"The dataset {config.data.name} has no folds; choose a dataset of videos (of rendered "
+            "scenes train with other seeds)."
         )
+    if folds < 2:
+        raise ConfigError(f"--folds is {folds}; it must be at least 2.")
     results = [run_fold(config, fold, folds, workdir) for fold in range(folds)]
     summary, columns = summarize(results), ("metric", "mean ± spread", "range", "folds")
     device = jax.devices()[0].device_kind

@@ -7,8 +7,8 @@
     figure5  V2V beside the upsampling baselines, from --table1
     figure6, figure7  flow beside the teacher's and the truth, by experiments.flow_pictures: --flow,
              and folders of --ucf101 and --sintel
-    figure8  conv1a's filters after classification (--c3d) and after flow (--flow): a grid of the
-             filters' three frames, and an animation
+    figure8  what classification (--c3d), segmentation (--seg) and flow (--flow) have added to the
+             random filters of conv1a: a grid of the filters' three frames, and an animation
     figure9  colouring by V2V and 2D-V2V, from --color (experiments.table1 --task=color)
 
 What is missing is skipped with a sentence. PNGs, and GIFs of what moves.
@@ -99,12 +99,19 @@ def figures6and7(args: argparse.Namespace) -> None:
 
 
 def figure8(args: argparse.Namespace) -> None:
-    """Filters of conv1a learned by classification and by flow (paper, figure 8)."""
-    given = {"C3D (classification)": args.c3d, "V2V (flow)": args.flow}
+    """What conv1a has learned from classification, segmentation and flow (paper, figure 8)."""
+    given = {
+        "C3D (classification)": args.c3d,
+        "V2V (segmentation)": args.seg,
+        "V2V (flow)": args.flow,
+    }
     runs = {name: open_run(folder) for name, folder in given.items() if folder}
     if not runs:
-        raise Missing("neither --c3d nor --flow is given")
-    images = {name: filter_frames(run) for name, run in runs.items()}
+        raise Missing("none of --c3d, --seg and --flow is given")
+    images = {
+        name: filter_frames(learned_filters(run), run.experiment.preprocessing.color_order)
+        for name, run in runs.items()
+    }
     grids = [
         join([text_picture(name, frames[0].shape[1], bold=True), *frames], axis=0)
         for name, frames in images.items()
@@ -159,14 +166,13 @@ def middle_frames(video: np.ndarray, count: int) -> list[int]:
     return np.linspace(0, len(video) - 1, count + 2).round().astype(int)[1:-1].tolist()
 
 
-def filter_frames(run: TrainedRun) -> list[np.ndarray]:
-    """conv1a's filters at each moment of their kernel, in a grid: kt pictures (H,W,3) uint8.
+def filter_frames(kernel: np.ndarray, color_order: str = "rgb") -> list[np.ndarray]:
+    """Filters (kt,kh,kw,C,O) at each moment, in a grid: kt pictures (H,W,3) uint8.
 
     Each filter has its own scale: grey is zero, and its largest weight is full intensity.
     """
-    kernel = np.asarray(jax.device_get(run.params["conv1a"]["kernel"]), np.float32)
     kt, kh, kw, channels, count = kernel.shape
-    if channels == 3 and run.experiment.preprocessing.color_order == "bgr":
+    if channels == 3 and color_order == "bgr":
         kernel = kernel[..., ::-1, :]
     # Of a network with grey input, and hints, the grey alone.
     kernel = np.repeat(kernel[..., :1, :], 3, axis=3) if channels != 3 else kernel
@@ -183,6 +189,30 @@ def filter_frames(run: TrainedRun) -> list[np.ndarray]:
         kt, rows.shape[1] * cells.shape[2], _COLUMNS * cells.shape[3], 3
     )
     return list(grids)
+
+
+def learned(kernel: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """What training has added to filters (…,O) that began as `start`.
+
+    Standardised kernels do not depend on their filters' means and lengths, and keep most of the
+    random numbers that they began with. Of each filter, less its mean, what is left is the part at
+    right angles to its start.
+    """
+    axes = tuple(range(kernel.ndim - 1))
+    unit = lambda k: (k - k.mean(axes)) / np.maximum(k.std(axes), 1e-12)
+    after, before = (unit(np.asarray(k, np.float64)) for k in (kernel, start))
+    return (after - (after * before).mean(axes) * before).astype(np.float32)
+
+
+def learned_filters(run: TrainedRun) -> np.ndarray:
+    """What a run has added to conv1a's filters, (3,3,3,C,O).
+
+    They began as the random ones of its seed; so did those of the run that it goes on from, where
+    that has the same seed.
+    """
+    state = run.experiment.init_state(run.experiment.config.seed)
+    kernels = (params["conv1a"]["kernel"] for params in (run.params, state.params))
+    return learned(*map(np.asarray, jax.device_get(tuple(kernels))))
 
 
 def write(path: pathlib.Path, picture: np.ndarray) -> None:

@@ -8,6 +8,7 @@ it logs every 20 steps, saves every 500 and evaluates every 2,000. With each log
 process's own resident memory, its open files and the number of compilations so far are noted.
 Prints a sentence and exits with 1 if memory was not flat within 2 %, or if something was compiled
 or left open on the way. The first tenth of the run, with its first evaluation, is the warm-up.
+Stopped earlier, by Ctrl-C or SIGTERM, it says what it has found so far, and exits with 1.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import jax
 
 from configs import seg
+from v2v_jax.errors import Stopped
 from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.training import loop, training_run
 
@@ -60,7 +62,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     training_run.MetricsLog = Sampling
     start = time.perf_counter()
-    loop.train_and_evaluate(tiny(args), args.workdir)
+    try:
+        loop.train_and_evaluate(tiny(args), args.workdir)
+    except Stopped:
+        if not samples or samples[-1]["step"] < 0.2 * args.steps:  # too few to say anything
+            raise
     result = summarize(args, samples, time.perf_counter() - start)
     print(sentence(result))
     if args.json:
@@ -109,6 +115,7 @@ def summarize(
         "date": datetime.date.today().isoformat(),
         "feed": args.feed,
         "steps": samples[-1]["step"],
+        "of_steps": args.steps,
         "minutes": seconds / 60,
         "median_memory_mb_of_each_tenth": [part / 1e6 for part in parts],
         "memory_change": max(parts) / min(parts) - 1,
@@ -124,8 +131,8 @@ def sentence(result: dict[str, Any]) -> str:
     """What happened, in one."""
     first, *_, last = result["median_memory_mb_of_each_tenth"]
     return (
-        "{steps} steps in {minutes:.1f} minutes ({feed}, {device}, JAX {jax}, {date}): memory "
-        f"{first:.0f} MB in the second tenth of the run, {last:.0f} MB in the last, within "
+        "{steps} of {of_steps} steps in {minutes:.1f} minutes ({feed}, {device}, JAX {jax}, "
+        f"{{date}}): memory {first:.0f} MB after the warm-up, {last:.0f} MB at the end, within "
         "{memory_change:.2%} throughout (all samples: {memory_change_of_all_samples:.2%}); open "
         "files {files[0]} and {files[1]}; {compilations_after_warm_up} compilations after the "
         "first tenth."
@@ -133,9 +140,10 @@ def sentence(result: dict[str, Any]) -> str:
 
 
 def is_steady(result: dict[str, Any]) -> bool:
-    """Whether nothing grew."""
+    """Whether nothing grew, to the end."""
     return (
-        result["memory_change"] < 0.02
+        result["steps"] == result["of_steps"]
+        and result["memory_change"] < 0.02
         and result["files"][1] <= result["files"][0]
         and result["compilations_after_warm_up"] == 0
     )

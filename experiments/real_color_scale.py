@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,11 @@ from v2v_jax.system import compilation_cache
 
 SCALES = tuple(round(0.1 * k, 1) for k in range(11))
 LENGTH, LAST = 16, "conv_pre"
+
+
+def times(params: dict[str, Any], scale: float) -> dict[str, Any]:
+    """A colouring network's parameters with its colour multiplied."""
+    return {**params, LAST: {leaf: scale * value for leaf, value in params[LAST].items()}}
 
 
 def measure(
@@ -62,8 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.write:
         about, params = half_precision.read(args.weights)
-        params[LAST] = {leaf: args.scale * value for leaf, value in params[LAST].items()}
-        half_precision.write(args.write, about, params)
+        half_precision.write(args.write, about, times(params, args.scale))
         return
     compilation_cache.enable()
     chosen = real_data.sets(args.data)["color shipped"]

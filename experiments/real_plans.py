@@ -51,9 +51,9 @@ _VARIANTS = {
 _SEARCH = tuple(f"search, {name}" for name in _VARIANTS)
 _SEARCH_2D = tuple(f"search 2D, {name}" for name in ("geometry", "all"))
 _STARTS = ("start, c3d", "start, flow", "start, scenes", "start, objects")
-_COLORS = ("color search, 150", "color search, 400", "color search, 1000", "color search, camera")
-_COLORS_FROM_SCENES = "color search, from scenes"
-_COLORS_2D = ("color search 2D, 400", "color search 2D, 1000")
+_COLOR_SEARCH = tuple(f"color search, {kind}" for kind in ("150", "400", "1000", "camera"))
+_COLOR_FROM_SCENES = "color search, from scenes"
+_COLOR_SEARCH_2D = ("color search 2D, 400", "color search 2D, 1000")
 
 
 def _davis(name: str, chosen: tuple[Run, ...], model: str = "v2v", **more: Any) -> RealGroup:
@@ -131,7 +131,7 @@ def _colors() -> list[RealGroup]:
         search("color search, 1000", runs(1000, 1e-4, 4e-4)),
         search("color search, camera", runs(400, 1e-4, 4e-4), *augmented(CAMERA)),
         search(
-            _COLORS_FROM_SCENES, (*runs(150, 1e-4), *runs(400, 1e-4, 3e-5)), init_from=("color 0",)
+            _COLOR_FROM_SCENES, (*runs(150, 1e-4), *runs(400, 1e-4, 3e-5)), init_from=("color 0",)
         ),
         search("color search 2D, 400", runs(400, 1e-4, 4e-4), model="v2v_2d"),
         search("color search 2D, 1000", runs(1000, 1e-4, 4e-4), model="v2v_2d"),
@@ -143,13 +143,13 @@ def _colors() -> list[RealGroup]:
         ),
         RealGroup(
             *("color, V2V", "color", "color", _AS_BEST),
-            like=(*_COLORS, _COLORS_FROM_SCENES),
+            like=(*_COLOR_SEARCH, _COLOR_FROM_SCENES),
             test=True,
         ),
         RealGroup(
             *("color, 2D-V2V", "color", "color", _AS_BEST),
             arg="model=v2v_2d",
-            like=_COLORS_2D,
+            like=_COLOR_SEARCH_2D,
             test=True,
         ),
         search("hints", runs(1500, 4e-4), ("task_options.hints", 256), test=True),

@@ -27,6 +27,8 @@ from experiments import half_precision, real_data, search, search_worker
 from experiments.real_plans import RealGroup, plan, tiny
 from experiments.search_plans import DATA, Group, Run
 
+SCALES = (1.0, 0.8, 0.6, 0.4, 0.2)  # what predicted colours are multiplied by
+
 
 class RealWorker(search_worker.Worker):
     """A worker of `experiments.search` that takes groups of both kinds."""
@@ -160,21 +162,17 @@ def by_source(evaluator: Any, params: Any, headline: str) -> dict[str, dict[str,
     }
 
 
-# What the predicted colour is multiplied by; the last layer is linear.
-SCALES, LAST = (1.0, 0.8, 0.6, 0.4, 0.2), "conv_pre"
-
-
 def scaled(evaluators: Sequence[Any], params: Any) -> dict[str, Any]:
-    """A colouring network whose colour is multiplied by what is best on the validation videos."""
+    """A colouring network whose colour is multiplied by what is best on the validation videos.
 
-    def times(scale: float) -> Any:
-        return {**params, LAST: jax.tree.map(lambda x: scale * x, params[LAST])}
+    Args:
+      evaluators: of the validation split and, where there is a second one, of the test split.
+    """
+    from experiments.real_color_scale import times
 
-    import jax
-
-    errors = {scale: evaluators[0](times(scale))["ade"] for scale in SCALES}
+    errors = {scale: evaluators[0](times(params, scale))["ade"] for scale in SCALES}
     best = min(errors, key=errors.__getitem__)
-    tested = by_source(evaluators[-1], times(best), "ade") if len(evaluators) > 1 else {}
+    tested = by_source(evaluators[-1], times(params, best), "ade") if len(evaluators) > 1 else {}
     return {"scale": best, "held_out": errors, "by source": tested}
 
 

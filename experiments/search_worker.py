@@ -19,6 +19,7 @@ from experiments import half_precision
 from experiments.prerendered import Prerendered, render
 from experiments.search_plans import DATA, Group, Run
 from v2v_jax.datasets.scenes import Scenes
+from v2v_jax.input.augmentation import Augmentation
 
 _WHICH = ("train", "held out", "test")
 _GRACE = 2.0  # seconds past the end in which a run may still come to its own
@@ -398,6 +399,7 @@ def group_config(group: Group) -> Any:
     held_out = dict(num_validation_videos=data.held_out, num_test_videos=data.held_out)
     config.data.update(train | held_out, num_frames=data.held_out_frames, domain=data.domain)
     config.grow_share = 0.0
+    config.augmentation = dataclasses.asdict(Augmentation())  # plans say themselves what varies
     config.preprocessing.frame_size = data.frame_size
     config.lock()
     config.update_from_flattened_dict(dict(group.set))

@@ -13,6 +13,7 @@ again unless --keep.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -22,14 +23,17 @@ import pathlib
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import v2v_jax
 from v2v_jax.errors import DataError, UserError
+from v2v_jax.inference.predictor import Predictor
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
+from v2v_jax.media.decoding import DecodingPool, VideoFacts
 from v2v_jax.media.folders import find_videos
 from v2v_jax.media.label_codes import STEPS, encode_flow
 from v2v_jax.media.label_files import LabelInfo, LabelWriter, files_sha256
@@ -37,45 +41,76 @@ from v2v_jax.media.video import VideoFile
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.jobs import Backend, Job, Report, Tick, Work, run_jobs
 from v2v_jax.system.whole_files import write_text
+from v2v_jax.tasks import Task
 
 # Frames/s on UCF101's test split 1, one Tesla K40, reading and writing included.
 PAPER = {"Brox": 1.3, "V2V": 91.6}
+# Of the processors; the others compress, which takes about as long, and feed the device.
+PROCESSES = max(1, 3 * (os.cpu_count() or 1) // 8)
+TOO_LARGE = 32767  # stands for all vectors of 511.98 px and more
 
 
 class NetworkWork:
-    """`video_jobs.Work` that writes the flow that a network predicts."""
+    """`video_jobs.Work` that writes the flow that a network predicts; for several threads.
 
-    def __init__(self, workdir: str, **options: object) -> None:
-        """options: of `v2v_jax.load`."""
-        self._predictor = v2v_jax.load(workdir, **options)
-        if self._predictor.task != "flow":
-            raise DataError(f"{workdir} is a network for {self._predictor.task}, not for flow.")
+    Processes decode and scale. The frames go to the device as the network sees them, and come back
+    as the integers that are stored. There are more threads than processes: while one's video is
+    compressed, another's is decoded.
+
+    Attributes:
+      predictor: of the network.
+      decoders: the processes.
+    """
+
+    def __init__(self, make_predictor: Callable[[], Predictor], processes: int = PROCESSES) -> None:
+        """processes: that decode. Raises DataError where the network is not one for flow."""
+        self.predictor = make_predictor()
+        if self.predictor.task != "flow":
+            raise DataError(f"The network is for {self.predictor.task}, not for flow.")
+        self._finish = functools.partial(flow_codes, self.predictor.network.task)
+        self.decoders = DecodingPool(processes)
 
     def __call__(self, job: Job, output: str, tick: Tick) -> None:
         """Writes the flow of all frames but the last, which leads nowhere."""
-        video = VideoFile(job.source)
-        writer, left = None, video.num_frames - 1
-        for frames, flow in self._predictor.chunks(job.source):
-            if writer is None:
-                writer = LabelWriter(output, _info(job.source, video, frames.shape[1:3]))
-            codes, too_large = encode_flow(np.asarray(flow)[:left], STEPS[0])
-            if too_large:
-                raise DataError(f"The network's flow of {job.source} is over 511 px.")
-            writer.append(codes)
-            left -= len(codes)
-            tick(len(frames))
+        with self.decoders.open(job.source) as video:
+            size, left = video.facts.size, video.facts.num_frames - 1
+            writer = LabelWriter(output, info(job.source, video.facts))
+            frames = video.frames(self.predictor.scaled_size(size))
+            for codes in self.codes(frames, size):
+                tick(len(codes))
+                codes = codes[:left]
+                if codes.size and max(codes.max(), -int(codes.min())) >= TOO_LARGE:
+                    raise DataError(f"The network's flow of {job.source} is over 511 px.")
+                writer.append(codes)
+                left -= len(codes)
         writer.finish()
 
+    def codes(self, frames: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """(n,H,W,2) int16 of frames that are scaled for the network, of a video of (H,W) = size."""
+        return self.predictor.scaled_chunks(frames, size, self._finish)
 
-def _info(path: str, video: VideoFile, size: tuple[int, int]) -> LabelInfo:
+    def close(self) -> None:
+        """Ends the processes."""
+        self.decoders.close()
+
+
+def flow_codes(task: Task, values: jax.Array, video: None, scale: jax.Array) -> jax.Array:
+    """A `Finish`: (T,H,W,2) int16 as labels are stored; ±`TOO_LARGE` for what does not fit."""
+    flow = task.finish(values, video, scale)
+    limit = TOO_LARGE * STEPS[0]
+    return encode_flow(jnp.clip(flow, -limit, limit), STEPS[0], jnp)[0]
+
+
+def info(path: str, video: VideoFacts) -> LabelInfo:
+    """What the labels of a video say of themselves."""
     return LabelInfo(
         teacher="network",
         parameters={},
         video_bytes=os.path.getsize(path),
         video_sha256=files_sha256([path]),
         num_frames=video.num_frames,
-        video_size=size,
-        size=size,
+        video_size=video.size,
+        size=video.size,
     )
 
 
@@ -86,11 +121,13 @@ def brox_work(batch_size: int) -> Work:
 
 def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int, str]]:
     """name → (how to build its work, threads, which of the paper's rows it is)."""
-    load = functools.partial(NetworkWork, args.workdir)
+    load = functools.partial(v2v_jax.load, args.workdir)
     whole = functools.partial(load, full_frame=True, overlap=0.0)
+    load, whole = (functools.partial(NetworkWork, make, args.processes) for make in (load, whole))
     threads = args.threads
     return {
-        "Brox": (functools.partial(brox_work, args.batch_size), threads, "Brox"),
+        # The device limits it; what more videos would add is memory.
+        "Brox": (functools.partial(brox_work, args.batch_size), min(4, threads), "Brox"),
         "V2V, whole frames": (whole, threads, "V2V"),
         "V2V, windows that overlap": (load, threads, "V2V"),
     }
@@ -105,19 +142,23 @@ def measure(
       DataError: a video failed.
     """
     work = make_work()
-    reports = []
-    for names in [first, *[list(labels.names)] * repeats]:
-        shutil.rmtree(labels.output, ignore_errors=True)
-        report = run_jobs(
-            dataclasses.replace(labels, names=names).jobs(),
-            lambda: work,
-            backend=Backend(threads=threads),
-            lock=labels.output,
-        )
-        if report.status:
-            raise DataError(f"Video {report.failed[0][0]} failed: {report.failed[0][1]}")
-        reports.append(report)
+    with contextlib.closing(work) if hasattr(work, "close") else contextlib.nullcontext():
+        reports = [
+            run_pass(work, dataclasses.replace(labels, names=names), threads)
+            for names in [first, *[list(labels.names)] * repeats]
+        ]
     return reports[1:]
+
+
+def run_pass(work: Work, labels: LabelSet, threads: int) -> Report:
+    """Makes all labels anew; DataError if a video failed."""
+    shutil.rmtree(labels.output, ignore_errors=True)
+    report = run_jobs(
+        labels.jobs(), lambda: work, backend=Backend(threads=threads), lock=labels.output
+    )
+    if report.status:
+        raise DataError(f"Video {report.failed[0][0]} failed: {report.failed[0][1]}")
+    return report
 
 
 def first_of_every_size(folder: str, names: list[str]) -> list[str]:
@@ -156,9 +197,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--videos", required=True, help="a folder of videos, with its subfolders")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
-    parser.add_argument(
-        "--threads", type=int, default=min(4, os.cpu_count() or 1), help="videos at a time"
-    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that decode, for V2V")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="only so many videos")
     parser.add_argument("--keep", action="store_true", help="keep the flow that is written")

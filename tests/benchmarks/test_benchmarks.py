@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import layers, network, predict
+from benchmarks import layers, network, predict, serving
 from v2v_jax.models import V2V
 
 pytestmark = pytest.mark.slow  # full-size layers on a CPU
@@ -38,6 +38,21 @@ def test_predict(tmp_path, capsys):
     assert written["video"] == "20 frames of 48x64" and written["whole_of_slowest"] > 0
     assert set(written["fps"]) == {"decode", "network", "encode", "whole"}
     assert "| network |" in capsys.readouterr().out
+
+
+def test_serving(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    options = ["--width=0.05", "--videos=2", "--frames=9", "--size=48x64", "--threads=2"]
+    options += ["--at_once=2", "--mp4_frames=9", "--repeats=1", f"--folder={tmp_path}"]
+    assert serving.main([*options, f"--output={path}"]) == 0
+    written = json.loads(path.read_text())
+    parts = [row["part"] for row in written["flow"]]
+    assert parts == ["decode", *["network", "write", "whole"] * 2, "whole", "before"]
+    assert [row["frames"] for row in written["flow"]] == [18] * 7 + [9] * 2
+    assert [row["frames"] for row in written["mp4"]] == [9, 9, *[9, 9, 18] * 3]
+    assert all(row["fps"] > 0 for rows in (written["flow"], written["mp4"]) for row in rows)
+    assert "of the slower of decode and write alone" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
 
 
 def test_pytorch_network_is_the_same_network():

@@ -260,10 +260,25 @@ def test_statuses(capsys):
     assert "--size" in capsys.readouterr().err
 
 
+def test_who_reads_no_further_gets_no_traceback(monkeypatch, capsys):
+    """v2v … | head: what is printed later fails, at once or when it is flushed."""
+    for text in ("x" * 100_000, "x"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as stdout:
+            monkeypatch.setattr("sys.stdout", stdout)
+            assert end(lambda options, text=text: print(text)) == 141
+    assert capsys.readouterr().err == ""
+    with open(os.devnull, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(BrokenPipeError):  # of another pipe: a bug
+            end(raising(BrokenPipeError()))
+
+
 def test_modules_of_an_extra_are_named_with_it(capsys):
     missing = ModuleNotFoundError("No module named 'h5py._x'", name="h5py._x")
     assert end(raising(missing)) == 1
-    message = "Error: v2v test needs h5py here, which is not installed; pip install"
+    message = "Error: v2v test needs h5py, which is not installed here; pip install"
     assert capsys.readouterr().err == f"{message} 'v2v_jax[train]'.\n"
     with pytest.raises(ModuleNotFoundError):
         end(raising(ModuleNotFoundError("No module named 'x'", name="x")))

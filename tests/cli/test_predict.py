@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import av
+import jax.numpy as jnp
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -48,6 +50,25 @@ def test_one_video(tmp_path, run):
     assert read_video(tmp_path / "out.mp4")[0].shape == (40, 20, 64, 3)
 
 
+def test_presets_of_the_encoder(tmp_path, run):
+    """Of one video and of a folder of them: the quicker ones write larger files."""
+    make_videos(tmp_path, "videos/in.mp4")
+    write_video(tmp_path / "videos" / "in.mp4", smooth(24, 96, 96))
+    for number, video in enumerate(("videos/in.mp4", "videos")):
+        sizes = []
+        for options in (("--preset=ultrafast",), (), ("--preset=slow",)):
+            folder = tmp_path / f"{number}{len(sizes)}"
+            folder.mkdir()
+            output = folder / ("{name}.mp4" if number else "in.mp4")
+            arguments = f"--video={tmp_path / video}", f"--output={output}", *options
+            assert run(*arguments)[0] == 0
+            assert len(read_video(folder / "in.mp4")[0]) == 24
+            sizes.append((folder / "in.mp4").stat().st_size)
+        assert len(set(sizes)) == 3 and sizes[0] == max(sizes)
+    status, _, err = run("--video=x", "--output=y.mp4", "--preset=best")
+    assert status == 2 and "preset" in err
+
+
 def test_the_legend_can_be_left_out(tmp_path, run):
     """Of one video and of a folder of them; what it says is tested with the views."""
     flow = Predictor(stub(lambda p, v: v[..., :2] / 255.0, Flow()), scale="native")
@@ -64,6 +85,25 @@ def test_the_legend_can_be_left_out(tmp_path, run):
             assert shape[::2] == (3, 96) and (shape[1] == 80) == (height == 80)
     status, _, err = run("--video=x", "--output=y.mp4", "--legend=maybe")
     assert status == 2 and "legend" in err
+
+
+def test_one_scale_for_several_videos(tmp_path, run):
+    """The stub's flow is 1 px a frame: full colour at 1, a quarter of it at 4."""
+    constant = stub(lambda p, v: v[..., :2] * 0 + jnp.array([1.0, 0.0]), Flow())
+    flow = Predictor(constant, scale="native")
+    make_videos(tmp_path, "videos/in.mp4")
+    video = np.zeros((3, 80, 96, 3), np.uint8)
+    write_video(tmp_path / "videos" / "in.mp4", video)
+    options = "--view=plain", f"--video={tmp_path / 'videos'}", "--overwrite"
+    for scale, green in (("1", 0), ("4", 191)):
+        arguments = f"--output={tmp_path / '{name}.mp4'}", f"--color_scale={scale}"
+        assert run(*options, *arguments, load=lambda options: flow)[0] == 0
+        shown = read_video(tmp_path / "in.mp4")[0][:, 40, 48]
+        assert np.abs(shown - (255.0, green, green)).max() < 8
+    video = tmp_path / "videos" / "in.mp4"
+    options = f"--video={video}", f"--output={tmp_path / 'out.mp4'}", "--color_scale=-1"
+    status, _, err = run(*options, load=lambda options: flow)
+    assert status == 1 and "takes --color_scale=SPEED" in err and err.count("\n") == 1
 
 
 def test_frames_replace_frames_and_nothing_else(tmp_path, run):

@@ -149,9 +149,37 @@ def test_ignored_region_shows_stripes():
 def test_overlay_mixes_and_leaves_ignored_voxels():
     video = np.full((1, 1, 3, 3), 100, np.uint8)
     labels = np.array([[[0, 1, 255]]])
-    got = colors.overlay(video, labels, 8, alpha=0.25)
-    assert got[0, 0].tolist() == [[139, 75, 75], [75, 108, 120], [100, 100, 100]]
-    assert (colors.overlay(video, labels, 8, alpha=0) == video).all()
+    got = colors.overlay(video, labels, GATECH_NAMES)
+    assert got[0, 0].tolist() == [[178, 50, 50], [50, 115, 140], [100, 100, 100]]
+
+
+# What is called background, and what is drawn black: the first of two classes is.
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("background", "person"), [[40, 50, 60], [148, 130, 30]]),
+        (("road", "car"), [[40, 50, 60], [148, 130, 30]]),
+        (("car", "Background "), [[40, 50, 60], [40, 50, 60]]),
+        (GATECH_NAMES, [[148, 25, 30], [20, 90, 120]]),
+    ],
+)
+def test_a_background_does_not_darken_the_video(names, expected):
+    video = np.array([40, 50, 60], np.uint8) + np.zeros((1, 2, 1), np.uint8)
+    assert colors.overlay(video, np.array([[0, 1]]), names)[0].tolist() == expected
+
+
+def test_a_background_among_many_classes_is_known_by_its_name():
+    names = ["a", "b", "c", "BACKGROUND", "the background is not"]
+    assert colors.transparent_classes(names).tolist() == [False, False, False, True, False]
+
+
+def test_the_legend_of_an_overlay_shows_what_is_seen_through():
+    names = ("background", "person")
+    chips = colors.label_legend(names, over_video=True).chips
+    assert [set(chip.ravel().tolist()) for chip in chips[[0, 2]]] == [{204, 255}] * 2
+    assert (chips[1] == (255, 210, 0)).all()
+    plain = colors.label_legend(names).chips
+    assert (plain[0] == 0).all() and set(plain[2].ravel().tolist()) == {96, 192}
 
 
 def test_heat_maps_grow_lighter_with_probability():
@@ -359,8 +387,7 @@ VIDEO = noise_video()
         (lambda: colors.labels_to_color(np.array([[8]]), 8), "0..7 or 255; got 8"),
         (lambda: colors.labels_to_color(np.array([[-1]]), 8), "got -1"),
         (lambda: colors.labels_to_color(np.zeros((4, 5)), 8), r"integer.*float64"),
-        (lambda: colors.overlay(VIDEO, np.zeros((4, 9, 9), int), 8), r"\(4, 9, 9, 3\)"),
-        (lambda: colors.overlay(VIDEO, np.zeros(VIDEO.shape[:3], int), 8, 2), "alpha.*2"),
+        (lambda: colors.overlay(VIDEO, np.zeros((4, 9, 9), int), "ab"), r"\(4, 9, 9, 3\)"),
         (lambda: colors.class_heat_maps(np.ones((1, 2, 2, 3)), ["a", "b"]), "K = 2"),
         (lambda: colors.class_heat_maps(np.ones((1, 2, 2, 2)), ["a", "a"]), "different"),
         (lambda: colors.class_heat_maps(np.full((1, 2, 2, 1), 3.0), ["a"]), "softmax"),

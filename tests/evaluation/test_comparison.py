@@ -106,8 +106,8 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "second" / "eval" / "compared_with_first.html").exists()
     capsys.readouterr()
     for more, message in (
-        (["--config=seg"], "goes without --config"),
-        (["--report"], "goes without --config"),
+        (["--config=seg"], "two runs alone, without --config"),
+        (["--report"], "two runs alone, without --config"),
         (["--config.batch_size=3"], "Unknown option"),
     ):
         assert commands.execute(["eval", "--compare", *runs, *more]) == 2

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset, VideoInfo
-from v2v_jax.drawing.colors import label_colors
 from v2v_jax.errors import CorruptVideoError
 from v2v_jax.evaluation.contact_sheet import Samples, contact_sheet, draw_samples
 from v2v_jax.evaluation.report.tables import Row, Table
@@ -44,9 +43,8 @@ def test_masks_lie_over_the_video_and_the_legend_says_what_they_are():
     assert legend.names[-1] == "ignored"
     picture = drawn.samples[0].picture
     shown = {tuple(color) for color in picture.reshape(-1, 3)}
-    colors = label_colors(len(legend.names) - 1)[:2]
-    assert {tuple(((60 + color.astype(int)) / 2).round()) for color in colors} <= shown
-    assert (60, 60, 60) in shown  # the video alone, and where the label is ignored
+    assert {(158, 135, 30), (60, 60, 60)} <= shown  # half of it yellow; the video alone
+    assert (30, 30, 30) not in shown  # nothing is darkened by the background's black
 
 
 def test_flow_has_one_scale_for_all_videos():

@@ -212,7 +212,7 @@ def test_of_a_clip_only_what_is_known_is_shown():
     parsed = check(page(make_report(clips=[clip])))
     assert parsed.texts["dt"] == ["top1"]
     assert parsed.texts["dd"] == ["0.5000", "the commonest class: 0.1000"]
-    assert "best clip, a clip: input." in parsed.texts["figcaption"]
+    assert "Best clip, a clip: input." in parsed.texts["figcaption"]
 
 
 NAN = float("nan")

@@ -63,5 +63,5 @@ def test_the_page_is_what_the_fields_make():
 def test_the_page_says_what_recipes_have():
     page = configuration_page.page()
     assert "| `batch_size` | `32`. Paper: `1`; c3d `30` | clips | Clips of a step" in page
-    assert "`data.num_train_videos` | `4000`; c3d `12000` | videos | Training videos. At" in page
+    assert "`data.num_train_videos` | `4000`; c3d `18000` | videos | Training videos. At" in page
     assert "Known: `auto`, `float32` and `bfloat16`. |" in page

@@ -1,7 +1,5 @@
 """Figures: filters drawn voxel for voxel, and what is missing left out."""
 
-import types
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,17 +7,10 @@ from PIL import Image
 from experiments import figures
 
 
-def run_with(kernel, color_order="rgb"):
-    """What figure 8 needs of a run."""
-    preprocessing = types.SimpleNamespace(color_order=color_order)
-    experiment = types.SimpleNamespace(preprocessing=preprocessing)
-    return types.SimpleNamespace(experiment=experiment, params={"conv1a": {"kernel": kernel}})
-
-
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 def test_every_filter_stands_in_its_place(color_order):
     kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 3, 11)).astype(np.float32)
-    frames = figures.filter_frames(run_with(kernel, color_order))
+    frames = figures.filter_frames(kernel, color_order)
     cell = 3 * figures._SCALE + 4
     assert len(frames) == 3
     for t, frame in enumerate(frames):
@@ -36,8 +27,19 @@ def test_every_filter_stands_in_its_place(color_order):
 
 def test_grey_filters_are_grey():
     kernel = np.random.default_rng(0).standard_normal((1, 3, 3, 1, 8)).astype(np.float32)
-    (frame,) = figures.filter_frames(run_with(kernel))
+    (frame,) = figures.filter_frames(kernel)
     assert np.all(frame == frame[..., :1])
+
+
+def test_what_is_learned_is_what_the_start_does_not_have():
+    """Whatever the mean and the length of a filter, and however much of its start is left."""
+    start, added = np.random.default_rng(0).standard_normal((2, 3, 3, 3, 3, 5))
+    start, added = (k - k.mean((0, 1, 2, 3)) for k in (start, added))
+    start /= start.std((0, 1, 2, 3))
+    added -= (added * start).mean((0, 1, 2, 3)) * start
+    added /= added.std((0, 1, 2, 3))
+    found = figures.learned(7 * (0.8 * start + 0.3 * added) + 2, start)
+    np.testing.assert_allclose(found / found.std((0, 1, 2, 3)), added, atol=1e-5)
 
 
 def test_missing_runs_are_left_out_with_a_sentence(tmp_path, capsys):
@@ -45,7 +47,7 @@ def test_missing_runs_are_left_out_with_a_sentence(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"Left out, figure 4: No checkpoint in {tmp_path / 'v2v' / 'run'}" in printed
     assert "Left out, figures 6 and 7: " in printed
-    assert "Left out, figure 8: neither --c3d nor --flow is given" in printed
+    assert "Left out, figure 8: none of --c3d, --seg and --flow is given" in printed
     assert "Left out, figure 9: no folder of experiments.table1 is given" in printed
     assert not list((tmp_path / "out").iterdir())
 

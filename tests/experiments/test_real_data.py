@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -135,6 +136,28 @@ def test_weights_in_half_precision(unpacked, tmp_path):
     np.testing.assert_array_equal(
         read_weights(tmp_path / "run").params["conv2a"]["gain"], params["conv2a"]["gain"]
     )
+
+
+def test_colour_is_scaled_by_what_is_best_on_the_validation_videos():
+    """The error of an evaluator that wants 0.6 of the colour; the test split only follows."""
+    params = {"conv1a": {"kernel": np.float32(3)}, "conv_pre": {"kernel": np.float32(2)}}
+
+    class Wants:
+        def __init__(self, best):
+            self.best = best
+
+        def __call__(self, params):
+            assert params["conv1a"]["kernel"] == 3
+            return {"ade": abs(params["conv_pre"]["kernel"] - 2 * self.best)}
+
+        def windows(self, params):
+            values = {"ade": params["conv_pre"]["kernel"], "baseline_ade": 7.0}
+            return None, [types.SimpleNamespace(name="clips/a", values=values)]
+
+    found = real_runs.scaled([Wants(0.6), Wants(0.2)], params)
+    assert found["scale"] == 0.6 and set(found["held_out"]) == set(real_runs.SCALES)
+    assert found["by source"]["clips"]["ade"] == pytest.approx(1.2)
+    assert real_runs.scaled([Wants(0.2)], params)["by source"] == {}
 
 
 @pytest.mark.slow

@@ -217,10 +217,29 @@ def test_two_processes(tmp_path, compilation_cache):
 
 @pytest.mark.slow
 def test_cost_of_saving(tmp_path, capsys, compilation_cache):
-    result = checkpoints.main([*SMALL, "--clips=1", "--every=4", f"--workdir={tmp_path}"])
-    assert result["megabytes"] > 0.1
-    assert "steps of" in capsys.readouterr().out
+    result = checkpoints.main([*SMALL, "--clips=1", f"--workdir={tmp_path}"])
+    assert result["megabytes"] > 0.1 and result["every"] == 600
+    assert result["slower"] == pytest.approx(result["cost_s"] / (0.6 * result["step_ms"]))
+    assert "one every 600 steps of" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+class Clockwork:
+    """Blocks of steps of 0.1 s; a checkpoint holds them up for 0.5 s and takes 6 s beside them."""
+
+    def train(self, steps):
+        return 0.1 * steps
+
+    def train_and_save(self, steps):
+        waiting = 1.8 if steps == 1 else max(0, 6 - 0.1 * steps)  # alone it is quicker
+        return 0.1 * steps + 0.5, 0.2, waiting
+
+
+def test_a_checkpoints_cost_is_that_of_a_block_in_which_it_ends():
+    measured = checkpoints.measure(Clockwork(), rounds=3)
+    assert measured["steps_a_block"] == 4 * 26 and measured["blocks_too_short"] == 0
+    assert measured["step_ms"] == pytest.approx(100) and measured["cost_s"] == pytest.approx(0.5)
+    assert measured["on_disk_s"] == pytest.approx(2) and measured["save_ms"] == pytest.approx(200)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -247,4 +266,9 @@ def test_steady_run_is_steady():
 def test_growth_is_noticed(growth):
     result = judged(**growth)
     assert not long_run.is_steady(result)
-    assert "in the last" in long_run.sentence(result)
+    assert "1000 of 1000 steps" in long_run.sentence(result)
+
+
+def test_a_run_that_was_stopped_is_not_steady():
+    result = judged()
+    assert not long_run.is_steady(result | {"steps": 900})

@@ -145,11 +145,31 @@ def test_a_plan_depends_on_seed_and_step_alone():
 FROZEN = [(2, 1), (2, 1), (0, 3), (0, 1), (3, 4), (3, 2), (3, 2), (2, 0)]
 
 
-def test_a_probability_for_each_clip_and_no_growth():
-    for count, grow_steps in ((3, 0), (14, 5)):
-        options = dict(probabilities=np.ones(count) / count, grow_steps=grow_steps)
-        with pytest.raises(ValueError, match="one for each clip, and not beside grow_steps"):
-            ClipSampler(LENGTHS, RULES, batch_size=2, stride=1, seed=0, **options)
+def test_a_probability_for_each_clip():
+    with pytest.raises(ValueError, match="Expected 14 probabilities, one for each clip"):
+        sampler(np.ones(3) / 3)
+
+
+def test_while_the_training_set_grows_its_first_videos_are_balanced():
+    """The k-th of 16 stages has the first k/4 of four videos; then come all, as without growth."""
+    chances, (videos, starts) = probabilities(Streets(), 0.7)
+    options = dict(batch_size=50_000, stride=1, seed=3, probabilities=chances)
+    plans = ClipSampler(LENGTHS, RULES, **options, grow_steps=16)
+    for step, seen in ((0, 1), (3, 1), (4, 2), (11, 3), (12, 4), (15, 4)):
+        plan = plans.plan(step)
+        there = np.where(videos < seen, chances, 0)
+        found = np.zeros(len(videos))
+        for clip, (video, start) in enumerate(zip(videos, starts)):
+            found[clip] = ((plan.video == video) & (plan.start == start)).mean()
+        expected = there / there.sum()
+        assert (abs(found - expected) <= 5 * np.sqrt(expected / 50_000)).all()
+    assert_same([vars(plans.plan(16))], [vars(ClipSampler(LENGTHS, RULES, **options).plan(16))])
+    # Where the first videos have no labels their clips are drawn evenly.
+    nothing = np.where(videos == 3, 1.0, 0.0) / (videos == 3).sum()
+    options["probabilities"] = nothing
+    plan = ClipSampler(LENGTHS, RULES, **options, grow_steps=16).plan(0)
+    assert set(plan.video.tolist()) == {0}
+    assert set(plan.start.tolist()) == set(starts[videos == 0].tolist())
 
 
 def test_both_feeds_deliver_the_clips_that_were_drawn():
@@ -188,7 +208,7 @@ def test_counts_that_cannot_be_read_or_written_are_counted_anew(tmp_path, monkey
     file.write_bytes(file.read_bytes()[:-4])
     again = class_counts(Streets(), FIELDS, tmp_path)
     assert [c.tolist() for c in again] == [c.tolist() for c in expected]
-    assert len(said) == 1 and "the labels are counted anew" in said[0]
+    assert len(said) == 1 and "the labels are counted again" in said[0]
     (tmp_path / "file").write_text("")
     class_counts(Streets(), FIELDS, tmp_path / "file")  # a run's folder cannot be made there
     assert "cannot be written" in said[-1]
@@ -217,7 +237,7 @@ def test_classes_of_whole_videos_are_balanced_too():
 
 def test_a_configuration_with_it(tmp_path, monkeypatch):
     """Of rendered scenes: the run's sampler draws by their labels, which the run keeps counted."""
-    config = tiny_config("seg", SMALLEST, class_balance=1.0)
+    config = tiny_config("seg", SMALLEST, class_balance=1.0, grow_steps=3)
     experiment = make_experiment(config, "train")
     plans = make_sampler(experiment, tmp_path)
     counts = class_counts(experiment.dataset, FIELDS, tmp_path)
@@ -225,7 +245,8 @@ def test_a_configuration_with_it(tmp_path, monkeypatch):
     chances = clip_probabilities(counts, *table, 8, 1.0)
     assert chances.max() > 1.4 * chances.min()
     clips = list(zip(*(values.tolist() for values in table)))
-    drawn = [plans.plan(step) for step in range(5000)]
+    assert set(plans.plan(0).video.tolist()) == {0}  # a quarter of the videos is enough to begin
+    drawn = [plans.plan(step) for step in range(3, 5003)]
     drawn = [clip for p in drawn for clip in zip(p.video.tolist(), p.start.tolist())]
     found = np.array([drawn.count(clip) for clip in clips]) / len(drawn)
     assert (abs(found - chances) < 5 * np.sqrt(chances / len(drawn))).all()

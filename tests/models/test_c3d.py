@@ -256,11 +256,14 @@ def test_training_evaluation_and_pictures(tmp_path, compilation_cache, capsys):
     config = tiny_config("c3d", num_steps=20, eval_every=10, recompute=2, num_pictures=1)
     values = train_and_evaluate(config, tmp_path)
     assert values["top5_accuracy"] >= values["accuracy"] >= 0
-    again = evaluate(config, tmp_path)
+    again = evaluate(config, tmp_path, report=True)
     assert again["accuracy"] >= values["accuracy"]  # the best checkpoint's
     output = capsys.readouterr().out
     assert re.search(r"validation accuracy 0\.\d+ +\(always the commonest class: 0\.\d+\)", output)
     picture = Image.open(tmp_path / "eval" / "clip0.png")
     assert picture.size[0] > 400
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "<h3>Best" in page  # of a clip alone the trivial answer would always be right
+    assert 'class="trivial"' not in page
     weights = read_weights(tmp_path)
     assert weights.missing == () and weights.params["fc8"]["kernel"].shape[-1] == 12

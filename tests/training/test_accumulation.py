@@ -73,3 +73,20 @@ def test_what_adds_up_over_devices_can_be_chosen():
     twice = lambda sums: jax.tree.map(lambda s: 2 * jax.lax.psum(s, "data"), sums)
     chosen = accumulation.summed_over_devices(function, mesh, twice)
     assert jax.jit(chosen)(2.0, (), x)["sum"] == 24
+
+
+@pytest.mark.parametrize("size", [accumulation._SMALL + 1, accumulation._SMALL + 6])
+def test_large_gradients_are_rounded_and_added_up_in_float32(size):
+    """Exactly: bfloat16 of the float32 sum of bfloat16 numbers; everything else is not rounded."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal((3, *shape)).astype(np.float32)  # of three devices
+    large, small, loss, count, correct = draw(size), draw(5, 7), draw(), draw(), draw(4)
+    sums = {"large": large, "small": small}, (loss, count), {"correct": correct}
+    found = jax.vmap(accumulation.add_up_gradient_in_bfloat16, axis_name="data")(sums)
+    half = lambda x: x.astype(jnp.bfloat16).astype(np.float32)
+    expected = half(half(large).sum(0))
+    for device in range(3):
+        np.testing.assert_array_equal(found[0]["large"][device], expected)
+        for mine, all_of_them in ((found[0]["small"], small), (found[1][0], loss)):
+            np.testing.assert_allclose(mine[device], all_of_them.sum(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[2]["correct"][device], correct.sum(0), rtol=1e-5)

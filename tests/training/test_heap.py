@@ -1,13 +1,16 @@
 """The C library's heap: freed memory goes back, and libraries without glibc's functions are met."""
 
 import ctypes
+import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
-from v2v_jax.training import heap
+from tests.tiny import tiny_config
+from v2v_jax.training import heap, loop, training_run
 
 
 class Glibc:
@@ -30,8 +33,11 @@ def test_what_is_asked_of_glibc_and_what_it_answers(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     assert heap.release() is True and heap.release() is False
-    assert heap.share() is True
-    assert library.calls == [("trim", 0), ("trim", 0), ("option", -8, 1)]  # M_ARENA_MAX
+    assert library.calls == [("trim", 0), ("trim", 0)]
+    for cores, heaps in ((1, 4), (2, 4), (16, 32), (None, 4)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert heap.share() is True
+        assert library.calls[-1] == ("option", -8, heaps)  # M_ARENA_MAX
 
 
 @pytest.mark.parametrize("library", [object(), None])
@@ -53,6 +59,60 @@ def test_the_users_number_of_arenas_goes_before(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked"))
     assert heap.share() is False
+
+
+def test_training_shares_heaps_before_anything_else(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(heap, "share", lambda: asked.append("share"))
+    monkeypatch.setattr(loop, "Setup", lambda config: asked.append("setup"))
+    monkeypatch.setattr(loop, "train", lambda *args: asked.append("train"))
+    loop.train_and_evaluate(tiny_config(), tmp_path)
+    assert asked == ["share", "setup", "train"]
+
+
+def test_training_gives_memory_back_when_a_checkpoint_is_written(monkeypatch):
+    """After the first step, of compiling; and once after each checkpoint, not at every step."""
+    asked = []
+    monkeypatch.setattr(heap, "release", lambda: asked.append(run.step))
+    run = training_run.TrainingRun.__new__(training_run.TrainingRun)
+    run.first_step, run._monitor, run._checkpoints = 4, mock.Mock(), mock.Mock()
+    run._stop = mock.Mock(reached=lambda: False)
+    run._checkpoints.check = lambda: run.step in (7, 9)
+    for step in range(5, 11):
+        run.take(step, None, {})
+    assert asked == [5, 7, 9]
+
+
+_THREADS = """
+import ctypes, os, pathlib, re, tempfile, threading
+from v2v_jax.training import heap
+assert heap.share()
+libc, done = ctypes.CDLL(None), threading.Event()
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+for _ in range(64):
+    threading.Thread(target=lambda: (libc.malloc(99), done.wait()), daemon=True).start()
+path = tempfile.mkstemp()[1]
+file = ctypes.c_void_p(libc.fopen(path.encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(pathlib.Path(path).read_text().count("<heap nr="), max(2 * os.cpu_count(), 4))
+os.unlink(path)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="glibc's alone")
+def test_threads_share_heaps():
+    environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+    result = subprocess.run(
+        [sys.executable, "-c", _THREADS],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        env=environment,
+    )
+    heaps, allowed = map(int, result.stdout.split())
+    assert heaps == min(allowed, 65)
 
 
 _HOLES = """

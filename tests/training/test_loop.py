@@ -316,7 +316,7 @@ def test_one_corrupt_video_is_skipped(tmp_path, capsys, corrupt_scenes, feed):
     corrupt_scenes(1)
     train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
     assert list(read_metrics(tmp_path, "train/loss")) == [1, 2, 3, 4, 5, 6]
-    assert "1 unreadable videos were skipped" in capsys.readouterr().out
+    assert "1 unreadable video was skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("feed", FEEDS)

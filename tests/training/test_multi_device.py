@@ -30,7 +30,7 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
         close = 2e-4  # a voxel between two values of uint8 may be rounded to either
     done = train_on_four(tmp_path / "four", *tiny_arguments(**overrides))
     assert done.returncode == 0, done.stderr
-    assert "on 4 cpu device(s)" in done.stdout
+    assert "on 4 cpu devices" in done.stdout
     config = tiny_config("seg", SMALLEST, **overrides)
     train_and_evaluate(config, tmp_path / "one")
     for name in ("train/loss", "train/parameter_norm"):
@@ -40,6 +40,20 @@ def test_four_devices_equal_one(tmp_path, compilation_cache, feed):
         one, four = (read_metrics(tmp_path / n, f"eval/{name}") for n in ("one", "four"))
         assert list(one) == [3, 5]
         assert four == pytest.approx(one, abs=1e-3)  # a few of 24,576 voxels may change sides
+
+
+@pytest.mark.slow
+def test_gradients_sent_in_bfloat16(tmp_path, compilation_cache):
+    """The same training but for the rounding of what is sent, which shows that it was sent so."""
+    arguments = tiny_arguments(num_steps=5, eval_every=5, model__width=0.3)
+    found = []
+    for sent in ("float32", "bfloat16"):
+        workdir = tmp_path / sent
+        done = train_on_four(workdir, *arguments, f"--config.all_reduce={sent}")
+        assert done.returncode == 0, done.stderr
+        found.append(read_metrics(workdir, "train/loss"))
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    assert found[1] != found[0]
 
 
 def test_batch_that_cannot_be_divided(tmp_path):

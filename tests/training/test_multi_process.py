@@ -59,7 +59,7 @@ def test_two_processes_equal_one(tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     outs = succeeded(start_two(tmp_path / "two", *tiny_arguments(**options), notes=notes))
-    assert "on 8 cpu device(s)" in outs[0] and not outs[1]  # one of them speaks
+    assert "on 8 cpu devices" in outs[0] and not outs[1]  # one of them speaks
     config = small_config(**options)
     train_and_evaluate(config, tmp_path / "one")
     assert_equal_to_rounding(config, tmp_path / "one", tmp_path / "two")

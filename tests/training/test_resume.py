@@ -222,7 +222,7 @@ def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch, capfd, as_in_a_terminal
         with pytest.raises(Stopped, match="by Ctrl-C after step 2 of 3, which is saved") as stopped:
             train_and_evaluate(config, tmp_path / "parts")
     assert stopped.value.status == 130
-    assert "the step at hand is saved first. Ctrl-C once more ends" in capfd.readouterr().err
+    assert "the run is saved first. Press Ctrl-C again to end without" in capfd.readouterr().err
     assert {path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()} == {"2"}
     with monkeypatch.context() as patch:  # twice in one step: ends at once, and loses that step
         interrupt(patch, (training_run.Monitor, "add"), 1, lambda: (press(), press()))

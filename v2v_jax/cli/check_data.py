@@ -5,8 +5,8 @@
 All splits, with all fields that the task needs: videos, frames, clips, original sizes, histogram
 of the labels, magnitude of the flow, range of the depth, and every file that cannot be read, with
 the reason. The exit status is 1 if there is any. With --workdir=FOLDER the report is also written
-to FOLDER/check_data.json, and to FOLDER/check_data.html with pictures of some videos: frames beside
-their masks, flow or depth.
+to FOLDER/check_data.json, and to FOLDER/check_data.html, with pictures of some videos: frames
+beside their masks, flow or depth.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _contents(frames: dict[str, np.ndarray], name: str) -> Contents:
     if "flow" in frames:
         flow = frames["flow"][frames["flow_valid"]].astype(np.float32)
         if not np.isfinite(flow).all():
-            found.problems.append((name, "a voxel that is called valid has no finite flow"))
+            found.problems.append((name, "flow that is marked as valid is not finite"))
             flow = flow[np.isfinite(flow).all(-1)]
         found.flow = np.histogram(np.linalg.norm(flow, axis=-1), _BINS)[0]
     if "depth" in frames:
@@ -332,9 +332,8 @@ def run(options: argparse.Namespace) -> None:
     if options.workdir:
         _write(pathlib.Path(options.workdir), title, reports, drawn)
     else:
-        console.print("With --workdir=FOLDER: a page with pictures, FOLDER/check_data.html")
+        console.print("Add --workdir=FOLDER for a page with pictures, FOLDER/check_data.html")
     count = sum(len(report["problems"]) for report in reports.values())
     if count:
-        raise DataError(
-            f"{count} videos or parts of them cannot be read; mend or remove them before training."
-        )
+        what = "1 video or part of one" if count == 1 else f"{count} videos or parts of them"
+        raise DataError(f"{what} cannot be read; repair or remove what is listed before training.")

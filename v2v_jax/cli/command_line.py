@@ -13,6 +13,7 @@ import argparse
 import difflib
 import errno
 import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ _UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
     *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG),
 )
+_SIGPIPE = 141  # the exit status of what a closed pipe ended, as shells have it
 # Modules that the extra `train` installs.
 _OF_TRAINING = (
     *("tensorflow", "tensorflow_datasets", "array_record", "importlib_resources", "tensorboardX"),
@@ -114,7 +116,8 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     Returns:
       What the command returns, or 0, also after SIGTERM once the state is saved; 1 after a
       `UserError`, 2 for arguments that cannot be understood, 130 after an interrupt; standard
-      error then has one message. Other exceptions pass.
+      error then has one message. 141 where nobody reads standard output any more (`| head`). Other
+      exceptions pass.
     """
     quieten()
     parser = Parser(prog, command.__doc__)
@@ -128,7 +131,13 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     except KeyboardInterrupt:
         return _fail("Interrupted.", INTERRUPTED)
     try:
-        return command.run(options) or 0
+        status = command.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return _SIGPIPE
     except UserError as error:
         return _fail(f"Error: {error}", 1)
     except Stopped as reason:
@@ -148,7 +157,7 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         if module not in _OF_TRAINING:
             raise
         return _fail(
-            f"Error: {prog} needs {module} here, which is not installed; pip install "
+            f"Error: {prog} needs {module}, which is not installed here; pip install "
             "'v2v_jax[train]'.",
             1,
         )
@@ -157,6 +166,16 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
         if lost is None:
             raise
         return _fail(f"Error: {lost}", 1)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe without a reader; what is left to print goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def leave(status: int) -> NoReturn:

@@ -48,7 +48,7 @@ def _take_rest(
     elif rest:
         raise parser.unexpected(rest[0])
     elif options.config or options.workdir or options.report:
-        parser.error("--compare goes without --config, --workdir and --report")
+        parser.error("--compare takes two runs alone, without --config, --workdir and --report")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,6 +3,10 @@
     v2v predict --checkpoint=runs/seg --video=in.mp4 --output=out.mp4
     v2v predict --checkpoint=runs/flow --video=in.mp4 --output=flow/%05d.flo
     v2v predict --checkpoint=runs/seg --video=videos --output=out/{name}.mp4
+    v2v predict --checkpoint=flow --video=videos --output=out/{name}.mp4 --color_scale=5
+
+The last one draws all videos on one scale of colours, so that they can be compared: 5 pixels a
+frame have full colour. Depth takes two numbers, near and far in metres: --color_scale=1,50.
 
 docs/guides/own_video.md describes every form of output.
 """
@@ -15,7 +19,7 @@ import functools
 import os
 import pathlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from absl import logging
 
@@ -23,6 +27,7 @@ from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.inference import video_folders
 from v2v_jax.media.frame_sources import FrameSource, open_source
+from v2v_jax.media.video_writer import PRESET, Preset
 from v2v_jax.system import jobs, own_modules
 from v2v_jax.system.console import FramesBar, console, waiting
 from v2v_jax.system.jobs import Job
@@ -55,7 +60,7 @@ def add_options(parser: Parser) -> None:
         type=path,
         required=True,
         help="NAME.mp4, or a file a frame: FOLDER/%%05d with .png, .npz, .flo or .pfm; for a "
-        "folder of videos with {name} in it, which stands for each one's path in there",
+        "folder of videos with {name} in it, which stands for each video's path in the folder",
     )
     add("--view", choices=_VIEWS, default="overlay", help="what an MP4 shows")
     add(
@@ -63,6 +68,12 @@ def add_options(parser: Parser) -> None:
         choices=("yes", "no"),
         default="yes",
         help="a strip below an MP4's picture that says what the colours mean (default: yes)",
+    )
+    add(
+        "--color_scale",
+        metavar="NUMBER[,NUMBER]",
+        help="what an MP4's colours stand for, the same for several videos: flow's speed in full "
+        "colour (5, px/frame), depth's ends (1,50, metres); default: taken from each video",
     )
     add("--probabilities", action="store_true", help="also write class probabilities (.npz)")
     add("--full_frame", action="store_true", help="whole frames instead of windows in H and W")
@@ -73,6 +84,12 @@ def add_options(parser: Parser) -> None:
         "--fps",
         type=float,
         help="of an MP4, without sound; default: each frame's own time, 25 for a folder of frames",
+    )
+    add(
+        "--preset",
+        choices=get_args(Preset),
+        default=PRESET,
+        help="of an MP4's encoder: slower ones make smaller files (default: %(default)s)",
     )
     add("--overwrite", action="store_true", help="replace an output that exists")
     own_modules.add_argument(parser)
@@ -124,7 +141,7 @@ def _predict_one(options: argparse.Namespace) -> int:
     output = parse_output(options.output, predictor.network.task, options.probabilities)
     _check_place(options, output)
     source = open_source(options.video)
-    writing = _writing(options, source, options.video, output)
+    writing = _writing(options, source, options.video, output, _color_scale(options, predictor))
     loaded = time.perf_counter()
     speed = _Speed()
     frames = _predict_with_bar(predictor, source, output, speed, writing)
@@ -177,22 +194,35 @@ def _predict_with_bar(
         return predict_to_files(predictor, source, output, tick=tick, **writing)
 
 
+def _color_scale(options: argparse.Namespace, predictor: Predictor) -> tuple[float, ...] | None:
+    from v2v_jax.inference.views import parse_color_scale
+
+    text = options.color_scale
+    return None if text is None else parse_color_scale(text, predictor.network.task)
+
+
 def _writing(
-    options: argparse.Namespace, source: FrameSource, video: str, output: Output
+    options: argparse.Namespace,
+    source: FrameSource,
+    video: str,
+    output: Output,
+    color_scale: tuple[float, ...] | None,
 ) -> dict[str, object]:
     """Options of `predict_to_files`."""
     if options.fps is not None and output.pattern is None and os.path.isfile(video):
         logging.warning(
-            "--fps=%g replaces the times of the frames of %s; without it they keep their own, and "
-            "their sound.",
+            "--fps=%g replaces the frame times of %s and leaves its sound out; without --fps both "
+            "are kept.",
             *(options.fps, video),
         )
     return dict(
         view=options.view,
         legend=options.legend == "yes",
+        color_scale=color_scale,
         fps=options.fps,
         sound_of=video if os.path.isfile(video) else None,
         probabilities=options.probabilities,
+        preset=options.preset,
     )
 
 
@@ -239,6 +269,7 @@ class _Work:
         compilation_cache.enable()
         self._predictor = _load(options)
         self._predict = output_files.predict_to_files
+        self._color_scale = _color_scale(options, self._predictor)
         # Read once, before a name with a % stands in it.
         self._output = output_files.parse_output(
             options.output, self._predictor.network.task, options.probabilities
@@ -247,5 +278,5 @@ class _Work:
     def __call__(self, job: Job, path: str, tick: jobs.Tick) -> None:
         output = dataclasses.replace(self._output, path=pathlib.Path(job.output))
         source = open_source(job.source)
-        writing = _writing(self._options, source, job.source, output)
+        writing = _writing(self._options, source, job.source, output, self._color_scale)
         self._predict(self._predictor, source, output, write_to=path, tick=tick, **writing)

@@ -96,8 +96,7 @@ class _Scales:
         """Title → (T,H,W,3) uint8 RGB."""
         columns = {"video": clip["video"]}
         if "labels" in clip:
-            names = dataset.label_names
-            columns["labels"] = colors.overlay(clip["video"], clip["labels"], len(names))
+            columns["labels"] = colors.overlay(clip["video"], clip["labels"], dataset.label_names)
         if self._speed is not None:
             valid = clip["flow_valid"]
             columns["flow"] = colors.flow_to_color(clip["flow"], self._speed, valid)
@@ -110,13 +109,13 @@ class _Scales:
         """What is black in the columns, if anything is."""
         if self._speed is not None:
             return "Black: the flow is not known there."
-        return "" if self._depth is None else "Black: no depth, such as the sky."
+        return "" if self._depth is None else "Black: no depth is known there, or it is the sky."
 
     def legends(self, dataset: VideoDataset) -> list[Legend]:
         """What the columns' colours mean."""
         legends: list[Legend] = []
         if self._labels:
-            legends.append(colors.label_legend(dataset.label_names))
+            legends.append(colors.label_legend(dataset.label_names, over_video=True))
         if self._speed is not None:
             legends.append(colors.flow_legend(max_magnitude=self._speed))
         if self._depth is not None:

@@ -55,14 +55,13 @@ class Tiles(NamedTuple):
 
 def cut_tiles(axis: Axis) -> Tiles:
     """Cuts an axis's matrices into tiles and puts them on the device."""
-    target = axis.matrices.shape[1]
-    starts = range(0, target, TILE)
-    padded = np.pad(axis.matrices, ((0, 0), (0, len(starts) * TILE - target), (0, 0)))
+    starts = range(0, axis.target, TILE)
+    padded = np.pad(axis.matrices, ((0, 0), (0, len(starts) * TILE - axis.target), (0, 0)))
     matrices = []
     for start in starts:
         parts = padded[:, start : start + TILE]
         matrices.append([(n, on_device(part)) for n, part in enumerate(parts) if part.any()])
-    return Tiles(starts, target, matrices)
+    return Tiles(starts, axis.target, matrices)
 
 
 class Blender:
@@ -151,15 +150,15 @@ def _accumulate(weight, state, predictions, index, shift):
 
 
 # Highest: an accelerator's default would round what is to come back unchanged.
-_product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def _columns(state, scale, columns):
-    return _product("xw,thwk->thxk", columns, state * scale[:, None, None, None])
+    return product("xw,thwk->thxk", columns, state * scale[:, None, None, None])
 
 
 def _rows(strip, rows):
-    return _product("yh,thxk->tyxk", rows, strip)
+    return product("yh,thxk->tyxk", rows, strip)
 
 
 def _add_columns(total, *args):

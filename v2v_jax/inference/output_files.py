@@ -25,7 +25,7 @@ from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.inference.video_folders import partial_path
 from v2v_jax.inference.views import Drawing, View, other_moments
 from v2v_jax.media.frame_sources import FrameSource
-from v2v_jax.media.video_writer import VideoWriter, cannot_write
+from v2v_jax.media.video_writer import PRESET, Preset, VideoWriter, cannot_write
 from v2v_jax.system.background import in_background
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import temporary_path
@@ -126,7 +126,8 @@ def publish_frames(
             os.replace(file, folder / file.name)
         else:
             logging.warning(
-                "%s was written by another program and is kept; it says nothing of the new frames.",
+                "%s was written by another program and is kept; it does not describe the new "
+                "frames.",
                 folder / file.name,
             )
             file.unlink()
@@ -151,9 +152,11 @@ def predict_to_files(
     write_to: str | os.PathLike[str] | None = None,
     view: View = "overlay",
     legend: bool = True,
+    color_scale: tuple[float, ...] | None = None,
     fps: float | None = None,
     sound_of: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
+    preset: Preset = PRESET,
     tick: Callable[[int], None] = lambda count: None,
 ) -> int:
     """Predicts one video and writes it; reading, the network and writing overlap.
@@ -164,10 +167,13 @@ def predict_to_files(
       write_to: a path that is written instead of `output.path`; names in messages stay.
       view: of an MP4.
       legend: whether an MP4 says below the picture what the colours mean.
+      color_scale: what an MP4's colours stand for, as `Task.drawing_scale` gives it; default: taken
+        from the video.
       fps: of an MP4, whose frames are then all shown equally long; default: every frame keeps its
         time, or 25 where the source has no times.
       sound_of: whose sound an MP4 gets, unless `fps` is given.
       probabilities: write class probabilities too.
+      preset: of an MP4, see `VideoWriter`.
       tick: called with the number of frames that were written.
 
     Returns:
@@ -181,8 +187,13 @@ def predict_to_files(
     chunks = predictor.chunks(source, probabilities=probabilities)
     if output.pattern is None:
         elsewhere = functools.partial(other_moments, predictor, source)
-        drawing = Drawing(predictor.network.task, view, legend=legend, elsewhere=elsewhere)
-        writer = _Movie(path, source, fps, sound_of)
+        drawing = Drawing(
+            *(predictor.network.task, view),
+            legend=legend,
+            color_scale=color_scale,
+            elsewhere=elsewhere,
+        )
+        writer = _Movie(path, source, fps, sound_of, preset)
         prepare = drawing.draw
     else:
         writer = _FrameFiles(path, output.pattern, predictor.network.task)
@@ -238,6 +249,7 @@ class _Movie:
         source: FrameSource,
         fps: float | None,
         sound_of: str | os.PathLike[str] | None,
+        preset: Preset,
     ):
         """fps: None for the source's times."""
         self._times = source.times if fps is None else None
@@ -248,6 +260,7 @@ class _Movie:
         self._writer = VideoWriter(
             *(path, fps, sound_of, source.pixel_aspect),
             tick=source.tick if self._times is not None else None,
+            preset=preset,
         )
         self._count = 0
         self.failed = False

@@ -11,20 +11,23 @@ Reading, the network and what the caller does with the results overlap.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
+import threading
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from v2v_jax.errors import UserError
-from v2v_jax.inference import blending
-from v2v_jax.inference.blending import TILE, Blender, Finish, Tiles, cut_tiles
+from v2v_jax.inference import blending, tiles, whole_frames
+from v2v_jax.inference.blending import Blender, Finish
 from v2v_jax.inference.network import TrainedNetwork
-from v2v_jax.inference.windows import Axis, TimeWindow, plan_axis, time_windows
+from v2v_jax.inference.plans import Frame, Plan
+from v2v_jax.inference.tiles import TilesResult
+from v2v_jax.inference.whole_frames import FramePrograms, FramesResult
+from v2v_jax.inference.windows import TimeWindow, plan_axis, time_windows
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
@@ -73,16 +76,23 @@ class Predictor:
         scale: Literal["training", "native"] = "training",
         overlap: float = _OVERLAP,
         batch_size: int | None = None,
+        blend: Literal["tiles", "frames"] = "tiles",
     ):
         """Puts the weights on the first device; nothing is compiled yet.
 
         Args:
           network: of `network.read_network`.
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
+          blend: "tiles": in many small calls, which serve any size of video (`blending`);
+            "frames": on the device, in few calls, which are compiled for every size, where they
+            fit (`whole_frames`). The answers are the same to rounding. No accelerator has measured
+            the second yet, so it has to be asked for.
 
         Raises:
           ValueError: an option's value is unknown, or full_frame for a network with a fixed size.
         """
+        if blend not in ("tiles", "frames"):
+            raise ValueError(f"blend is {blend!r}; expected 'tiles' or 'frames'.")
         if scale not in ("training", "native"):
             raise ValueError(f"scale is {scale!r}; expected 'training' or 'native'.")
         if full_frame and not network.any_size:
@@ -99,7 +109,11 @@ class Predictor:
         self._params = blending.on_device(network.params)
         options = compiler_options.of_inference(jax.default_backend())
         self._forward = jax.jit(network.apply, compiler_options=options)
+        self._compiled: set[tuple[int, ...]] = set()
+        self._compiling = threading.Lock()
         self._blenders: dict[tuple[int, int, int], Blender] = {}
+        self._frame_programs: dict[tuple[int, int, int], FramePrograms] = {}
+        self._blend = blend
 
     def __repr__(self) -> str:
         """Task, data, size and step in a line, with the options that are not the defaults."""
@@ -172,9 +186,7 @@ class Predictor:
             raise ValueError(f"The task {task.name} has no probabilities of classes.")
         return self._chunks(open_source(video), blending.unchanged, reads_video=False)
 
-    def _chunks(
-        self, source: FrameSource, finish: Finish, reads_video: bool
-    ) -> Iterator[Chunk]:
+    def _chunks(self, source: FrameSource, finish: Finish, reads_video: bool) -> Iterator[Chunk]:
         ending = _Ending(source.frames)
         frames = in_background(ending, _FRAMES_AHEAD)
         first = next(frames, None)
@@ -184,18 +196,45 @@ class Predictor:
         plan = self._plan(first.shape[:2], finish, reads_video)
         resized = in_background(_with_scaled(first, frames, plan.size), _FRAMES_AHEAD)
         windows = time_windows(resized, self.network.clip[0], self._overlap)
-        # Enough results in flight for the network to have its next batch while they are read back.
-        per_batch = math.ceil(plan.batch_size / plan.num_windows)
-        results = in_background(self._dispatched(windows, plan), 2 * per_batch)
+        results = self._results(windows, plan)
         try:
             for result in results:
-                yield result.fetch()
+                yield Chunk(np.stack([frame.whole for frame in result.frames]), result.fetch())
         finally:
             results.close()
             resized.close()
             frames.close()
         if ending.error is not None:
             raise ending.error
+
+    def scaled_chunks(
+        self, frames: Iterator[np.ndarray], size: tuple[int, int], finish: Finish | None = None
+    ) -> Iterator[Any]:
+        """Results for frames that are scaled already, as another process can do it.
+
+        Args:
+          frames: (h,w,3) uint8 RGB of `scaled_size(size)`.
+          size: (H,W) of the video.
+          finish: what becomes of blended values, in place of `Task.finish`; may give a pytree of
+            arrays (T,…).
+
+        Yields:
+          As `finish` gives them, (n,H,W,…): of consecutive frames.
+
+        Raises:
+          ValueError: of a task whose results take the whole frames.
+        """
+        task = self.network.task
+        if finish is None and task.finish_reads_video:
+            raise ValueError(f"Results of the task {task.name} take the whole frames.")
+        plan = self._plan(size, finish or task.finish, reads_video=False)
+        items = (Frame(frame, frame) for frame in frames)
+        results = self._results(time_windows(items, self.network.clip[0], self._overlap), plan)
+        try:
+            for result in results:
+                yield result.fetch()
+        finally:
+            results.close()
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H,W) of the frames that the network sees, for a video of (H,W) = size."""
@@ -207,7 +246,7 @@ class Predictor:
         h, w = (max(1, round(side * factor)) for side in size)
         return h, w
 
-    def _plan(self, size: tuple[int, int], finish: Finish, reads_video: bool) -> _Plan:
+    def _plan(self, size: tuple[int, int], finish: Finish, reads_video: bool) -> Plan:
         """The windows for frames of that size."""
         inner = self.scaled_size(size)
         time, *window = self.network.clip
@@ -221,155 +260,43 @@ class Predictor:
             plan_axis(side, target, length, self._overlap)
             for side, target, length in zip(inner, size, window)
         )
-        key = (time, *window)
-        if key not in self._blenders:
-            self._blenders[key] = Blender(key, self.network.task.num_values)
-        return _Plan(
-            size=inner,
-            batch_size=batch_size,
-            rows=rows,
-            columns=columns,
-            row_tiles=cut_tiles(rows),
-            column_tiles=cut_tiles(columns),
-            blender=self._blenders[key],
-            finish=finish,
-            reads_video=reads_video,
-            scale=np.array([size[1] / inner[1], size[0] / inner[0]], np.float32),
-        )
+        scale = np.array([size[1] / inner[1], size[0] / inner[0]], np.float32)
+        return Plan(inner, (time, *window), batch_size, rows, columns, finish, reads_video, scale)
 
-    def _dispatched(self, windows: Iterator[TimeWindow], plan: _Plan) -> Iterator[_Result]:
-        """Gives the device its work, batch by batch; what it will have computed, in order."""
-        states = [
-            [plan.blender.empty_state() for _ in plan.columns.starts] for _ in plan.rows.starts
-        ]
-        for batch, cuts in _batches(windows, plan):
-            predictions = self._forward(self._params, batch)
-            for index, (window, i, j) in enumerate(cuts):
-                states[i][j] = plan.blender.accumulate(
-                    states[i][j], predictions, np.int32(index), np.int32(window.shift)
+    def _results(
+        self, windows: Iterator[TimeWindow], plan: Plan
+    ) -> Iterator[FramesResult] | Iterator[TilesResult]:
+        """What the device has been given to compute, in order; works ahead in the background."""
+        num_values = self.network.task.num_values
+        if self._blend == "frames" and whole_frames.fits(plan, num_values):
+            if plan.window not in self._frame_programs:
+                self._frame_programs[plan.window] = FramePrograms(
+                    plan.window, num_values, self._overlap
                 )
-                if (i + 1, j + 1) == (len(states), len(states[0])):
-                    yield _result(window, states, plan)
+            programs = self._frame_programs[plan.window]
+            return in_background(programs.dispatch(windows, plan, self._apply), 2)
+        if plan.window not in self._blenders:
+            self._blenders[plan.window] = Blender(plan.window, num_values)
+        results = tiles.dispatch(windows, plan, self._blenders[plan.window], self._apply)
+        # Enough results in flight for the network to have its next batch while they are read back.
+        return in_background(results, 2 * math.ceil(plan.batch_size / plan.num_windows))
 
-
-class _Plan(NamedTuple):
-    """How frames of one size are predicted.
-
-    Attributes:
-      size: (H,W) that the network sees, without padding.
-      batch_size: windows a call of the network.
-      rows, columns: the windows along H and W.
-      row_tiles, column_tiles: the same, as the blender takes them.
-      blender: its programs.
-      finish: what becomes of blended values, and `reads_video` whether it looks at the frames.
-      scale: (2,) float32 pixels of the video a pixel that the network sees, (x, y).
-    """
-
-    size: tuple[int, int]
-    batch_size: int
-    rows: Axis
-    columns: Axis
-    row_tiles: Tiles
-    column_tiles: Tiles
-    blender: Blender
-    finish: Finish
-    reads_video: bool
-    scale: np.ndarray
-
-    @property
-    def num_windows(self) -> int:
-        """Windows that cover a frame."""
-        return len(self.rows.starts) * len(self.columns.starts)
-
-
-class _Frame(NamedTuple):
-    whole: np.ndarray  # (H,W,3) uint8, as it came
-    scaled: np.ndarray  # (h,w,3) uint8, as the network sees it
+    def _apply(self, batch: jax.Array | np.ndarray) -> jax.Array:
+        """(B,T,H,W,3) uint8 → (B,T,H,W,K) float32; one thread compiles and the others wait."""
+        if batch.shape not in self._compiled:
+            with self._compiling:
+                result = self._forward(self._params, batch)
+                self._compiled.add(batch.shape)
+                return result
+        return self._forward(self._params, batch)
 
 
 def _with_scaled(
     first: np.ndarray, others: Iterator[np.ndarray], size: tuple[int, int]
-) -> Iterator[_Frame]:
+) -> Iterator[Frame]:
     resize = FrameResizer(size)
     for frame in itertools.chain([first], others):
-        yield _Frame(frame, resize(frame))
-
-
-Cut = tuple[TimeWindow, int, int]  # and the numbers of the window along H and W
-
-
-def _batches(windows: Iterator[TimeWindow], plan: _Plan) -> Iterator[tuple[np.ndarray, list[Cut]]]:
-    """Cuts the windows out of the frames, row by row: (B,T,H,W,3) uint8 and what they are.
-
-    The last batch is filled up with zeros.
-    """
-    t, h, w = plan.blender.window
-    margins = [(axis.before, axis.after) for axis in (plan.rows, plan.columns)]
-    batch, cuts = None, []
-    for window in windows:
-        clip = np.stack([frame.scaled for frame in window.items])
-        clip = np.pad(clip, [(0, 0), *margins, (0, 0)], mode="reflect")
-        for i, top in enumerate(plan.rows.starts):
-            for j, left in enumerate(plan.columns.starts):
-                if batch is None:  # a new one each time: the device may still read the last one
-                    batch = np.zeros((plan.batch_size, t, h, w, 3), np.uint8)
-                batch[len(cuts)] = clip[:, top : top + h, left : left + w]
-                cuts.append((window, i, j))
-                if len(cuts) == plan.batch_size:
-                    yield batch, cuts
-                    batch, cuts = None, []
-    if cuts:
-        yield batch, cuts
-
-
-@dataclasses.dataclass
-class _Result:
-    """Tiles that the device is computing.
-
-    Attributes:
-      frames: (H,W,3) uint8, those that the result is of.
-      tiles: (top, left, (T,TILE,TILE[,K])).
-    """
-
-    frames: list[np.ndarray]
-    tiles: list[tuple[int, int, jax.Array]]
-
-    def fetch(self) -> Chunk:
-        """Waits for the device and puts the tiles together."""
-        count, (h, w, _) = len(self.frames), self.frames[0].shape
-        values = None
-        for top, left, tile in self.tiles:
-            tile = np.asarray(tile)
-            if values is None:
-                values = np.empty((count, h, w, *tile.shape[3:]), tile.dtype)
-            part = values[:, top : top + TILE, left : left + TILE]
-            part[...] = tile[:count, : part.shape[1], : part.shape[2]]
-        return Chunk(np.stack(self.frames), values)
-
-
-def _result(window: TimeWindow, states: list[list[jax.Array]], plan: _Plan) -> _Result:
-    frames = [frame.whole for frame in window.items[: window.num_final]]
-    scale = blending.on_device(window.scale)
-    tiles = []
-    for left, columns in zip(plan.column_tiles.starts, plan.column_tiles.matrices):
-        strips = [plan.blender.strip(row, scale, columns) for row in states]
-        for top, rows in zip(plan.row_tiles.starts, plan.row_tiles.matrices):
-            video = None
-            if plan.reads_video:
-                video = _tile_of_frames(frames, top, left, len(window.items))
-            tile = plan.blender.tile(strips, rows, plan.finish, video, plan.scale)
-            tile.copy_to_host_async()
-            tiles.append((top, left, tile))
-    return _Result(frames, tiles)
-
-
-def _tile_of_frames(frames: list[np.ndarray], top: int, left: int, length: int) -> np.ndarray:
-    """(length,TILE,TILE,3) uint8, black beyond the frames' borders."""
-    tile = np.zeros((length, TILE, TILE, 3), np.uint8)
-    for place, frame in zip(tile, frames):
-        part = frame[top : top + TILE, left : left + TILE]
-        place[: part.shape[0], : part.shape[1]] = part
-    return tile
+        yield Frame(frame, resize(frame))
 
 
 class _Ending:

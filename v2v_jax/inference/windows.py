@@ -90,6 +90,11 @@ class Axis:
     starts: np.ndarray
     matrices: np.ndarray
 
+    @property
+    def target(self) -> int:
+        """Voxels of the output."""
+        return self.matrices.shape[1]
+
 
 def plan_axis(length: int, target: int, window: int, overlap: float) -> Axis:
     """Windows along an axis of `length` voxels, of which the output has `target`.

@@ -1,10 +1,11 @@
 """Class-balanced sampling: clips with rare classes come more often (`config.class_balance`).
 
-With it at b a clip is drawn as if by tossing a coin: with probability 1 - b any clip, each as
-likely; with probability b first a class, each as likely, then a clip of it, as likely as it holds
-much of the class: of the class's voxels in all clips, its share. (Class-aware sampling: Shen et
-al. 2016, "Relay backpropagation", section 3.3, here for clips that hold several classes.) The
-probabilities are known before the first step, and clips are drawn independently of one another.
+With class_balance = b, a clip is drawn in one of two ways. With probability 1 - b it is any clip,
+all equally likely. With probability b a class is drawn first, all equally likely, and then a clip
+of it: its probability is the clip's share of the class's voxels in all clips. (Class-aware
+sampling: Shen et al. 2016, "Relay backpropagation", section 3.3, here for clips that hold several
+classes.) The probabilities are known before the first step, and clips are drawn independently of
+one another.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def clip_probabilities(
     known = total > 0
     if not known.any():
         raise DataError(
-            "No training clip has a known label, so that class_balance has nothing to balance; v2v "
+            "No training clip has a known label, so class_balance has nothing to balance; v2v "
             "check-data says what the labels are."
         )
     of_class = held[:, known] / total[known]  # (N,K): which share of a class each clip holds
@@ -108,7 +109,7 @@ def _count(dataset: VideoDataset, progress: Progress | None) -> np.ndarray:
     count = functools.partial(_count_video, num_classes=num_classes)
     arriving: Iterable = map_videos(count, dataset)
     if progress is not None:
-        arriving = progress(arriving, len(dataset.videos), f"labels of {dataset.name}")
+        arriving = progress(arriving, len(dataset.videos), f"counting the labels of {dataset.name}")
     found = dict(arriving)
     return np.concatenate([found[video] for video in range(len(dataset.videos))])
 
@@ -146,7 +147,7 @@ def _read(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logging.warning("%s cannot be read (%s); the labels are counted anew.", path, error)
+        logging.warning("%s cannot be read (%s); the labels are counted again.", path, error)
         return None
 
 

@@ -55,7 +55,8 @@ class ClipSampler:
     rendered meanwhile. Each stage has epochs of its own.
 
     With `probabilities` there are no epochs: the clips of a step are drawn independently of one
-    another and of other steps, each as often as its probability says (`input.class_balance`).
+    another and of other steps, each as often as its probability says (`input.class_balance`);
+    beside `grow_steps` as often as it says among the clips of the stage's videos.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ClipSampler:
           num_frames: of every video.
           stride: frames between the starts of a video's clips.
           grow_steps: how many steps it takes until all videos are seen; 0: from the first on.
-          probabilities: (N,) of the clips of `clip_table`, whose sum is 1; not beside grow_steps.
+          probabilities: (N,) of the clips of `clip_table`, whose sum is 1.
 
         Raises:
           ConfigError: the crop does not fit the frame, or stride or batch_size is not positive.
@@ -84,8 +85,8 @@ class ClipSampler:
         """
         _check_sizes(preprocessing, batch_size, stride)
         self._videos, self._starts = clip_table(num_frames, preprocessing.clip_length, stride)
-        if probabilities is not None and (grow_steps or len(probabilities) != len(self._videos)):
-            raise ValueError("probabilities are one for each clip, and not beside grow_steps.")
+        if probabilities is not None and len(probabilities) != len(self._videos):
+            raise ValueError(f"Expected {len(self._videos)} probabilities, one for each clip.")
         self._cumulative = None if probabilities is None else np.cumsum(probabilities)
         self._preprocessing = preprocessing
         self._batch_size = batch_size
@@ -117,17 +118,19 @@ class ClipSampler:
 
     def _clips(self, step: int) -> np.ndarray:
         """(B,) int64: which clips a step sees."""
-        if self._cumulative is not None:
-            draws = _random((self._seed, _CHOICE, step), self._batch_size)
-            places = (draws >> np.uint64(11)) * 2.0**-53 * self._cumulative[-1]  # 53 bits: exact
-            found = np.searchsorted(self._cumulative, places, side="right")
-            return np.minimum(found, self.clips_per_epoch - 1)
         if step >= self._grow_steps:
             count, first_step, stage = self.clips_per_epoch, self._grow_steps, 0
         else:
             stage = step * STAGES // self._grow_steps
             first_step = -(-stage * self._grow_steps // STAGES)
             count, stage = self._stage_clips[stage], stage + 1
+        if self._cumulative is not None:
+            draws = _random((self._seed, _CHOICE, step), self._batch_size)
+            cumulative = self._cumulative[:count]
+            if not cumulative[-1]:  # no label is known in this stage's videos
+                cumulative = np.arange(1.0, count + 1)
+            places = (draws >> np.uint64(11)) * 2.0**-53 * cumulative[-1]  # 53 bits: exact
+            return np.minimum(np.searchsorted(cumulative, places, side="right"), count - 1)
         first = (step - first_step) * self._batch_size
         epoch, place = np.divmod(np.arange(first, first + self._batch_size), count)
         order = lambda e: _permutation(self._seed, int(e) + stage * _EPOCHS_OF_A_STAGE, count)

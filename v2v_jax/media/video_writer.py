@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Literal
 
 import av
 import numpy as np
@@ -17,6 +18,12 @@ from v2v_jax.media.clock import Shown
 from v2v_jax.media.containers import open_output
 from v2v_jax.media.sound import Sound
 from v2v_jax.system.whole_files import discard, publish, temporary_path
+
+# Of x264, from the quickest, whose files are the largest, to the one with the smallest.
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+]
+PRESET: Preset = "veryfast"  # a third of the time of x264's own default, 8 % more bytes
 
 _BT601 = 6  # SMPTE 170M in FFmpeg's numbers
 _SHORTEST_TICK = Fraction(1, 90000)  # in which an MP4 can say an hour without a new frame
@@ -44,6 +51,7 @@ class VideoWriter:
         sound_of: str | os.PathLike[str] | None = None,
         pixel_aspect: Fraction = Fraction(1),
         tick: Fraction | None = None,
+        preset: Preset = PRESET,
     ) -> None:
         """Creates the file, hidden.
 
@@ -56,6 +64,7 @@ class VideoWriter:
           pixel_aspect: width of a pixel by its height, for players to show it so.
           tick: seconds of the unit of the times that frames come with, so that those can be kept
             exactly; None where they come without.
+          preset: how hard the encoder tries to make the file small, at the same quality.
 
         Raises:
           ValueError: another extension, a bad `fps`.
@@ -76,9 +85,11 @@ class VideoWriter:
         with contextlib.ExitStack() as opened, self._errors():
             self._container = opened.enter_context(open_output(self._temporary))
             self._stream = self._container.add_stream(
-                "libx264", rate=self._rate, options={"crf": "18"}
+                "libx264", rate=self._rate, options={"crf": "18", "preset": preset}
             )
             self._stream.pix_fmt = "yuv420p"
+            # PyAV's default cuts each frame into slices, four at most of 272 rows.
+            self._stream.codec_context.thread_type = "FRAME"
             self._tick = 1 / self._rate
             if tick is not None:
                 self._tick = max(tick, _SHORTEST_TICK)

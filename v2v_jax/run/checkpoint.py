@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from v2v_jax.errors import CheckpointError
-from v2v_jax.run import manifest, stored_state
+from v2v_jax.run import manifest, stored_state, tensorstore_leak
 from v2v_jax.run.stored_checkpoints import BEST, METRICS, StoredCheckpoints, reason, title
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import sync_folder
@@ -143,19 +143,24 @@ class Checkpoints(StoredCheckpoints):
         )
         self._thread.start()
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Reports a checkpoint that could not be written; to be called every step, costs nothing.
+
+        Returns:
+          Whether writing one has ended since this was called before, well or not.
 
         Raises:
           CheckpointError: it could not be written, and there are other processes, which would wait.
         """
-        if self._thread is not None and not self._thread.is_alive():
-            self._thread.join()
-            self._thread = None
-            if self._failure is not None:
-                if jax.process_count() > 1:
-                    raise CheckpointError(self._failure_message())
-                logging.error("%s Training goes on.", self._failure_message())
+        if self._thread is None or self._thread.is_alive():
+            return False
+        self._thread.join()
+        self._thread = None
+        if self._failure is not None:
+            if jax.process_count() > 1:
+                raise CheckpointError(self._failure_message())
+            logging.error("%s Training goes on.", self._failure_message())
+        return True
 
     def wait(self) -> None:
         """Waits until the checkpoint being written is on disk; then as `check`."""
@@ -298,4 +303,5 @@ class Checkpoints(StoredCheckpoints):
 
 
 def _new_checkpointer() -> ocp.AsyncCheckpointer:
+    tensorstore_leak.avoid()
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=_TIMEOUT)

@@ -68,7 +68,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "grow_steps": Field("The same in steps; 0: `grow_share` decides.", "steps"),
         "class_balance": Field(
-            "How many training clips are drawn so that all classes come as often; 0: none.",
+            "How many training clips are drawn so that all classes come equally often; 0: none.",
             "share of the clips",
         ),
         "mirror": Field("Whether half of the training clips are mirrored left to right."),
@@ -118,6 +118,10 @@ FIELDS: dict[str, dict[str, Field]] = {
             "Parts of those, whose activations are in memory one at a time and computed twice.",
             "parts",
         ),
+        "all_reduce": Field(
+            "What gradients are sent as from device to device: `float32`, or `bfloat16`, which is "
+            "then added up in float32."
+        ),
         "skip_nonfinite": Field(
             "How many steps in a row may be skipped because a number is not finite.", "steps"
         ),
@@ -128,12 +132,14 @@ FIELDS: dict[str, dict[str, Field]] = {
         "optimizer.schedule": Field(
             "`cosine`: down to 0 at the end. `step`: divided by 10 every `decay_every` steps."
         ),
-        "optimizer.warmup_share": Field("While the rate rises from 0.", "share of the run"),
+        "optimizer.warmup_share": Field("How long the rate rises from 0.", "share of the run"),
         "optimizer.warmup_steps": Field("The same in steps; 0: `warmup_share` decides.", "steps"),
         "optimizer.decay_every": Field("From one division to the next.", "steps"),
         "optimizer.weight_decay": Field("Shrinks kernels; biases and gains keep theirs."),
         "optimizer.momentum": Field("Share of the last update in the next; of `caffe_sgd`."),
-        "optimizer.clip_norm": Field("Longer gradients are cut to it; 0: none is. Of `adamw`."),
+        "optimizer.clip_norm": Field(
+            "Longer gradients are cut to this length; 0: none are. Of `adamw`."
+        ),
         "optimizer.balanced": Field(
             "Whether updates keep transposed kernels free of a grid. Of `adamw`."
         ),
@@ -150,7 +156,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "num_evaluations": Field("Evaluations on the validation split in a run."),
         "eval_every": Field("From one to the next; 0: `num_evaluations` decides.", "steps"),
         "patience": Field(
-            "Evaluations in a row without a better headline metric that end the run; 0: none do.",
+            "The run ends after so many evaluations in a row without a better headline metric; 0: "
+            "never.",
             "evaluations",
         ),
         "save_every_evaluation": Field("Whether each one leaves a checkpoint, or the last alone."),
@@ -174,8 +181,10 @@ _ALLOW_MISSING = Field("Whether some of the listed videos may be missing.")
 _OF_ANY = {
     "validation": _VALIDATION,
     "validation_share": _VALIDATION_SHARE,
-    "num_folds": Field("Parts of the training videos, for cross-validation; 0: none."),
-    "fold": Field("Which part is the test split, from 0; of `num_folds`."),
+    "num_folds": Field(
+        "Parts that the training videos are divided into, for cross-validation; 0: none."
+    ),
+    "fold": Field("Which of these parts is the test split, from 0 to `num_folds` - 1."),
     "max_videos": Field("Most videos of a split that are used; 0: all.", "videos"),
     "cache": _CACHE,
 }

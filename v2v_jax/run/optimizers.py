@@ -113,7 +113,7 @@ def frozen_layers(names: Sequence[str], params: Mapping[str, Any]) -> frozenset[
             )
         frozen |= set(TRUNK_LAYERS) & set(params) if name == "trunk" else {name}
     if frozen == set(params):
-        raise ConfigError("optimizer.freeze names all layers, so that none is left to train.")
+        raise ConfigError("optimizer.freeze names all layers, so none is left to train.")
     return frozenset(frozen)
 
 

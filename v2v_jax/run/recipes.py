@@ -85,8 +85,8 @@ def make_config(
     # Until all training videos are seen: a share of the run, or steps; see v2v_jax/input/clips.py.
     config.grow_share, config.grow_steps = 0.0, 0
     config.mirror = True
-    # Of the training clips, the share drawn so that all classes come as often; 0: every clip comes
-    # as often as any other. See v2v_jax/input/class_balance.py.
+    # The share of the training clips that are drawn so that all classes come equally often; 0: all
+    # clips come equally often. See v2v_jax/input/class_balance.py.
     config.class_balance = 0.0
     # How training clips vary, beside being cropped and mirrored: see v2v_jax/input/augmentation.py.
     config.augmentation = dataclasses.asdict(Augmentation())
@@ -104,6 +104,8 @@ def make_config(
     config.optimizer.trunk_multiplier = 1.0  # of the learning rate of conv1a … conv5b
     config.optimizer.freeze = "auto"  # layers with commas; trunk: all of conv1a … conv5b
     config.accumulate = 0  # parts of a device's clips, one after the other; 0: as it suits a GPU
+    # How gradients are sent from device to device: float32, or bfloat16 with float32 sums.
+    config.all_reduce = "float32"
     config.recompute = 1  # parts of those, one at a time in memory: see training/recompute.py
     config.log_every = 0  # steps from one line of metrics to the next; 0: 200 lines a run
     # How often in a run, or after every so many steps (0: num_evaluations decides).
@@ -267,6 +269,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.variant": ("paper", "release"),
     "feed": ("device", "tf_data"),
     "dtype": ("auto", "float32", "bfloat16"),
+    "all_reduce": ("float32", "bfloat16"),
     "optimizer.name": ("adamw", "caffe_sgd"),
     "optimizer.schedule": ("cosine", "step"),
     "preprocessing.color_order": ("rgb", "bgr"),
@@ -287,7 +290,8 @@ def validate(config: ConfigDict) -> None:
     known = MODELS if kind.answers == "voxels" else CLASSIFIERS
     _choice("model.name", config.model.name, tuple(known))
     for key, words in CHOICES.items():
-        _choice(key, _value(config, key), words)
+        if (value := _value(config, key)) is not None:  # older configurations lack some
+            _choice(key, value, words)
     if config.model.variant == "release" and config.model.name != "v2v":
         raise ConfigError(f"model.variant=release is of the model v2v, not of {config.model.name}.")
     _check_dataset(config.data)
@@ -341,34 +345,24 @@ def _check_selection(config: ConfigDict, kind: type[Task]) -> None:
         if not has_validation(config.data):
             raise ConfigError(
                 f"patience is {config.patience}, but this configuration has no validation split "
-                "to choose on; set data.validation_share, of scenes "
-                "data.num_validation_videos, or patience=0."
+                "to choose on; set data.validation_share (for scenes: "
+                "data.num_validation_videos), or patience=0."
             )
         if not config.get("save_every_evaluation", True):
             raise ConfigError(
-                f"patience is {config.patience}, but save_every_evaluation is False, so that the "
-                "best checkpoint would not be kept; leave one of them out."
+                f"patience is {config.patience}, but save_every_evaluation is False, so the best "
+                "checkpoint would not be kept; set save_every_evaluation=True, or patience=0."
             )
     folds, fold = config.data.get("num_folds", 0), config.data.get("fold", 0)
     if fold and fold >= folds:
         raise ConfigError(
-            f"data.fold is {fold}, but data.num_folds {folds}; folds are numbered from 0 to "
+            f"data.fold is {fold}, but data.num_folds is {folds}; folds are numbered from 0 to "
             "num_folds - 1."
         )
-    if config.get("class_balance", 0.0):
-        _check_class_balance(config, kind)
-
-
-def _check_class_balance(config: ConfigDict, kind: type[Task]) -> None:
-    balance = config.class_balance
-    if not {"labels", VIDEO_LABEL} & set(kind.fields):
+    balance = config.get("class_balance", 0.0)
+    if balance and not {"labels", VIDEO_LABEL} & set(kind.fields):
         raise ConfigError(
             f"class_balance is {balance}, but the task {kind.name} has no classes; set it to 0."
-        )
-    if config.get("grow_share", 0.0) or config.get("grow_steps", 0):
-        raise ConfigError(
-            f"class_balance is {balance}, which needs the labels of all training videos before the "
-            "first step; set grow_share=0 and grow_steps=0, too."
         )
 
 

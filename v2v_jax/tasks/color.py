@@ -45,6 +45,7 @@ class Color(Task):
     frame_files = (".png", ".npz")
     array_name = "rgb"
     overlays = False
+    scale_numbers = ()
     num_outputs = 3
 
     def __init__(

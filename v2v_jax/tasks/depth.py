@@ -41,6 +41,7 @@ class Depth(Task):
     )
     frame_files = (".png", ".npz")
     array_name = "depth"
+    scale_numbers, scale_is_positive = ("NEAR", "FAR"), True  # metres
     num_outputs = 1
     reference = 10.0  # metres that an output of 0 stands for
     min_depth = 0.1  # metres

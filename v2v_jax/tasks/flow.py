@@ -45,6 +45,7 @@ class Flow(Task):
     )
     frame_files = (".flo", ".png", ".pfm", ".npz")
     array_name = "flow"
+    scale_numbers, scale_is_positive = ("SPEED",), True  # px/frame, in full colour
     num_outputs = 2
     alpha = 15.0
 

@@ -87,6 +87,8 @@ class Task(abc.ABC):
       frame_files: the extensions of a frame's file in predictions; the first is the usual one.
       array_name: of the results in .npz files.
       overlays: whether a drawing can lie over the video, half transparent.
+      scale_numbers: what the numbers of `drawing_scale` are called, the smaller one first.
+      scale_is_positive: whether they must be above 0.
     """
 
     name: ClassVar[str]
@@ -109,6 +111,8 @@ class Task(abc.ABC):
     frame_files: ClassVar[tuple[str, ...]] = (".npz",)
     array_name: ClassVar[str] = "values"
     overlays: ClassVar[bool] = True
+    scale_numbers: ClassVar[tuple[str, ...]] = ("LEAST", "MOST")
+    scale_is_positive: ClassVar[bool] = False
 
     # --------------------------------------------------------------------------------------------
     # How it is made
@@ -295,6 +299,14 @@ class Task(abc.ABC):
     def legends(self, *scale: float) -> tuple[Legend | np.ndarray, ...]:
         """What the colours of `draw` mean; also as pictures (h,w,3) uint8 RGB."""
         return (colors.scalar_legend(*scale),)
+
+    def overlay(self, frames: np.ndarray, values: np.ndarray, *scale: float) -> np.ndarray:
+        """Results over the video (T,H,W,3) uint8 RGB, the same shape; here `draw`, half of it."""
+        return colors.half_over(frames, self.draw(values, *scale))
+
+    def overlay_legends(self, *scale: float) -> tuple[Legend | np.ndarray, ...]:
+        """What the colours of `overlay` mean; here as those of `draw`."""
+        return self.legends(*scale)
 
     def shown_input(self, frames: np.ndarray) -> np.ndarray:
         """What is shown of the video (…,H,W,3) uint8 RGB as the network's input, the same shape."""

@@ -18,6 +18,7 @@ from v2v_jax.system import sharding
 
 # Clips that keep a data-centre GPU busy; more are not faster (docs/results/performance.md).
 GPU_CLIPS = 32
+_SMALL = 2**16  # elements of an array that is sent in float32: nothing is gained by rounding it
 
 
 def parts_of_batch(batch_size: int, mesh: Mesh, accumulate: int, recompute: int) -> int:
@@ -78,6 +79,32 @@ def summed_over_parts(function: Callable[..., Any], parts: int) -> Callable[...,
 def add_up(sums: Any) -> Any:
     """A pytree of one device's sums → that of all devices' together, in one all-reduce."""
     return lax.psum(sums, "data")
+
+
+def add_up_gradient_in_bfloat16(sums: Any) -> Any:
+    """The same, with the large arrays of the gradient, its first part, sent in bfloat16.
+
+    Each device adds up its share of them in float32, and sends the sums in bfloat16 again: half the
+    bytes, and two roundings of each number, however many devices there are.
+    """
+    gradient, *rest = sums
+    large = lambda x: _scattered_sum(x) if x.size > _SMALL else lax.psum(x, "data")
+    return jax.tree.map(large, gradient), *lax.psum(tuple(rest), "data")
+
+
+def _scattered_sum(x: jax.Array) -> jax.Array:
+    devices = lax.axis_size("data")
+    rows = jnp.pad(x.ravel(), (0, -x.size % devices)).reshape(devices, -1)
+    parts = lax.all_to_all(rows.astype(jnp.bfloat16), "data", 0, 0)  # this device's row of each
+    share = parts.astype(jnp.float32).sum(0).astype(jnp.bfloat16)
+    return lax.all_gather(share, "data", tiled=True)[: x.size].reshape(x.shape).astype(x.dtype)
+
+
+# By `config.all_reduce`.
+ADD_UP: dict[str, Callable[[Any], Any]] = {
+    "float32": add_up,
+    "bfloat16": add_up_gradient_in_bfloat16,
+}
 
 
 def summed_over_devices(

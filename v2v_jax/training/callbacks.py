@@ -18,17 +18,17 @@ from ml_collections import ConfigDict
 
 
 class Callback:
-    """Is told of a run as it goes; a subclass overrides what it wants to know.
+    """Follows a run; a subclass overrides the methods that it needs.
 
-    The calls come from the thread that trains, in the order of the steps, where metrics.jsonl is
-    written: one step late, so that the device has its next step while they take their time. What
-    they raise ends the run as an error of its own would: the last checkpoint stays.
+    The thread that trains calls them, in the order of the steps, where metrics.jsonl is written.
+    That is one step late, so the device already has its next step meanwhile. What they raise ends
+    the run as an error of its own would: the last checkpoint stays.
 
-    A run that goes on from a checkpoint starts with `first_step` above 0. What a killed run had
-    told of later steps is told again, as these are trained again.
+    A run that goes on from a checkpoint starts with `first_step` above 0. A killed run may have
+    reported steps after that checkpoint: they are trained, and reported, again.
 
     Attributes:
-      every_process: False: of several processes the first one alone calls it.
+      every_process: False: with several processes, only the first one calls it.
     """
 
     every_process: ClassVar[bool] = False
@@ -55,13 +55,13 @@ class Callback:
     def evaluated(
         self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
     ) -> None:
-        """Called after every evaluation, whose checkpoint is being saved by then.
+        """Called after every evaluation, while its checkpoint is being saved.
 
         Args:
           step: as in `logged`.
           values: the task's metrics on the validation split, "baseline_NAME" those of the trivial
-            answer, "NAME/CLASS" those of a class; not finite where nothing is known to measure
-            against. As "eval/NAME" in metrics.jsonl.
+            answer, "NAME/CLASS" those of a class; NaN where there is no truth to compare with. As
+            "eval/NAME" in metrics.jsonl.
           pictures: of up to `config.num_pictures` clips of that split, always the same ones: name →
             (H,W,3) uint8 RGB, as v2v eval draws them. Empty but on the first process.
         """

@@ -118,5 +118,5 @@ def _print(weights: Weights, rows: list[tuple[str, ...]]) -> None:
         shown = ", ".join(weights.left_over[:8])
         more = len(weights.left_over) - 8
         console.print(
-            f"Of no layer here: {shown}{f' and {more} more' if more > 0 else ''}"
+            f"Belongs to no layer of the network: {shown}{f' and {more} more' if more > 0 else ''}"
         )

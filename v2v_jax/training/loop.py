@@ -17,6 +17,7 @@ from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.recipe_files import read_config
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.console import waiting_for_first
+from v2v_jax.training import heap
 from v2v_jax.training.callbacks import Callback
 from v2v_jax.training.preemption import StopRequest
 from v2v_jax.training.setup import Setup
@@ -55,6 +56,7 @@ def train_and_evaluate(
             f"config is {type(config).__name__}; expected a ConfigDict, as v2v_jax.read_config "
             'gives one, or the name of a recipe, such as "seg:demo".'
         )
+    heap.share()  # before JAX has threads
     with StopRequest() as stop:
         return train(Setup(config), config.seed, pathlib.Path(workdir), stop, callbacks)
 

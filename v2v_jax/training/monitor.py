@@ -209,5 +209,6 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         """Ends the progress line and says how many unreadable videos were skipped."""
         self.line.end()
-        if self._feed.skipped:
-            console.print(f"{len(self._feed.skipped)} unreadable videos were skipped")
+        if count := len(self._feed.skipped):
+            videos = "1 unreadable video was" if count == 1 else f"{count} unreadable videos were"
+            console.print(f"{videos} skipped")

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from v2v_jax.errors import INTERRUPTED, Stopped
 
-_SAVING = b"\nInterrupted: the step at hand is saved first. Ctrl-C once more ends without that.\n"
+_SAVING = b"\nInterrupted: the run is saved first. Press Ctrl-C again to end without saving.\n"
 
 
 class StopRequest:

@@ -41,10 +41,11 @@ def announce(experiment: Experiment, schedule: Schedule, first_step: int) -> Non
     """Prints what is going to be trained on what; without an accelerator also for how long."""
     config = experiment.config
     devices = experiment.mesh.devices
+    kind = f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}"
     console.print(
         f"{config.task} with {config.model.name} (width {config.model.width}) "
         f"on {config.data.name}: {config.num_steps} steps of {config.batch_size} clips "
-        f"on {devices.size} {devices.flat[0].device_kind} device(s)"
+        f"on {devices.size} {kind}"
     )
     console.print(str(schedule))
     if first_step:

@@ -24,7 +24,7 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    experiment: Experiment, feed: Feed, add_up: Callable[[Any], Any] = accumulation.add_up
+    experiment: Experiment, feed: Feed, add_up: Callable[[Any], Any] | None = None
 ) -> TrainStep:
     """The step (state, feed.store, batch, seed=0) → (state, metrics); donates the state.
 
@@ -36,10 +36,14 @@ def make_train_step(
     `skipped` is 1, not 0.
 
     Args:
-      add_up: how (gradient, (loss's sum, its count), the task's sums) of the devices are added up.
+      add_up: how (gradient, (loss's sum, its count), the task's sums) of the devices are added up;
+        None: as `config.all_reduce` says.
     """
     config, task, optimizer = experiment.config, experiment.task, experiment.optimizer
     mesh, recomputed = experiment.mesh, config.recompute
+    # One device has nothing to send; configurations before the field lack it.
+    sent_as = config.get("all_reduce", "float32") if mesh.size > 1 else "float32"
+    add_up = add_up or accumulation.ADD_UP[sent_as]
     platform = mesh.devices.flat[0].platform
     parts = accumulation.parts_of_batch(config.batch_size, mesh, config.accumulate, recomputed)
     apply = recompute.in_parts(_network(experiment), recomputed)

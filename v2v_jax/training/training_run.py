@@ -105,10 +105,10 @@ class TrainingRun:
         """
         self.step, self.state = step, state  # the one before is donated
         if step == self.first_step + 1:
-            heap.share()  # not before: the compiler's threads would wait for one another
             heap.release()  # of what the compiler needed
         self._monitor.add(step, metrics)
-        self._checkpoints.check()
+        if self._checkpoints.check():
+            heap.release()  # of what writing it needed, in the holes of many threads' heaps
         self._stop_if_asked()
 
     def save(self, values: Mapping[str, float] | None = None) -> None:

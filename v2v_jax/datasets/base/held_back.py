@@ -110,8 +110,8 @@ def part_of(
     validating = validating or held_back(names, options["validation_share"], group)
     if not validating:
         logging.warning(
-            "%s has only one training video, %s, which validates, too. Set data.validation to "
-            "choose checkpoints on another.",
+            "%s has only one training video, %s: checkpoints are chosen on what they are trained "
+            "on. Add videos to have others for that.",
             *(dataset.name, names[0]),
         )
         return dataset
@@ -132,8 +132,8 @@ def fold_of(
 ) -> set[str]:
     """The videos of one fold of cross-validation; each video is in one fold.
 
-    Folds are parts, in the order of the groups' SHA-256, as large as one another but for one group.
-    A video that is added or missing lets one group at most change from each fold to the next.
+    Folds are parts of equal size, give or take one group, in the order of the groups' SHA-256.
+    A video that is added or missing moves one group at most from each fold to the next.
 
     Args:
       names: of all training videos.

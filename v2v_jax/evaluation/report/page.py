@@ -31,7 +31,7 @@ _LARGEST_MATRIX = 24  # classes; above, a table of the commonest confusions says
 _MOST_CONFUSIONS = 30  # rows of that table
 _CLIP_FPS, _LEAST_HEIGHT, _GAP = 8, 192, 8
 _WIDEST_VIDEO = 1600  # px
-_LEAST_COLUMN = 130  # px, of a clip on a narrow page, which is scrolled then
+_LEAST_COLUMN = 115  # px, of a clip: three fit a telephone, more are scrolled there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _scores(report: Report) -> Figure | None:
     if len(known) < 2:
         del marks["median"]
     baseline = report.values.get(_BASELINE + report.headline, math.nan)
-    caption = f"{headline} of each of {len(known)} clips alone; quartiles "
+    caption = f"{_capitalized(headline)} of each of {len(known)} clips alone; quartiles "
     caption += f"{', '.join(map(number, quartiles))}."
     if math.isfinite(baseline):
         caption += f" Dashed: {report.baseline}, {number(baseline)} over all clips."
@@ -311,9 +311,14 @@ def _scores(report: Report) -> Figure | None:
     return Figure([drawn], caption)
 
 
+def _capitalized(text: str) -> str:
+    """With a capital at the beginning, and the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def _clip(clip: ReportedClip, report: Report) -> Mapping[str, Any]:
     columns = clip.picture.columns
-    label = f"{clip.rank} clip, {clip.name}: {', '.join(columns)}"
+    label = f"{clip.rank.capitalize()} clip, {clip.name}: {', '.join(columns)}"
     frames = side_by_side(list(columns.values()))
     uri = video_uri(frames, _CLIP_FPS)
     return {
