@@ -9,11 +9,11 @@ import os
 Options = dict[str, str | int | bool]
 # On CPUs: the older emitter of fused loops, whose code is a third shorter to compile and as fast.
 _CPU: Options = {"xla_cpu_use_fusion_emitters": False}
-# The same for a whole process: JAX 0.11 no longer has it as an option of a program.
-OLDER_EMITTER = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 # And fewer of LLVM's passes: loops over few numbers, beside products and convolutions that a
 # library computes, lose nothing by it.
 _CPU_QUICKLY: Options = _CPU | {"xla_backend_optimization_level": 1}
+# The older emitter for a whole process: JAX 0.11 has no option of a program for it.
+OLDER_EMITTER = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 # One all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128.
 _TPU: Options = {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
 
@@ -23,9 +23,10 @@ SMALL = 4_000_000
 
 
 def set_flags() -> None:
-    """Adds `OLDER_EMITTER` to XLA_FLAGS, for a program of its own; XLA reads them as JAX starts.
+    """Adds `OLDER_EMITTER` to XLA_FLAGS; for commands, before JAX starts and XLA reads them.
 
-    Not where XLA_FLAGS is about the same already or names a file, nor beside a GPU's plugin of JAX.
+    XLA_FLAGS that say something about it, or that name a file, stay as they are; so they do where
+    JAX has a GPU's plugin, which the option was not tried with.
     """
     said = os.environ.get("XLA_FLAGS", "").strip()
     is_said = "fusion_emitters" in said or "xla_backend_extra_options" in said
