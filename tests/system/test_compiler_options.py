@@ -1,8 +1,5 @@
 """What the compiler is told, and that XLA_FLAGS goes first."""
 
-import importlib.util
-import os
-
 import jax
 import numpy as np
 import pytest
@@ -52,30 +49,6 @@ def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", {"xla_backend_optimization_level": "x"})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
         compiler_options.of_inference("cpu")
-
-
-@pytest.mark.parametrize(
-    ("said", "then"),
-    [
-        ("", compiler_options.OLDER_EMITTER),
-        ("--xla_dump_to=x ", f"--xla_dump_to=x {compiler_options.OLDER_EMITTER}"),
-        *[(flags, flags) for flags in (
-            "--xla_cpu_use_fusion_emitters=true", "--xla_backend_extra_options=x", "flags.txt",
-        )],
-    ],
-)
-def test_commands_choose_the_emitter_unless_it_is_chosen(monkeypatch, said, then):
-    plugins = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in plugins)
-    monkeypatch.setenv("XLA_FLAGS", said)
-    compiler_options.set_flags()
-    assert os.environ["XLA_FLAGS"] == then
-    compiler_options.set_flags()
-    assert os.environ["XLA_FLAGS"] == then
-    plugins.append("jax_plugins")
-    monkeypatch.setenv("XLA_FLAGS", said)
-    compiler_options.set_flags()
-    assert os.environ["XLA_FLAGS"] == said
 
 
 def test_no_program_with_options_is_inside_of_another():

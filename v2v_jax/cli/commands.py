@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import v2v_jax
 from v2v_jax.cli import command_line
-from v2v_jax.system import compiler_options
 
 # What each command does, in a line; its module in this folder has the same name.
 COMMANDS = {
@@ -31,13 +30,11 @@ COMMANDS = {
 
 def main() -> None:
     """The console script `v2v`, and `python -m v2v_jax`: ends with the command's exit status."""
-    compiler_options.set_flags()
     command_line.leave(execute(sys.argv[1:]))
 
 
 def run(name: str, prog: str) -> None:
     """One command as a program of its own, which its help calls `prog`: see train.py."""
-    compiler_options.set_flags()
     command_line.leave(_execute(name, sys.argv[1:], prog))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
+
+import jax
 
 Options = dict[str, str | int | bool]
 # On CPUs: the older emitter of fused loops, whose code is a third shorter to compile and as fast.
@@ -12,7 +13,8 @@ _CPU: Options = {"xla_cpu_use_fusion_emitters": False}
 # And fewer of LLVM's passes: loops over few numbers, beside products and convolutions that a
 # library computes, lose nothing by it.
 _CPU_QUICKLY: Options = _CPU | {"xla_backend_optimization_level": 1}
-# The older emitter for a whole process: JAX 0.11 has no option of a program for it.
+# The older emitter for a whole process, for tests: JAX 0.11 has no option of a program for it, and
+# its steps take a sixth longer there (docs/records/performance.md).
 OLDER_EMITTER = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters=true"
 # One all-reduce for the whole gradient, 135 MB; by default XLA stops at some 128.
 _TPU: Options = {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
@@ -20,19 +22,6 @@ _TPU: Options = {"xla_jf_crs_combiner_threshold_in_bytes": str(2**30)}
 # Parameters of a network up to which its training step is compiled quickly. The update of more is
 # a loop that pays for the time that compiling it well takes.
 SMALL = 4_000_000
-
-
-def set_flags() -> None:
-    """Adds `OLDER_EMITTER` to XLA_FLAGS; for commands, before JAX starts and XLA reads them.
-
-    XLA_FLAGS that say something about it, or that name a file, stay as they are; so they do where
-    JAX has a GPU's plugin, which the option was not tried with.
-    """
-    said = os.environ.get("XLA_FLAGS", "").strip()
-    is_said = "fusion_emitters" in said or "xla_backend_extra_options" in said
-    if is_said or said[:1] not in ("", "-") or importlib.util.find_spec("jax_plugins"):
-        return
-    os.environ["XLA_FLAGS"] = f"{said} {OLDER_EMITTER}".strip()
 
 
 def of_inference(platform: str) -> Options | None:
@@ -67,8 +56,6 @@ def _unless_said(options: Options) -> Options:
 @functools.cache
 def _is_known_on_cpu(name: str, value: str | int | bool) -> bool:
     """Whether XLA takes an option: it lists none, so the smallest program is compiled with it."""
-    import jax  # not for `set_flags`
-
     constant = jax.jit(lambda: 0, compiler_options={name: value})
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
