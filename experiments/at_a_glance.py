@@ -2,8 +2,8 @@
 
     python -m experiments.at_a_glance [--video=FILE] [--models=people,flow] --output=runs/demo
 
-Writes OUTPUT/at_a_glance.mp4, all answers in one video, and OUTPUT/at_a_glance.png, three moments
-of it. The video that comes with the package is of DAVIS 2016: examples/README.md.
+Writes OUTPUT/at_a_glance.mp4, all answers in one video, and OUTPUT/at_a_glance.png, two moments of
+it. The video that comes with the package is of DAVIS 2016: examples/README.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ VIDEO = ROOT / "examples" / "dance-twirl.mp4"
 SOURCE = "Video: DAVIS 2016 (Perazzi et al.), dance-twirl, CC BY 4.0; the networks never saw it"
 # In the order of the picture, and its titles. Those that are not in the zoo are left out.
 MODELS = {"people": "people", "flow": "optical flow", "color": "colours", "depth": "depth"}
-_COLUMNS = 3  # of the video
+_COLUMNS = 3  # beside each other
+_MOMENTS = (0.5, 0.85)  # of the video, in the picture
 _OVERLAP = 0.125  # of clips: the quickest that hides where one ends
 
 
@@ -86,6 +87,22 @@ def tiled(
         yield np.concatenate([picture[:h, :w], *([] if below is None else [below])])
 
 
+def still(
+    columns: dict[str, np.ndarray], legends: Sequence[Legend | np.ndarray], caption: str
+) -> np.ndarray:
+    """Two moments of all columns, three columns beside each other, (H',W',3) uint8 RGB."""
+    names, last = list(columns), len(next(iter(columns.values()))) - 1
+    moments = [round(share * last) for share in _MOMENTS]
+    blocks = [
+        panels({name: columns[name] for name in names[i : i + _COLUMNS]}, moments)
+        for i in range(0, len(names), _COLUMNS)
+    ]
+    drawn = [each.picture() if isinstance(each, Legend) else each for each in legends]
+    below = [join(drawn, axis=1)] if drawn else []
+    width = max(picture.shape[1] for picture in (*blocks, *below))
+    return join([*blocks, *below, *([text_picture(caption, width)] if caption else [])], axis=0)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Writes both files; without weights in the zoo it says so and writes none."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,12 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    moments = [round(share * (len(frames) - 1)) for share in (0.15, 0.5, 0.85)]
     caption = SOURCE if args.video == str(VIDEO) else ""
-    drawn = [each.picture() if isinstance(each, Legend) else each for each in legends]
-    shown = [join(drawn, axis=1)] if drawn else []
-    picture = panels(columns, moments, legends=shown, caption=caption)
-    write_png(args.output / "at_a_glance.png", picture)
+    write_png(args.output / "at_a_glance.png", still(columns, legends, caption))
     seconds = time.perf_counter() - start
     print(f"{', '.join(models)} on {len(frames)} frames: {seconds:.0f} s")
     print(f"See {movie} and {args.output / 'at_a_glance.png'}")

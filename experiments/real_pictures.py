@@ -4,13 +4,15 @@
         --output=docs/images/real_davis.jpg
     python -m experiments.real_pictures flow --weights=flow --davis=data/davis2016 \\
         --output=docs/images/real_flow.jpg
+    python -m experiments.real_pictures networks --davis=data/davis2016 \\
+        --output=docs/images/real_networks.jpg
     python -m experiments.real_pictures camvid --runs=runs/real --output=docs/images/real_camvid.png
 
 `masks` takes what `experiments.real_runs` wrote, the first seed of each network, and shows the
 sequences where V2V is best and those where it is worst, of those that may be shown. `flow` takes
 weights by their name in the zoo or a file, and shows one frame of ten sequences beside Brox's flow,
-accurate, in one scale of colours a sequence. `camvid` shows predicted classes alone: its frames may
-not be shown here.
+accurate, in one scale of colours a sequence. `networks` shows what every network of the zoo sees on
+some of them. `camvid` shows predicted classes alone: its frames may not be shown here.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ CAMVID = {"V2V": "camvid_V2V-0.0005-0.npz", "2D-V2V": "camvid_2D-V2V-0.002-0.npz
 _SHOWN = 3  # best sequences, and as many of the worst
 _SIZE = (144, 256)
 _FLOW_FRAMES, _FLOW_SHOWN = 17, 10
+_EVERY = 2  # sequences of `networks`
 _RED, _OUTLINE = np.array([220, 30, 60], np.uint8), np.array([255, 220, 0], np.uint8)
 
 
@@ -112,6 +115,26 @@ def flow_picture(weights: str, root: str) -> np.ndarray:
     return join([join(part, axis=0) for part in (rows[:half], rows[half:])], axis=1)
 
 
+def networks_picture(root: str) -> np.ndarray:
+    """Rows of a middle frame and what each network of the zoo sees there."""
+    from experiments import at_a_glance
+    from v2v_jax import zoo
+
+    dataset, rows = Davis(root, "test"), []
+    models = [entry.name for entry in zoo.read_index()]
+    free = [k for k, info in enumerate(dataset.videos) if info.name not in YOUTUBE]
+    for number in free[::_EVERY]:
+        frames = list(dataset.native_frames(number))
+        start = (len(frames) - _FLOW_FRAMES) // 2
+        clip = np.stack([cover(f, FRAME_SIZE) for f in frames[start : start + _FLOW_FRAMES]])
+        columns, _ = at_a_glance.answers(clip, models)
+        columns = {dataset.videos[number].name: columns.pop("video"), **columns}
+        middle = _FLOW_FRAMES // 2
+        rows.append(join([titled(name, video[middle]) for name, video in columns.items()], axis=1))
+        print(dataset.videos[number].name, flush=True)
+    return join(rows, axis=0)
+
+
 def camvid_picture(runs: pathlib.Path) -> np.ndarray:
     """Two frames of each test video: V2V's classes, 2D-V2V's, and what the colours mean."""
     files = [np.load(runs / "masks" / file) for file in CAMVID.values()]
@@ -130,14 +153,16 @@ def camvid_picture(runs: pathlib.Path) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draws one of the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("masks", "flow", "camvid"))
+    parser.add_argument("what", choices=("masks", "flow", "networks", "camvid"))
     parser.add_argument("--runs", type=pathlib.Path, help="of masks and camvid")
     parser.add_argument("--weights", default="flow", help="of flow")
-    parser.add_argument("--davis", help="of masks and flow")
+    parser.add_argument("--davis", help="not of camvid")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     args = parser.parse_args(argv)
     if args.what == "masks":
         picture = mask_picture(args.runs, args.davis)
+    elif args.what == "networks":
+        picture = networks_picture(args.davis)
     elif args.what == "camvid":
         picture = camvid_picture(args.runs)
     else:

@@ -13,7 +13,6 @@ import sys
 import nbclient
 import nbformat
 
-OF_OWN_RUNS = ("colouring",)  # no weights for them ship: they are stored without outputs
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
 
@@ -42,9 +41,8 @@ def _without_waste(notebook: nbformat.NotebookNode) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Writes the notebooks back."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="default: all with weights in the zoo")
-    known = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem not in OF_OWN_RUNS)
-    names = parser.parse_args(argv).names or known
+    parser.add_argument("names", nargs="*", help="default: all")
+    names = parser.parse_args(argv).names or sorted(p.stem for p in FOLDER.glob("*.ipynb"))
     os.environ.pop("V2V_RUN", None)
     for name in names:
         notebook = run(FOLDER / f"{name}.ipynb")

@@ -1,4 +1,4 @@
-"""Puts trained weights into the zoo: stores them in 8 bits, measures what that costs, lists them.
+"""Puts weights into the zoo: stores them in 8 or 16 bits, measures what that costs, lists them.
 
     python -m experiments.zoo add --name=flow --weights=runs/flow --trained_on="…" \\
         --data_licence="…" --score="…" [--data=folder --set root=DIR] [--bits=8]

@@ -4,7 +4,7 @@
     v2v models                              # lists them
 
 index.json describes each: what it is for, how good and how large it is, its SHA-256, its licence
-and its card. The files, weights of `v2v export --bits=8`, and the cards' texts lie beside it.
+and its card. The files, weights of `v2v export --bits`, and the cards' texts lie beside it.
 """
 
 from v2v_jax.zoo.cards import card

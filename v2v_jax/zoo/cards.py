@@ -25,7 +25,7 @@ values = predictor("in.mp4")                # --config.init_from={name} starts a
 ```
 
 `v2v models` lists them, `v2v models --card=NAME` shows a card. The files are verified by their
-SHA-256 when they are loaded; their format is that of `v2v export --bits=8`
+SHA-256 when they are loaded; their format is that of `v2v export --bits`
 ([export](../guides/export.md)). This page is made of `v2v_jax/zoo/index.json` and a text for each
 (`python -m experiments.zoo page`).
 """
@@ -67,9 +67,7 @@ def card(entry: ShippedWeights, folder: str | os.PathLike[str] | None = None) ->
     return f"## {entry.name}\n\n| | |\n|---|---|\n{rows}\n\n{text}\n"
 
 
-def page(
-    entries: Sequence[ShippedWeights], folder: str | os.PathLike[str] | None = None
-) -> str:
+def page(entries: Sequence[ShippedWeights], folder: str | os.PathLike[str] | None = None) -> str:
     """docs/reference/models.md: a table of all weights and their cards.
 
     Raises:
