@@ -15,6 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.tiny import SMALLEST, tiny_config
+from v2v_jax.system.compiler_options import OLDER_EMITTER
 
 # Tests run little of what they compile: quick compiling matters more than quick code. Set before
 # JAX makes its first program; programs that tests start inherit it. A tiny V2V's step then compiles
@@ -22,7 +23,7 @@ from tests.tiny import SMALLEST, tiny_config
 _QUICK = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # the older emitter: a third of the code to compile
+    OLDER_EMITTER,  # a third of the code to compile
     "--xla_cpu_parallel_codegen_split_count=1",  # the workers share the cores already
 )
 if not os.environ.get("V2V_TEST_OPTIMIZE"):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.cuda import lowered_for_cuda
 from v2v_jax.brox import brox_flow, kernels, level
 from v2v_jax.system import triton
 
@@ -69,5 +70,5 @@ def test_lower_for_gpus():
     arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in problem(2, (22, 26), (22, 26))]
     options = {"alpha": jnp.float32(0.2), "gamma": jnp.float32(5), "inner": 2, "solver": 4}
     function = functools.partial(kernels.minimise, **options)
-    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lowered_for_cuda(jax.jit(function), *arguments)
     assert all(name in lowered for name in ("linear_system", "half_sweep_0", "half_sweep_1"))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.cuda import lowered_for_cuda
 from v2v_jax.models.kernels import conv_of_blocks as blocks_kernels
 from v2v_jax.models.kernels import conv_relu_pool as pool_kernels
 from v2v_jax.models.kernels.gather_taps import gather_taps
@@ -159,10 +160,7 @@ def test_every_kernel_can_be_lowered_for_cuda(temporal):
     x = jax.ShapeDtypeStruct((2, 8, 32, 32, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), x)
     gradient = jax.jit(jax.grad(lambda p, x: (model.apply(p, x) ** 2).sum()))
-    try:
-        text = gradient.trace(params, x).lower(lowering_platforms=("cuda",)).as_text()
-    except NotImplementedError as error:  # JAX 0.11 compiles Triton kernels while lowering
-        pytest.skip(f"needs a GPU: {error}")
+    text = lowered_for_cuda(gradient, params, x)
     for name in (
         "conv_relu_pool",
         "conv_relu_pool_weight_gradient",

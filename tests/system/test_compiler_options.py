@@ -29,7 +29,26 @@ def test_small_steps_are_compiled_quickly_on_cpus_alone():
 
 def test_what_xla_flags_say_is_not_said_again(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_dump_to=x")
-    assert compiler_options.of_inference("cpu") == {"xla_cpu_use_fusion_emitters": False}
+    assert "xla_backend_optimization_level" not in compiler_options.of_inference("cpu")
+    options = {"xla_dump_to": "y", "xla_llvm_disable_expensive_passes": False}
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", options)
+    assert compiler_options.of_inference("cpu") == {"xla_llvm_disable_expensive_passes": False}
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+    """As xla_cpu_use_fusion_emitters from JAX 0.11 on; a value that cannot be used is an error."""
+    known = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    options = {"xla_cpu_made_up": True, **known, "xla_also_made_up": "x"}
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", options)
+    monkeypatch.setattr(compiler_options, "_CPU", options)
+    assert compiler_options.of_inference("cpu") == known
+    assert compiler_options.of_training("cpu", 1) == known
+    assert compiler_options.of_training("cpu", compiler_options.SMALL + 1) == known
+    with jax.set_mesh(jax.make_mesh((1,), ("batch",))):
+        assert compiler_options.of_inference("cpu") == known
+    monkeypatch.setattr(compiler_options, "_CPU_QUICKLY", {"xla_backend_optimization_level": "x"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
+        compiler_options.of_inference("cpu")
 
 
 def test_no_program_with_options_is_inside_of_another():

@@ -26,6 +26,7 @@ from v2v_jax.datasets.readers.video_folder import VideoFolder
 from v2v_jax.datasets.scenes import SENSOR_NOISE, Scenes
 from v2v_jax.datasets.tfds.catalogue import TfdsDavis, TfdsUcf101
 from v2v_jax.errors import ConfigError
+from v2v_jax.system.own_modules import is_same_definition, origin
 
 __all__ = [
     "DATASETS",
@@ -354,16 +355,12 @@ def register_dataset(
             f"{options!r}, {feed!r}."
         )
     known = DATASETS.get(name)
-    if known is not None and _origin(known.open) != _origin(open):
+    if known is not None and not is_same_definition(known.open, open):
         raise ConfigError(
-            f"The dataset {name!r} of {_origin(open)} cannot be registered: {_origin(known.open)} "
+            f"The dataset {name!r} of {origin(open)} cannot be registered: {origin(known.open)} "
             "has one of that name; choose another name."
         )
     DATASETS[name] = DatasetEntry(open, options, feed, group)
-
-
-def _origin(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
 
 
 def dataset_entry(name: str) -> DatasetEntry:

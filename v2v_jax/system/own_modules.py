@@ -13,6 +13,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from v2v_jax.errors import ConfigError
 
@@ -75,3 +76,40 @@ def import_file(file: pathlib.Path) -> ModuleType:
             del sys.modules[file.stem]
         raise
     return mine
+
+
+def origin(definition: Any) -> str:
+    """module:name of a class or function; a file's name for a module not imported by its own.
+
+    The module of a program that `python -m` started is the one that was named.
+    """
+    module = getattr(definition, "__module__", None) or ""
+    named = getattr(getattr(sys.modules.get(module), "__spec__", None), "name", module)
+    file = _file(definition)
+    if file and named.rpartition(".")[2] not in (file.stem, _package(file)):
+        named = file.name  # a configuration, or the program that was started
+    return f"{named}:{getattr(definition, '__qualname__', definition)}"
+
+
+def is_same_definition(one: Any, other: Any) -> bool:
+    """Whether two classes or functions are one of the source, whose module was loaded twice.
+
+    So it is with the program that was started, `__main__`, once another module imports it by name.
+    """
+    if origin(one) == origin(other):
+        return True
+    names = [getattr(definition, "__qualname__", None) for definition in (one, other)]
+    file = _file(one)
+    return names[0] == names[1] is not None and file == _file(other) is not None
+
+
+def _file(definition: Any) -> pathlib.Path | None:
+    """The file of the module that defines a class or function, if there is one."""
+    module = sys.modules.get(getattr(definition, "__module__", None) or "")
+    file = getattr(module, "__file__", None)
+    return pathlib.Path(file).resolve() if file else None
+
+
+def _package(file: pathlib.Path) -> str:
+    """The name of the package whose __init__.py a file is."""
+    return file.parent.name if file.stem == "__init__" else file.stem

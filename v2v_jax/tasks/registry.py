@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.errors import CheckpointError, ConfigError
+from v2v_jax.system.own_modules import is_same_definition, origin
 from v2v_jax.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {}  # filled by `register_task`
@@ -33,9 +32,9 @@ def register_task(task: _Kind) -> _Kind:
     """
     _check(task)
     known = TASKS.get(task.name)
-    if known is not None and _origin(known) != _origin(task):
+    if known is not None and not is_same_definition(known, task):
         raise ConfigError(
-            f"The task {task.name!r} of {_origin(task)} cannot be registered: {_origin(known)} has "
+            f"The task {task.name!r} of {origin(task)} cannot be registered: {origin(known)} has "
             "one of that name; choose another name."
         )
     TASKS[task.name] = task
@@ -89,7 +88,7 @@ def record(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "task": task.name,
-        "task_module": _origin(type(task)).rpartition(":")[0],
+        "task_module": origin(type(task)).rpartition(":")[0],
         "task_options": dict(options),
         "task_stored": task.stored,
         "num_outputs": task.num_outputs,
@@ -153,18 +152,3 @@ def _check(task: type[Task]) -> None:
     if task.__abstractmethods__:
         missing = ", ".join(sorted(task.__abstractmethods__))
         raise ConfigError(f"The task {name!r} cannot be registered: it lacks {missing}.")
-
-
-def _origin(task: type[Task]) -> str:
-    """module:class; a file's name for a module that cannot be imported by its own."""
-    module = task.__module__
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file and module.rpartition(".")[2] not in (pathlib.Path(file).stem, _package(file)):
-        module = pathlib.Path(file).name  # a configuration, or the program that was started
-    return f"{module}:{task.__qualname__}"
-
-
-def _package(file: str) -> str:
-    """The name of the package whose __init__.py a file is."""
-    path = pathlib.Path(file)
-    return path.parent.name if path.stem == "__init__" else path.stem
