@@ -69,21 +69,6 @@ class RealWorker(search_worker.Worker):
         validation = make_experiment(config, "validation", training=training.dataset)
         return [training, validation, *([make_experiment(config, "test")] if group.test else [])]
 
-    def feeds(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
-        """The training clips are larger than those judged where they are augmented."""
-        from v2v_jax.input.feeds import make_feed
-
-        if not isinstance(group, RealGroup):
-            return super().feeds(group, *experiments)
-        self._feeds.clear()
-        train, *others = experiments
-        task = train.task
-        feeds = [make_feed("device", train.dataset, task.fields, train.training_clips, train.mesh)]
-        for e in others:
-            fields = task.evaluation_fields
-            feeds.append(make_feed("device", e.dataset, fields, e.preprocessing, e.mesh))
-        return tuple(feeds)
-
     def keep(
         self,
         group: Group,

@@ -262,12 +262,13 @@ class Worker:
         # The training clips are larger than those judged where they are augmented.
         clips = [train.training_clips, *(e.preprocessing for e in judged)]
         sizes = tuple((tuple(c.crop_size), c.clip_length) for c in clips)
-        key = group.data, train.task.fields, sizes
+        fields = [train.task.fields, *(e.task.evaluation_fields for e in judged)]
+        key = group.data, tuple(fields), sizes
         if key not in self._feeds:
             self._feeds.clear()
             self._feeds[key] = tuple(
-                make_feed("device", e.dataset, train.task.fields, c, e.mesh)
-                for e, c in zip(experiments, clips)
+                make_feed("device", e.dataset, f, c, e.mesh)
+                for e, f, c in zip(experiments, fields, clips)
             )
         return self._feeds[key]
 
