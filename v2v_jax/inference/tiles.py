@@ -1,6 +1,6 @@
 """Windows cut on the host, and blended on the device tile by tile: no size of video compiles anew.
 
-See `blending` for the programs, and `whole_frames` for what accelerators are better off with.
+See `blending` for the programs, and `whole_frames` for the other way.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import os
 import jax
 
 Options = dict[str, str | int | bool]
-# On CPUs: the older emitter of fused loops, whose code is a third shorter to compile and as fast.
+# On CPUs: the older emitter of fused loops, whose code takes a third less time to compile. Steps
+# take some 7 % longer (docs/records/performance.md).
 _CPU: Options = {"xla_cpu_use_fusion_emitters": False}
 # And fewer of LLVM's passes: loops over few numbers, beside products and convolutions that a
 # library computes, lose nothing by it.
