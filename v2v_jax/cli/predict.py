@@ -89,7 +89,7 @@ def add_options(parser: Parser) -> None:
         "--preset",
         choices=get_args(Preset),
         default=PRESET,
-        help="of an MP4's encoder: slower ones make smaller files (default: %(default)s)",
+        help="of an MP4's encoder: slower ones lose less of the picture (default: %(default)s)",
     )
     add("--overwrite", action="store_true", help="replace an output that exists")
     own_modules.add_argument(parser)

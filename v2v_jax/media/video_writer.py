@@ -19,11 +19,12 @@ from v2v_jax.media.containers import open_output
 from v2v_jax.media.sound import Sound
 from v2v_jax.system.whole_files import discard, publish, temporary_path
 
-# Of x264, from the quickest, whose files are the largest, to the one with the smallest.
+# Of x264, from the quickest to the one that tries hardest.
 Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
-PRESET: Preset = "veryfast"  # a third of the time of x264's own default, 8 % more bytes
+# A third of the time of x264's default, 8 % fewer bytes, 1.1 dB less (docs/records/inference.md).
+PRESET: Preset = "veryfast"
 
 _BT601 = 6  # SMPTE 170M in FFmpeg's numbers
 _SHORTEST_TICK = Fraction(1, 90000)  # in which an MP4 can say an hour without a new frame
@@ -64,7 +65,7 @@ class VideoWriter:
           pixel_aspect: width of a pixel by its height, for players to show it so.
           tick: seconds of the unit of the times that frames come with, so that those can be kept
             exactly; None where they come without.
-          preset: how hard the encoder tries to make the file small, at the same quality.
+          preset: how hard the encoder tries: slower ones lose less, in files of much the same size.
 
         Raises:
           ValueError: another extension, a bad `fps`.
