@@ -3,7 +3,8 @@
     python -m experiments.figures --output=docs/images/paper --table1=runs/table1 \\
         --color=runs/table1_color --flow=runs/flow --c3d=runs/table1/c3d
 
-    figure4  class probabilities of V2V, from --table1 (a folder of experiments.table1) or --seg
+    figure4  class probabilities of V2V, from --table1 (a folder of experiments.table1, or of
+             experiments.search whose plan has the table's rows) or --seg
     figure5  V2V beside the upsampling baselines, from --table1
     figure6, figure7  flow beside the teacher's and the truth, by experiments.flow_pictures: --flow,
              and folders of --ucf101 and --sintel
@@ -23,7 +24,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from experiments.result_tables import TABLES
+from experiments.result_tables import TABLES, Row
 from experiments.trained_runs import TrainedRun, open_run
 from v2v_jax.drawing import colors, panels
 from v2v_jax.drawing.layout import join, text_picture
@@ -40,11 +41,16 @@ class Missing(UserError):
 
 
 def of_table(folder: pathlib.Path | None, task: str, names: tuple[str, ...]) -> list[TrainedRun]:
-    """The first seed's runs of some rows of `experiments.table1`."""
+    """The first seed's runs of some rows of `experiments.table1`, or of `experiments.search`."""
     if folder is None:
         raise Missing("no folder of experiments.table1 is given")
-    rows = [TABLES[task].row(name) for name in names]
-    return [open_run(folder / row.slug / "run") for row in rows]
+    return [open_run(_row_folder(folder, TABLES[task].row(name))) for name in names]
+
+
+def _row_folder(folder: pathlib.Path, row: Row) -> pathlib.Path:
+    searched = folder.glob(f"runs/table_1_{row.name}_*-0")
+    steps = lambda path: int(path.name.removesuffix("-0").rpartition("_")[2])
+    return max(searched, key=steps, default=folder / row.slug / "run")
 
 
 def figure4(args: argparse.Namespace) -> None:

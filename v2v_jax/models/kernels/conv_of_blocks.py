@@ -214,7 +214,7 @@ def conv_of_blocks_weight_gradient(
     return sum(triton.in_parts(gradient, math.prod(blocks.shape[1:]), dy, blocks))
 
 
-def _conv_of_blocks_weight_gradient(dy, blocks, kt, layout, interpret, tile=32, splits=132):
+def _conv_of_blocks_weight_gradient(dy, blocks, kt, layout, interpret, tile=64, splits=132):
     (t, h, w), c, crop = layout.size, layout.channels, layout.crop
     patches = _PairPatches(layout, kt)
     n = dy.shape[0] * t * h * (w // 2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from v2v_jax.system import triton
 
-_SHARED_MEMORY = 112  # KB a block, the most that one of them takes
+_SHARED_MEMORY = 156  # KB a block, the most that one of them takes
 
 
 def available() -> bool:
