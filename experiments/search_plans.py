@@ -251,7 +251,10 @@ def _converged() -> list[Group]:
             init_from=(_LONG_C3D,),
             test=True,
         ),
-        *(row(f"Conv{n}b-up", f"conv{n}b_up", init_from=(_LONG_C3D,), save=True) for n in (3, 4, 5)),
+        *(
+            row(f"Conv{n}b-up", f"conv{n}b_up", init_from=(_LONG_C3D,), save=True)
+            for n in (3, 4, 5)
+        ),
         Group("color, 2D", "color", "many", runs(5000, 5e-4), arg="model=v2v_2d", test=True),
         Group("color, lower", "color", "many", runs(1500, 2.5e-4, 1e-4)),
         Group("c3d, lower", "c3d", "most clips", runs(1500, 1e-4, 3e-4), set=_NEARLY_ALL),
