@@ -8,7 +8,7 @@ endpoint difference to it is printed first, with --all also that to the form for
 a GPU's compiler takes a minute for. The timed pairs are 320×240 cuttings of these frames, mirrored
 by turns; without a folder they are random waves. A time is the shortest of some rounds. The parts
 are differences: without the equations, without their terms too, and with fewer sweeps. On a GPU
-a sweep is held to the 60 bytes a pixel that kernels.py counts, at the bandwidth of a large
+a sweep is held to the 30 bytes a pixel that kernels.py counts, at the bandwidth of a large
 copy, which is measured first. --profile adds a GPU's kernels one by one.
 """
 
@@ -28,7 +28,8 @@ from benchmarks import device_trace
 from v2v_jax.brox import brox_flow, kernels, level
 
 SIZE = (240, 320)
-SWEEP_BYTES = 60  # a pixel: seven fields, the edges twice, the unknowns of both colours, new ones
+# A pixel: seven fields, the edges twice, the unknowns of both colours, new ones.
+SWEEP_BYTES = {"XLA": 60, "kernels": 30}
 PARAMETERS = {"scale": 0.8, "outer": 77, "inner": 10, "solver": 10, "warps": 1, "warped_levels": 77}
 
 
@@ -218,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     part = parts(row, pairs, args)
     updates = sum(h * w for h, w in brox_flow.pyramid_sizes(SIZE, PARAMETERS["scale"], 77))
     updates *= PARAMETERS["inner"] * PARAMETERS["solver"] * PARAMETERS["warps"]
-    speed = SWEEP_BYTES * updates / (1e-3 * part["sweeps"])
+    speed = SWEEP_BYTES[name] * updates / (1e-3 * part["sweeps"])
     print(f"\n{name}, batch {batch}, ms a pair:\n\n| {' | '.join(part)} |\n{'|---' * len(part)}|")
     print("| " + " | ".join(f"{ms:.3f}" for ms in part.values()) + " |")
     if not cpu:  # there the fields of a pair stay in the cache

@@ -170,7 +170,9 @@ def _linear_system(
     """
     fields = [terms[:, k] for k in range(8)]
     before, now = ([jnp.stack(planes) for planes in pair] for pair in (start, flow))
-    a, d, c, bu, bv = data_equations(fields, before, now, alpha, gamma)
+    a, d, c, ru, rv = data_equations(fields, before, now, alpha, gamma)
+    u, v = now
+    bu, bv = ru + a * u + c * v, rv + d * v + c * u
     edges = _split(jnp.stack(_edge_weights(*_join(flow), size)))
     left, up, total = (edges[:, k] for k in range(3))
     # Outside of the level both a and the edge weights are 0.
@@ -192,7 +194,8 @@ def data_equations(
       start, flow: u and v at which frame 1 was warped, and now.
 
     Returns:
-      D a, D d, D c, bu, bv of that shape.
+      D a, D d, D c and what the data pulls at u and v now, bu - D a u - D c v and
+      bv - D d v - D c u, of that shape.
     """
     iz, ixz, iyz, ix, iy, ixx, ixy, iyy = terms
     (u0, v0), (u, v) = start, flow
@@ -204,9 +207,9 @@ def data_equations(
     a = data * (ix * ix + gamma * (ixx * ixx + ixy * ixy))
     d = data * (iy * iy + gamma * (iyy * iyy + ixy * ixy))
     c = data * (ix * iy + gamma * ixy * (ixx + iyy))
-    bu = a * u0 + c * v0 - data * (ix * iz + gamma * (ixx * ixz + ixy * iyz))
-    bv = d * v0 + c * u0 - data * (iy * iz + gamma * (ixy * ixz + iyy * iyz))
-    return a, d, c, bu, bv
+    ru = -data * (ix * q0 + gamma * (ixx * q1 + ixy * q2))
+    rv = -data * (iy * q0 + gamma * (ixy * q1 + iyy * q2))
+    return a, d, c, ru, rv
 
 
 def _edge_weights(u: jax.Array, v: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
