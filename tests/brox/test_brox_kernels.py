@@ -170,7 +170,13 @@ def test_extreme_frames(solved, name):
 
 
 @pytest.mark.slow
-def test_whole_flow():
+@pytest.mark.parametrize(
+    ("stored", "error"),
+    # Noise, whose flow no motion explains: each level amplifies what the one before was rounded by.
+    [pytest.param(jnp.float32, 1e-3, id="float32"), pytest.param(jnp.float16, 0.01, id="float16")],
+)
+def test_whole_flow(stored, error, monkeypatch):
+    monkeypatch.setattr(kernels, "HALF", stored)
     rng = np.random.default_rng(0)
     frames = jnp.asarray(rng.uniform(size=(2, 2, 17, 23)), jnp.float32)
     settings = {"scale": 0.8, "outer": 77, "max_padding": 5.0, "warped_levels": 77}
@@ -183,7 +189,7 @@ def test_whole_flow():
         for minimise in (minimise_kernels, level.minimise)
     )
     assert np.abs(b).max() > 0.1
-    np.testing.assert_allclose(a, b, atol=2e-3)
+    np.testing.assert_allclose(a, b, atol=error)
 
 
 def test_lower_for_gpus():
