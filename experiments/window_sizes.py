@@ -5,8 +5,9 @@
 On what the networks were chosen by, never on a test set: the videos that validate in
 `experiments.real_data` (120×213, `FRAMES` frames from the middle) for `people` (beside its
 teachers' labels), `flow` (beside Brox's method) and `color`, and wide scenes held back from
-training for `scenes` and `depth` (128×171). Prints a Markdown table of the tasks' headline metrics;
-what the teachers say is kept in OUTPUT. CPU seconds are those of the process, compiling left out.
+training for `scenes` and `depth` (128×171). Prints a Markdown table of the tasks' headline metrics,
+pooled over voxels, and by how much they exceed the first way's on the mean over the videos ± its
+standard error. What the teachers say is kept in OUTPUT. CPU seconds are those of the process, compiling left out.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def _log_depth(found: np.ndarray, truth: np.ndarray) -> dict[str, tuple[float, f
 Metric = Callable[[np.ndarray, np.ndarray], dict[str, tuple[float, float]]]
 
 
-def cases(
-    data: pathlib.Path, output: pathlib.Path
-) -> Iterator[tuple[str, Videos, Videos, Metric]]:
+def cases(data: pathlib.Path, output: pathlib.Path) -> Iterator[tuple[str, Videos, Videos, Metric]]:
     """(network, videos, truths, metric)."""
     real = real_videos(data)
     seen = {name: small(video) for name, video in real.items()}
@@ -189,18 +188,31 @@ def main(argv: list[str] | None = None) -> None:
     for name, videos, truths, metric in cases(args.data, args.output):
         if name not in args.networks.split(","):
             continue
+        first: dict[str, Any] = {}
         for way in args.ways.split("; "):
-            asked, totals, frames = predictor(name, way), {}, 0
+            asked, by_video, frames = predictor(name, way), {}, 0
             asked(next(iter(videos.values())))
             start = time.process_time()
             for key, video in videos.items():
                 found = asked(video)
                 frames += len(video)
                 for label, pair in metric(found, truths[key]).items():
-                    totals[label] = totals.get(label, 0) + np.array(pair)
+                    by_video.setdefault(label, {})[key] = pair
             spent = (time.process_time() - start) / frames
-            values = ", ".join(f"{k} {v[0] / v[1]:.4f}" for k, v in totals.items())
+            values = ", ".join(_figure(label, pairs, first) for label, pairs in by_video.items())
+            first = first or by_video
             print(f"| {name} | {way} | {values} | {spent:.3f} |", flush=True)
+
+
+def _figure(label: str, pairs: dict[str, tuple[float, float]], first: dict[str, Any]) -> str:
+    """Pooled over voxels; and by how much it is more than the first way's, on videos' mean."""
+    total, count = np.sum(list(pairs.values()), 0)
+    text = f"{label} {total / count:.4f}"
+    if first:
+        mean = lambda pairs: np.array([a / b for a, b in pairs.values() if b])
+        more = mean(pairs) - mean(first[label])
+        text += f" ({more.mean():+.4f} ± {more.std() / np.sqrt(len(more)):.4f})"
+    return text
 
 
 if __name__ == "__main__":
