@@ -76,7 +76,7 @@ def test_results_equal_the_checkpoints_without_its_model_code(exported, tmp_path
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    expected = Predictor(network).probabilities(video)
+    expected = Predictor(network, full_frame=False).probabilities(video)
     np.testing.assert_allclose(np.load(tmp_path / "loaded.npy"), expected, atol=1e-5)
     expected = jax.jit(network.apply)(network.params, clips)
     np.testing.assert_allclose(np.load(tmp_path / "bare.npy"), expected, atol=1e-5)

@@ -16,7 +16,9 @@ from tests.networks import noise, stub
 from v2v_jax.errors import CheckpointError, DataError
 from v2v_jax.inference.network import from_about
 from v2v_jax.inference.predictor import Predictor
+from v2v_jax.inference.windows import resize_matrix
 from v2v_jax.input.preprocess import to_gray
+from v2v_jax.media.frame_sources import FrameResizer
 from v2v_jax.media.video import read_video, write_video
 from v2v_jax.tasks import Color, Depth, Flow, Segmentation
 
@@ -47,13 +49,13 @@ def test_every_voxel_is_blended_with_weights_that_sum_to_one():
         np.testing.assert_allclose(one(noise(*shape, 3)), 1, atol=1e-5)
 
 
-def test_no_compilation_between_videos_of_different_sizes():
+def test_tiles_compile_nothing_for_videos_of_other_sizes():
     counted = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: counted.append(name) if "backend_compile" in name else None
     )
     for network in (stub(None), stub(lambda p, v: v[..., :2] * 1.0, Flow())):
-        predictor = Predictor(network, batch_size=2, scale="native")
+        predictor = Predictor(network, batch_size=2, scale="native", full_frame=False)
         predictor(noise(1, 8, 8, 3))
         assert counted
         counted.clear()
@@ -61,6 +63,72 @@ def test_no_compilation_between_videos_of_different_sizes():
             predictor(noise(*shape, 3))
         assert counted == []
         counted.clear()
+
+
+def windows_of(predictor, *sizes):
+    """The shapes (B,T,H,W,3) that the network was called with, for videos of (H,W)."""
+    return {
+        shape
+        for size in sizes
+        for shape in _calls(predictor, lambda size=size: predictor(noise(3, *size, 3)))
+    }
+
+
+def _calls(predictor, run):
+    seen, forward = [], predictor._forward
+    predictor._forward = lambda params, batch: seen.append(batch.shape) or forward(params, batch)
+    run()
+    predictor._forward = forward
+    return seen
+
+
+def test_a_frame_is_one_window_as_large_as_it_must_be():
+    predictor = Predictor(stub(None), scale="native", batch_size=1)
+    # Sizes that are padded to the same one share its program.
+    assert windows_of(predictor, (17, 20), (32, 32), (25, 31)) == {(1, 8, 32, 32, 3)}
+    assert windows_of(predictor, (5, 9), (16, 1)) == {(1, 8, 16, 16, 3)}
+    # Four clips of 16x16 are the most: larger frames have several windows.
+    assert windows_of(predictor, (33, 32)) == {(1, 8, 16, 32, 3)}
+    assert windows_of(predictor, (16, 65)) == {(1, 8, 16, 48, 3)}
+    fixed = dataclasses.replace(stub(None), any_size=False)
+    for network, options in ((stub(None), dict(full_frame=False)), (fixed, {})):
+        tiles = Predictor(network, scale="native", batch_size=1, **options)
+        assert windows_of(tiles, (17, 20), (33, 80)) == {(1, 8, 16, 16, 3)}
+    whole = Predictor(stub(None), scale="native", batch_size=1, full_frame=True)
+    assert windows_of(whole, (33, 80)) == {(1, 8, 48, 80, 3)}
+    # As many voxels a call as 6 clips have, not as many windows.
+    several = Predictor(stub(None), scale="native", batch_size=6)
+    assert windows_of(several, (30, 30), (9, 9)) == {(2, 8, 32, 32, 3), (6, 8, 16, 16, 3)}
+
+
+@pytest.mark.parametrize("blend", ["tiles", "frames"])
+@pytest.mark.parametrize(
+    "size, scaled", [((25, 31), (25, 31)), ((3, 30), (3, 30)), ((48, 60), (24, 30))]
+)
+def test_one_window_is_the_network_applied_to_the_padded_frame(size, scaled, blend):
+    """The reference: reflect, apply, cut off, resize. The network sees all of its window."""
+
+    def apply(params, video):
+        x = video.astype(jnp.float32) / 255
+        return jnp.cumsum(x, axis=2) * jnp.sin(jnp.cumsum(x, axis=3)) + x.mean(
+            (2, 3), keepdims=True
+        )
+
+    video = noise(8, *size, 3)
+    predictor = Predictor(
+        stub(apply, Segmentation(("a", "b", "c"))),
+        scale="native" if size == scaled else "training",
+        blend=blend,
+    )
+    seen = np.stack([FrameResizer(scaled)(frame) for frame in video])
+    missing = [-(-n // 16) * 16 - n for n in scaled]
+    before = [n // 2 for n in missing]
+    margins = [(0, 0), *((lo, n - lo) for lo, n in zip(before, missing)), (0, 0)]
+    answer = np.asarray(apply(None, np.pad(seen, margins, mode="reflect")[None])[0], np.float64)
+    answer = answer[:, before[0] :, before[1] :][:, : scaled[0], : scaled[1]]
+    rows, columns = (resize_matrix(n, m) for n, m in zip(scaled, size))
+    expected = np.einsum("yh,thwk,xw->tyxk", rows, answer, columns)
+    np.testing.assert_allclose(predictor.probabilities(video), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_flow_is_in_pixels_of_the_video():

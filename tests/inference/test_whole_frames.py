@@ -9,7 +9,8 @@ from v2v_jax.inference.predictor import Predictor
 from v2v_jax.media.frame_sources import FrameResizer
 from v2v_jax.tasks import Color, Depth, Flow, Segmentation
 
-COPY = Predictor(stub(None), scale="native", batch_size=9, blend="frames")
+# Windows of the clip: several make a frame.
+COPY = Predictor(stub(None), scale="native", batch_size=9, blend="frames", full_frame=False)
 FLOW = stub(lambda params, video: video[..., :2] * 0.1 - 9, Flow())
 
 
@@ -22,6 +23,7 @@ def test_a_network_that_copies_gives_back_exactly_the_input(shape):
 @pytest.mark.parametrize(
     "shape, options",
     [
+        ((3, 25, 31), dict(full_frame=None)),  # one window, too
         ((3, 25, 31), dict()),  # shorter than a window, enlarged
         ((30, 41, 53), dict(batch_size=50)),  # more windows in time than one call takes
         ((17, 57, 37), dict(overlap=0.5, batch_size=7)),  # the windows of one moment are too many
@@ -31,6 +33,7 @@ def test_a_network_that_copies_gives_back_exactly_the_input(shape):
 )
 def test_flow_is_that_of_tiles(shape, options):
     video = noise(*shape, 3)
+    options = dict(full_frame=False) | options
     frames, tiles = (
         Predictor(FLOW, blend=blend, **options)(video) for blend in ("frames", "tiles")
     )

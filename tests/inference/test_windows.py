@@ -25,6 +25,39 @@ def test_windows_cover_an_axis_and_overlap_enough(extra, window, overlap):
     np.testing.assert_allclose(total, 1, atol=1e-12)
 
 
+def grid(size, window, overlap):
+    """Windows along H and W, slowly: as many as reach the end."""
+    counts = []
+    for length, side in zip(size, window):
+        counts.append(1)
+        while side + (counts[-1] - 1) * max(1, round(side * (1 - overlap))) < length:
+            counts[-1] += 1
+    return counts
+
+
+lengths = st.integers(1, 700)
+
+
+@given(lengths, lengths, st.tuples(*[st.integers(1, 8)] * 2), st.integers(1, 9), overlaps)
+def test_window_sides_cost_least(height, width, blocks, times, overlap):
+    size, multiples = (height, width), (16, 8)
+    clip = tuple(n * m for n, m in zip(blocks, multiples))
+    most = times * clip[0] * clip[1]
+    window = windows.window_sides(size, clip, multiples, overlap, most)
+    assert all(side % m == 0 for side, m in zip(window, multiples))
+    assert np.prod(window) <= most
+    rounded = tuple(-(-n // m) * m for n, m in zip(size, multiples))
+    cost = lambda window: np.prod(window) * np.prod(grid(size, window, overlap))
+    assert cost(window) <= cost(clip)
+    if np.prod(rounded) <= most:
+        assert window == rounded  # the whole frame
+    for side, whole, least in zip(window, rounded, clip):
+        assert side == whole or side >= least  # never less of a frame than in training
+    for h in range(clip[0], rounded[0] + 1, 16):  # no other grid of windows costs less
+        for w in range(clip[1], rounded[1] + 1, 8):
+            assert h * w > most or cost(window) <= cost((h, w))
+
+
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 20), overlaps)
 def test_matrices_of_an_axis_keep_constants(length, target, window, overlap):
     axis = windows.plan_axis(length, target, window, overlap)

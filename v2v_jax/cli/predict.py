@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from v2v_jax.inference.predictor import Predictor
 
 _VIEWS = ("overlay", "plain", "side_by_side")  # of inference.views, which imports JAX
+_FULL_FRAME = {"auto": None, "yes": True, "no": False}
 _FPS = (0.01, 999.0)  # that an MP4 may have
 
 
@@ -76,7 +77,15 @@ def add_options(parser: Parser) -> None:
         "colour (5, px/frame), depth's ends (1,50, metres); default: taken from each video",
     )
     add("--probabilities", action="store_true", help="also write class probabilities (.npz)")
-    add("--full_frame", action="store_true", help="whole frames instead of windows in H and W")
+    add(
+        "--full_frame",
+        nargs="?",
+        const="yes",
+        choices=tuple(_FULL_FRAME),
+        default="auto",
+        help="whole frames at once; no: windows of the training clip's size (default: unless they "
+        "are very large)",
+    )
     add("--scale", choices=("training", "native"), default="training", help="what the network sees")
     add("--overlap", type=float, default=0.25, help="of windows, as a share (default: 0.25)")
     add("--batch_size", type=int, help="windows a call of the network")
@@ -119,7 +128,7 @@ def _load(options: argparse.Namespace) -> Predictor:
     try:
         return zoo.load(
             options.checkpoint,
-            full_frame=options.full_frame,
+            full_frame=_FULL_FRAME[options.full_frame],
             scale=options.scale,
             overlap=options.overlap,
             batch_size=options.batch_size,

@@ -5,7 +5,7 @@
     for labels in predictor.stream("in.mp4"):   # (H,W), frame by frame, however long the video
 
 Frames are scaled so that their shorter side is that of the training frames (the ratio of the sides
-stays), covered by windows of the training clip's size, and the answers blended and scaled back.
+stays), covered by as few windows as may be, and the answers blended and scaled back.
 Reading, the network and what the caller does with the results overlap.
 """
 
@@ -27,13 +27,16 @@ from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.tiles import TilesResult
 from v2v_jax.inference.whole_frames import FramePrograms, FramesResult
-from v2v_jax.inference.windows import TimeWindow, plan_axis, time_windows
+from v2v_jax.inference.windows import TimeWindow, plan_axis, time_windows, window_sides
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
 
 _LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
 _OVERLAP = 0.25  # share of a window that the next one covers too
+# Times the training clip's voxels that a window may have: what bounds the memory. It leaves room
+# for whole frames of all usual shapes at the training scale.
+_LARGEST_WINDOW = 4
 _FRAMES_AHEAD = 16  # that are read before they are needed
 # Windows a call of the network where the caller does not say. Accelerators are quickest with many;
 # a CPU gains nothing, and would compute those that only fill up the last call.
@@ -72,7 +75,7 @@ class Predictor:
         self,
         network: TrainedNetwork,
         *,
-        full_frame: bool = False,
+        full_frame: bool | None = None,
         scale: Literal["training", "native"] = "training",
         overlap: float = _OVERLAP,
         batch_size: int | None = None,
@@ -133,7 +136,7 @@ class Predictor:
             network.step is not None and f"step {network.step}",
             self._scale != "training" and f"scale={self._scale!r}",
             self._overlap != _OVERLAP and f"overlap={self._overlap}",
-            self._full_frame and "full_frame=True",
+            self._full_frame is not None and f"full_frame={self._full_frame}",
         ]
         return f"<Predictor: {', '.join(part for part in parts if part)}>"
 
@@ -249,19 +252,28 @@ class Predictor:
     def _plan(self, size: tuple[int, int], finish: Finish, reads_video: bool) -> Plan:
         """The windows for frames of that size."""
         inner = self.scaled_size(size)
-        time, *window = self.network.clip
-        batch_size = self._batch_size
-        if self._full_frame:
-            multiples = self.network.multiple[1:]
-            area = math.prod(window)
-            window = [-(-side // multiple) * multiple for side, multiple in zip(inner, multiples)]
-            batch_size = max(1, round(batch_size * area / math.prod(window)))
+        time, *clip = self.network.clip
+        window = self._window(inner)
+        share = math.prod(clip) / math.prod(window)
+        batch_size = max(1, min(self._batch_size, round(self._batch_size * share)))
         rows, columns = (
             plan_axis(side, target, length, self._overlap)
             for side, target, length in zip(inner, size, window)
         )
         scale = np.array([size[1] / inner[1], size[0] / inner[0]], np.float32)
         return Plan(inner, (time, *window), batch_size, rows, columns, finish, reads_video, scale)
+
+    def _window(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H,W) of the windows for frames of that size, as the network sees them."""
+        _, *clip = self.network.clip
+        if self._full_frame is False or not self.network.any_size:
+            return clip[0], clip[1]
+        _, *multiples = self.network.multiple
+        if self._full_frame:
+            h, w = (-(-side // multiple) * multiple for side, multiple in zip(size, multiples))
+            return h, w
+        most = _LARGEST_WINDOW * math.prod(clip)
+        return window_sides(size, tuple(clip), tuple(multiples), self._overlap, most)
 
     def _results(
         self, windows: Iterator[TimeWindow], plan: Plan

@@ -9,6 +9,7 @@ the length is not known beforehand: `time_windows` plans as the frames come.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -50,6 +51,49 @@ def window_starts(length: int, window: int, overlap: float) -> np.ndarray:
     """
     steps = -(-(length - window) // stride_of(window, overlap))
     return np.linspace(0, length - window, steps + 1).round().astype(np.int64)
+
+
+def window_sides(
+    size: tuple[int, int],
+    clip: tuple[int, int],
+    multiples: tuple[int, int],
+    overlap: float,
+    most: int,
+) -> tuple[int, int]:
+    """(H,W) of the windows by which a network computes a frame with the fewest voxels.
+
+    Tiles of the training clip compute a frame that is a little larger several times over; one
+    window that is as large as the frame computes it once. Where that would be too large, it is the
+    grid of larger windows that costs least.
+
+    Args:
+      size: (H,W) of the frames.
+      clip: (H,W) of the training clip. Windows are smaller only where one covers the frame.
+      multiples: of H and W that the network takes.
+      overlap: see `window_starts`.
+      most: voxels of a window, at least the clip's.
+    """
+    axes = [_window_counts(*axis, overlap) for axis in zip(size, clip, multiples)]
+    grids = [
+        (h * rows * w * columns, rows * columns, (h, w))
+        for (h, rows), (w, columns) in itertools.product(*axes)
+        if h * w <= most
+    ]
+    return min(grids)[2]
+
+
+def _window_counts(length: int, clip: int, multiple: int, overlap: float) -> list[tuple[int, int]]:
+    """(side, windows) along an axis: one window that covers it, then ever more and smaller ones."""
+    side = -(-length // multiple) * multiple
+    found = [(side, 1)]
+    while side > clip:
+        side = max(clip, side - multiple)
+        count = len(window_starts(max(length, side), side, overlap))
+        if count == found[-1][1]:  # as many windows, but smaller ones
+            found[-1] = (side, count)
+        else:
+            found.append((side, count))
+    return found
 
 
 def blending_weights(starts: np.ndarray, window: int, length: int) -> np.ndarray:

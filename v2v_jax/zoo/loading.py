@@ -17,7 +17,7 @@ def load(
     *,
     scale: Literal["training", "native"] = "training",
     overlap: float = 0.25,
-    full_frame: bool = False,
+    full_frame: bool | None = None,
     batch_size: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Predictor:
@@ -32,8 +32,10 @@ def load(
       scale: "training" scales frames so that their shorter side is that of the training frames;
         "native" leaves the video's own size.
       overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
-      full_frame: whole frames, padded to the network's multiple, instead of windows in H and W. The
-        programs are then compiled anew for every size of frame.
+      full_frame: None: a frame is one window, padded to the network's multiple, or, where that is
+        more than four times the training clip, as few windows as cost least; the programs are
+        compiled anew for every size of window. True: one window however large it is. False:
+        windows of the training clip's size, which serve any size of video.
       batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere. A live stream wants
         as few as cover a frame (docs/guides/own_video.md).
       dtype: of the network's computation; "auto": what its configuration says, which is bfloat16 on
