@@ -181,7 +181,7 @@ class _Flow:
         yield self._of_network(f"{name}, windows that overlap", random, {})
         yield self._of_network(f"{name}, whole frames", random, WHOLE)
         yield self._few("Brox", "whole", lambda: table2.brox_work(32), min(4, options.threads), few)
-        before = lambda: _Before(Predictor(random, blend="tiles"))
+        before = lambda: _Before(Predictor(random, blend="tiles", full_frame=False))
         yield self._few(f"{name}, windows that overlap", "before", before, 4, few)
         if options.zoo:
             zoo = read_network(resolve(options.zoo))
