@@ -34,6 +34,7 @@ class OddVideo:
       frames, size: how many and (H,W) frames `read` gives.
       pix_fmt, rate, options, mux, ms: of PyAV; `ms` are the frames' times.
       sound: codec of sound beside the pictures.
+      title: that the container notes.
       setup: called with PyAV's stream before it is opened.
       change: of the finished file's bytes.
     """
@@ -53,6 +54,7 @@ class OddVideo:
     ms: Sequence[int] | None = None
     begin: int = 0
     sound: str | None = None
+    title: str = ""
     setup: Callable[[Any], None] | None = None
     change: Callable[[bytes], bytes] | None = None
 
@@ -77,6 +79,7 @@ def _set(**values: Any) -> Callable[[Any], None]:
 
 
 _PAL = Fraction(25), (576, 720)
+_LATIN = dict(title="cafXXX", change=lambda data: data.replace(b"cafXXX", b"caf\xe9\xff\0"))
 _CUT = "expected a complete video file"
 VIDEOS = (
     OddVideo("plain.mp4", "libx264", "B-frames, AAC", sound="aac"),
@@ -144,6 +147,8 @@ VIDEOS = (
         change=lambda data: data[: len(data) * 2 // 3],
     ),
     OddVideo("xvid.avi", "mpeg4", "B-frames in AVI, MP3", options={"bf": "2"}, sound="libmp3lame"),
+    OddVideo("title.avi", "mpeg4", "title in Latin-1", **_LATIN),
+    OddVideo("title.mkv", "libx264", "title in Latin-1", sound="aac", **_LATIN),
     OddVideo("dv.avi", "dvvideo", "PAL", rate=_PAL[0], stored=_PAL[1], size=_PAL[1]),
     OddVideo("huffyuv.avi", "huffyuv", "RGB", pix_fmt="rgb24"),
     OddVideo("capture.avi", "rawvideo", "BGR, not compressed", pix_fmt="bgr24"),
@@ -203,6 +208,8 @@ def make(video: OddVideo, folder: pathlib.Path) -> pathlib.Path:
     path = folder / video.name
     form = video.container or (None if video.codec else "mp4")
     with av.open(str(path), "w", format=form, options=video.mux) as container:
+        if video.title:
+            container.metadata["title"] = video.title
         stream = _add_pictures(container, video) if video.codec else None
         sound = container.add_stream(video.sound, rate=48000) if video.sound else None
         if sound is not None:

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import io
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -260,6 +262,30 @@ def test_statuses(capsys):
     assert "--size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_what_a_terminal_cannot_show_stops_no_command(monkeypatch, errors):
+    shown = io.BytesIO()
+    stdout = io.TextIOWrapper(shown, encoding="ascii", errors=errors)
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert end(lambda options: print("40 × 30 … caf\udce9")) == 0
+    assert shown.getvalue() == b"40 \\xd7 30 \\u2026 caf\\udce9\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_any_terminal(tmp_path, closed):
+    """What was closed is nowhere, and no file that is opened later gets its number."""
+    code = (
+        "import sys; from v2v_jax.cli import command_line as c; c.quieten(); "
+        "f = open('made', 'w'); print(f.fileno(), file=f); print('x'); print('y', file=sys.stderr)"
+    )
+    program = f"exec {sys.executable} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0
+    assert int((tmp_path / "made").read_text()) > 2
+
+
 def test_who_reads_no_further_gets_no_traceback(monkeypatch, capsys):
     """v2v … | head: what is printed later fails, at once or when it is flushed."""
     for text in ("x" * 100_000, "x"):
@@ -291,6 +317,7 @@ def test_bugs_keep_their_traceback_and_files_that_cannot_be_used_have_none(capsy
     long = tmp_path / ("y" * 300)
     assert end(lambda options: long.write_text("")) == 1
     message = capsys.readouterr().err
-    assert message == f"Error: {long} cannot be used (File name too long).\n"
+    remedy = "choose a shorter name"
+    assert message == f"Error: {long} cannot be used (File name too long); {remedy}.\n"
     assert end(raising(OSError(28, "No space left on device", "x"))) == 1
     assert "Make room" in capsys.readouterr().err

@@ -195,7 +195,8 @@ def test_frames_that_were_not_all_put_in_place_are_not_there(tmp_path, run, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", breaking)
         status, out, _ = run(*arguments)
-    assert status == 1 and "failed: walk: Input/output error" in out and len(moved) == 1
+    failed = f"failed: walk: {target / '0.png'} cannot be used (Input/output error); check the disk"
+    assert status == 1 and failed in out and len(moved) == 1
     assert "1 done" in run(*arguments)[1]
     assert sorted(path.name for path in target.iterdir()) == ["0.png", "1.png", "notes.txt"]
 
@@ -218,6 +219,21 @@ def test_outputs_among_the_videos_are_not_read_back(tmp_path, run):
     status, _, err = run(*beside, "--overwrite")  # it may as well be a video of the user's
     assert status == 1 and "would replace" in err and "among the videos" in err
     assert contents(videos) == before and "deep/b_seg.mp4" in before
+
+
+def test_an_output_beside_the_frames_is_not_read_back(tmp_path, run):
+    """The folder of frames stays one, however often they are predicted to a video in it."""
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number, frame in enumerate(smooth(3, 20, 30)):
+        PIL.Image.fromarray(frame).save(frames / f"{number}.png")
+    (frames / "out.partial.mp4").write_bytes(b"of a run that broke off")
+    arguments = f"--video={frames}", f"--output={frames / 'out.mp4'}"
+    for options in ((), ("--overwrite",)):
+        status, out, err = run(*arguments, *options)
+        assert status == 0 and "3 frames" in out, err
+    status, _, err = run(f"--video={frames}", f"--output={tmp_path / 'other.mp4'}")
+    assert status == 1 and "folder of videos (out.mp4, out.partial.mp4)" in err
 
 
 def test_what_is_left_of_a_damaged_video_is_not_read_back(tmp_path, run):
@@ -270,6 +286,20 @@ def test_per_cent_signs_in_names(tmp_path, run):
         assert status == 0 and (tmp_path / "out" / made).is_file(), out
 
 
+def test_names_of_any_code(tmp_path, run):
+    """Names are bytes to Linux, of Latin-1 or Shift-JIS where an old archive was unpacked."""
+    make_videos(tmp_path, "videos/a.mp4")
+    names = [b"caf\xe9.mp4", b"\x82\xa0.mp4", b"back\\slash.mp4", b"[red]new\nline.mp4"]
+    for name in names:
+        os.link(tmp_path / "videos" / "a.mp4", os.path.join(os.fsencode(tmp_path), b"videos", name))
+    status, out, err = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/out/{{name}}.mp4")
+    assert status == 0, out + err
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted([b"a.mp4", *names])
+    one = os.fsdecode(names[0])
+    status, out, err = run(f"--video={tmp_path}/videos/{one}", f"--output={tmp_path}/{one}")
+    assert status == 0 and os.path.isfile(tmp_path / one), out + err
+
+
 def test_colons_in_names(tmp_path, run, monkeypatch):
     """What stands before a colon is no protocol."""
     make_videos(tmp_path, "clip-12:30.mp4")
@@ -302,9 +332,12 @@ def test_frame_rates_that_an_mp4_cannot_have(tmp_path, run):
 
 def test_a_name_that_is_too_long(tmp_path, run):
     make_videos(tmp_path, "in.mp4")
-    status, _, err = run(f"--video={tmp_path}/in.mp4", f"--output={tmp_path}/{'y' * 250}.mp4")
-    assert status == 1 and "File name too long" in err and err.count("\n") == 1
-    assert contents(tmp_path).keys() == {"in.mp4"}
+    status, _, err = run(f"--video={tmp_path}/in.mp4", f"--output={tmp_path}/{'y' * 252}.mp4")
+    assert status == 1 and "(File name too long); choose a shorter name." in err
+    assert err.count("\n") == 1 and contents(tmp_path).keys() == {"in.mp4"}
+    longest = f"{'y' * 251}.mp4"  # that there may be, with no room for .partial
+    assert run(f"--video={tmp_path}/in.mp4", f"--output={tmp_path}/{longest}")[0] == 0
+    assert contents(tmp_path).keys() == {"in.mp4", longest}
 
 
 def test_frames_of_all_videos_need_folders_of_their_own(tmp_path, run):

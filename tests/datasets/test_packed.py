@@ -402,7 +402,7 @@ def test_a_disk_that_fills_up(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
     try:
-        with pytest.raises(DataError, match=r"cannot be written \(File too large\); choose ano"):
+        with pytest.raises(DataError, match=r"cannot be written \(File too large\); choose a d"):
             open_cache(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

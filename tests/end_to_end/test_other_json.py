@@ -211,7 +211,7 @@ def test_training_says_what_is_in_the_way_of_its_configuration(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         train_and_evaluate(tiny_config("seg", SMALLEST), tmp_path)
     path = tmp_path / "config.json"
-    assert str(caught.value).startswith(f"Cannot write {path} (Is a directory); remove what is in")
+    assert str(caught.value).startswith(f"Cannot write {path} (Is a directory); move what is in")
     assert path.is_dir() and not [p for p in tmp_path.iterdir() if is_temporary(p.name)]
 
 

@@ -133,6 +133,29 @@ def test_a_damaged_video_costs_only_itself(videos):
     check_content(labels, NAMES[:2])
 
 
+def test_names_that_arrays_cannot_have(videos):
+    """TensorStore takes a backslash for a folder, and cannot have other codes than UTF-8."""
+    odd = ["back\\slash.mp4", "caf\udce9.mp4", "100%5C.mp4", "größe 日本.mp4"]
+    for name in odd:
+        os.link(videos / "a.mp4", videos / name)
+    labels = label_set(videos, names=[*NAMES, *odd])
+    report = label_videos(labels, Backend(threads=2))
+    assert not report.failed and len(report.done) == len(NAMES) + len(odd)
+    check_content(labels, [*NAMES, *odd])
+    assert check_labels(labels, threads=1) == [] and not hidden(labels.output)
+    written = set(os.listdir(labels.output))
+    assert {"back%5Cslash.mp4.flow.zarr", "caf%E9.mp4.flow.zarr"} <= written
+    assert {"100%5C.mp4.flow.zarr", "größe 日本.mp4.flow.zarr"} <= written
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "caf\udce9"], ids=["backslash", "code"])
+def test_folders_that_arrays_cannot_be_in(videos, name, capsys):
+    output = str(videos.parent / name)
+    assert label(f"--videos={videos}", f"--output={output}", f"--teacher={MINE}") == 1
+    assert "choose or rename the folder" in capsys.readouterr().err
+    assert not os.path.exists(output)
+
+
 def run_program(videos, teacher, *options, **environment):
     command = [sys.executable, "-m", "v2v_jax", "label", f"--videos={videos}"]
     command += [f"--output={videos.parent / 'labels'}", f"--teacher={teacher}", *options]

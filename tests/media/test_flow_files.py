@@ -407,7 +407,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
     (tmp_path / "a.flo").write_bytes(b"before")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="No space left on device.*enough space"):
+    with pytest.raises(DataError, match="No space left on device.*make room"):
         write_flow(tmp_path / "a.flo", FLOW)
     assert os.listdir(tmp_path) == ["a.flo"]
     assert (tmp_path / "a.flo").read_bytes() == b"before"

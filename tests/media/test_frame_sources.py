@@ -1,5 +1,6 @@
 """What may be given as a video, and what is said of all else."""
 
+import io
 import re
 
 import numpy as np
@@ -85,7 +86,22 @@ def test_a_mask_of_bools_and_pictures_one_by_one():
         drawn([FRAMES[0], [[1], [2, 3]]])
 
 
-@pytest.mark.parametrize("given", [None, 7, b"bytes", {"video": FRAMES}, object()])
+def test_a_view_of_memory_is_an_array():
+    source = open_source(memoryview(FRAMES))
+    assert source.num_frames == len(FRAMES)
+    np.testing.assert_array_equal(np.stack(list(source.frames)), FRAMES)
+
+
+@pytest.mark.parametrize("path", ["", "x" * 5000, "a\0b.mp4", " "])
+def test_paths_that_lead_nowhere(path):
+    with pytest.raises(DataError, match="path is empty|does not exist|too long"):
+        open_source(path)
+
+
+WRONG = [None, 7, b"bytes", bytearray(b"x"), {"video": FRAMES}, {1, 2}, io.BytesIO(b"x"), object()]
+
+
+@pytest.mark.parametrize("given", WRONG)
 def test_what_is_no_video_at_all(given):
     with pytest.raises(DataError, match=f"The video is {type(given).__name__}; expected a path"):
         open_source(given)

@@ -19,6 +19,7 @@ from av.stream import Disposition
 import v2v_jax.media.video as video_module
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.frame_sources import open_source
+from v2v_jax.media.pictures import Picture
 from v2v_jax.media.video import VideoFile, VideoStream, read_video, write_video
 from v2v_jax.media.video_writer import VideoWriter
 
@@ -319,6 +320,39 @@ def test_frames_that_do_not_exist(tmp_path, window):
     write_video(tmp_path / "a.mp4", moving_frames(10))
     with pytest.raises(ValueError, match=r"a\.mp4: it has 10 frames"):
         VideoFile(tmp_path / "a.mp4").read(*window)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (-1, 5), (5,), (5.0, 5.0), 5, "55", (5, None)])
+def test_sizes_that_are_none_are_no_damage(tmp_path, size):
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for read in (
+        lambda: read_video(tmp_path / "a.mp4", size=size),
+        lambda: list(VideoFile(tmp_path / "a.mp4").stream(size)),
+        lambda: Picture(tmp_path / "a.png").frame(size),
+    ):
+        with pytest.raises(ValueError, match=r"size is .*; expected \(H,W\), two whole numbers"):
+            read()
+
+
+def test_parts_of_frames_are_no_damage(tmp_path):
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+    for start in (0.5, "0", None):
+        with pytest.raises(TypeError):
+            read_video(tmp_path / "a.mp4", start)
+    assert len(read_video(tmp_path / "a.mp4", np.int64(1))[0]) == 2
+
+
+def test_reading_that_takes_for_ever_is_no_damage(tmp_path, monkeypatch):
+    """A network that does not answer ends PyAV's read by our own limit."""
+    write_video(tmp_path / "a.mp4", moving_frames(3))
+
+    def late(*_, **__):
+        raise av.error.ExitError(1414092869, "Immediate exit requested")
+
+    monkeypatch.setattr(video_module, "open_input", late)
+    with pytest.raises(CorruptVideoError, match=r"timed out; check the disk, or the network"):
+        VideoFile(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("name", ["mpeg4.avi", "bframes.avi", "plain.mp4", "bframes.mkv"])

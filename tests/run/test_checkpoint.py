@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, what is refused."""
 
+import errno
 import gc
 import logging
 import os
@@ -18,7 +19,7 @@ import pytest
 from tests.tiny import tiny_config
 from v2v_jax.errors import CheckpointError, ConfigError
 from v2v_jax.evaluation import evaluator as evaluation
-from v2v_jax.run import manifest
+from v2v_jax.run import manifest, stored_state
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.metrics_log import MetricsLog
 from v2v_jax.run.stored_checkpoints import compare_about
@@ -342,6 +343,46 @@ def test_another_optimiser_is_no_damage(tmp_path, caplog, older):
 
 # ------------------------------------------------------------------------------------------------
 # Who may write, and what is published
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_what_the_system_does_not_let_be_read_is_no_damage(tmp_path, monkeypatch, caplog, number):
+    """Nothing is set aside, and no older checkpoint is taken in its place without a word."""
+    save(tmp_path, [0.1, 0.2])
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "verify", refused)
+        with pytest.raises(CheckpointError, match=rf"2 cannot be read \({os.strerror(number)}\); "):
+            opened(tmp_path).latest_step()
+    with opened(tmp_path) as checkpoints:
+        patch.setattr(stored_state, "read_state", as_unreadable(refused))
+        with pytest.raises(CheckpointError, match=rf"2 cannot be read \({os.strerror(number)}\); "):
+            checkpoints.restore_latest(make_state(0))
+        patch.undo()
+        assert checkpoints.restore_latest(make_state(0))[1] == 2
+    assert names(tmp_path) == {"1", "2"} and not caplog.records
+
+
+def as_unreadable(read):
+    def wrapped(*args):
+        with stored_state._as_unreadable():
+            read(*args)
+
+    return wrapped
+
+
+def test_a_checkpoint_that_cannot_be_written_says_what_helps(tmp_path, monkeypatch):
+    """Not: make room, where there is plenty."""
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(manifest, "write", refused)
+    with pytest.raises(CheckpointError, match="denied.*there is none yet. Choose a folder that"):
+        save(tmp_path, [0.1])
 
 
 def test_a_reader_does_not_save(tmp_path):

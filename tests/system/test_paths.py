@@ -2,14 +2,18 @@
 
 import os
 
+import numpy as np
 import pytest
 
+from v2v_jax import zoo
 from v2v_jax.cli import config_options
 from v2v_jax.cli.command_line import Parser
 from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.media.flow_files import read_flow, write_flow
 from v2v_jax.media.frame_sources import open_source
-from v2v_jax.media.video import read_video
-from v2v_jax.system.paths import local_path
+from v2v_jax.media.video import read_video, write_video
+from v2v_jax.run.checkpoint import Checkpoints
+from v2v_jax.system.paths import check_array_path, local_path
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,31 @@ from v2v_jax.system.paths import local_path
 def test_what_is_a_path(monkeypatch, given, path):
     monkeypatch.setenv("HOME", "/home/x")
     assert local_path(given) == path
+
+
+def test_python_s_functions_take_them_too(monkeypatch, tmp_path):
+    """As the options do: what is written to ~/x is read from there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    frames, flow = np.zeros((2, 16, 16, 3), np.uint8), np.ones((4, 5, 2), np.float32)
+    for home in ("~", f"file://{tmp_path}"):
+        write_video(f"{home}/a.mp4", frames)
+        assert len(read_video(f"{home}/a.mp4")[0]) == 2
+        write_flow(f"{home}/a.flo", flow)
+        assert read_flow(f"{home}/a.flo")[1].all()
+        assert zoo.resolve(f"{home}/run") == str(tmp_path / "run")
+    assert sorted(os.listdir(tmp_path)) == ["a.flo", "a.mp4"]
+    for write in (lambda path: write_video(path, frames), lambda path: write_flow(path, flow)):
+        with pytest.raises(DataError, match="is an address"):
+            write("https://example.org/a.mp4")
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "caf\udce9"], ids=["backslash", "code"])
+def test_folders_that_arrays_cannot_be_in_are_refused_before_the_work(tmp_path, name):
+    for begin in (check_array_path, lambda folder: Checkpoints(folder, {}, writable=True)):
+        with pytest.raises(DataError, match="choose or rename the folder"):
+            begin(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    check_array_path(tmp_path / "größe 日本 %5C")
 
 
 ADDRESSES = ["https://example.org/a.mp4", "rtsp://camera/1", "s3://bucket/a.mp4", "file://nas/a"]

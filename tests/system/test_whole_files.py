@@ -115,7 +115,31 @@ def test_what_is_left_over_is_told_from_all_else(tmp_path):
     assert not any(is_temporary(name) for name in names(tmp_path))
 
 
-@pytest.mark.parametrize("stem", ["x" * 251, "ü" * 125])
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"\x82\xa0.txt", b"a.caf\xe9"])
+def test_names_of_another_code(tmp_path, name):
+    """Names are bytes: those of Latin-1 or Shift-JIS, from an old archive, are no UTF-8."""
+    path = tmp_path / os.fsdecode(name)
+    write_text(path, "x")
+    assert os.listdir(os.fsencode(tmp_path)) == [name]
+    temporary = temporary_path(path)
+    temporary.touch()
+    assert leftovers(path) == [temporary] and is_temporary(temporary.name)
+    write_text(path, f"<td>{path.name}</td>")
+    assert "\\udc" in path.read_text(encoding="utf-8")
+
+
+def test_long_names_that_begin_alike_do_not_share_what_is_left_over(tmp_path):
+    """Who tidies for one of them would remove what another one is writing."""
+    paths = [tmp_path / f"{'x' * 250}{end}" for end in ("a.mp4", "b.mp4")]
+    temporaries = [temporary_path(path) for path in paths]
+    for temporary in temporaries:
+        temporary.touch()
+    assert [leftovers(path) for path in paths] == [[temporary] for temporary in temporaries]
+
+
+@pytest.mark.parametrize(
+    "stem", ["x" * 251, "ü" * 125, "x" * 250 + "\udce9"], ids=["ascii", "two bytes", "code"]
+)
 def test_long_names(tmp_path, stem):
     """As long as the file system allows: the temporary name is cut, not refused."""
     write_text(tmp_path / f"{stem}.mp4", "x")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import os
 import select
 import shlex
@@ -21,15 +22,14 @@ from types import ModuleType
 from typing import NoReturn
 
 from v2v_jax.errors import INTERRUPTED, ConfigError, DataError, Stopped, UserError
-from v2v_jax.system import messages
+from v2v_jax.system import causes, messages
 from v2v_jax.system.console import console
 from v2v_jax.system.paths import local_path
 
 # Errors of the operating system that tell of a user's files and not of a bug.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
-    *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG),
+    *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE),
 )
 _SIGPIPE = 141  # the exit status of what a closed pipe ended, as shells have it
 # Modules that the extra `train` installs.
@@ -102,7 +102,7 @@ def path(text: str) -> str:
     try:
         return local_path(text)
     except DataError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
@@ -146,11 +146,12 @@ def execute(command: ModuleType, argv: Sequence[str], prog: str) -> int:
     except KeyboardInterrupt:
         return _fail("Interrupted.", INTERRUPTED)
     except OSError as error:
-        if error.errno in _FULL:
+        if causes.is_full(error):
             return _fail(f"Error: {error}. Make room and run the same command again.", 1)
         if error.errno in _UNUSABLE and error.filename is not None:
             name = os.fsdecode(error.filename2 or error.filename)  # what was to get that name
-            return _fail(f"Error: {name} cannot be used ({error.strerror}).", 1)
+            remedy = causes.for_writing(error)
+            return _fail(f"Error: {name} cannot be used ({error.strerror}); {remedy}.", 1)
         raise
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
@@ -207,10 +208,33 @@ def _others() -> bool:
 
 
 def quieten() -> None:
-    """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal."""
+    """Shows warnings as one line each; keeps TensorFlow's start-up notes off the terminal.
+
+    What the terminal cannot show is printed as its number (\\xe9): a name of another code than the
+    system's, or our own … and × where that knows ASCII alone, must stop no command. Nor must a
+    terminal that is not there.
+    """
+    _open_closed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself; only reads data here
     messages.install()
+
+
+def _open_closed() -> None:
+    """Opens what was closed (`>&-`) of standard input, output and error, to go nowhere.
+
+    Else the next file that is opened would have its number, and get what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 def _fail(message: str, status: int) -> int:

@@ -116,7 +116,9 @@ def run(options: argparse.Namespace) -> int:
             f"--fps={options.fps:g}; expected {_FPS[0]:g} to {_FPS[1]:g} frames per second."
         )
     compilation_cache.enable()
-    if os.path.isdir(options.video) and video_folders.holds_videos(options.video):
+    if os.path.isdir(options.video) and video_folders.holds_videos(
+        options.video, options.output
+    ):
         return _predict_folder(options)
     return _predict_one(options)
 
@@ -167,12 +169,12 @@ def _predict_one(options: argparse.Namespace) -> int:
 def _check_place(options: argparse.Namespace, output: Output) -> None:
     """DataError where the output must not go: it is there, its folder is not, it is the input."""
     for place in (output.path, output.partial):
-        if place.exists() and os.path.samefile(place, options.video):
+        if os.path.exists(place) and os.path.samefile(place, options.video):
             raise DataError(
                 f"--output={options.output} would replace {options.video}, which is read; choose "
                 "another --output."
             )
-    if output.path.exists() and not options.overwrite:
+    if os.path.exists(output.path) and not options.overwrite:
         raise DataError(f"{output.path} exists; choose another --output, or add --overwrite.")
     if not output.path.absolute().parent.is_dir():
         raise DataError(f"Folder {output.path.parent} does not exist; make it, or choose another.")

@@ -6,19 +6,25 @@ import os
 import pathlib
 
 from v2v_jax.errors import ConfigError, DataError
-from v2v_jax.media.folders import find_videos, list_pictures
+from v2v_jax.media.folders import find_videos, list_pictures, some
 from v2v_jax.system.jobs import Job
 
 NAME = "{name}"  # in an output: the video's path in the folder, without extension
 
 
-def holds_videos(folder: str | os.PathLike[str]) -> bool:
+def holds_videos(folder: str | os.PathLike[str], output: str = "") -> bool:
     """Whether a folder holds videos, perhaps in its subfolders, and not the frames of one.
+
+    Args:
+      folder: to be predicted.
+      output: where to; what an earlier run has written there is none of the folder's videos.
 
     Raises:
       DataError: it holds neither.
     """
-    if find_videos(os.fspath(folder)):
+    own = {os.path.realpath(path) for path in (output, partial_path(output)) if path}
+    videos = find_videos(os.fspath(folder))
+    if any(os.path.realpath(os.path.join(folder, video)) not in own for video in videos):
         return True
     if list_pictures(folder):
         return False
@@ -73,8 +79,8 @@ def _written_by(job: Job) -> tuple[str, str]:
 def _check_template(folder: str, output: str) -> None:
     if NAME not in output:
         raise ConfigError(
-            f"--video={folder} is a folder of videos; --output needs {NAME} in it, as in "
-            f"out/{NAME}.mp4."
+            f"--video={folder} is a folder of videos ({some(find_videos(folder))}); --output needs "
+            f"{NAME} in it, as in out/{NAME}.mp4."
         )
     directory, file = os.path.split(output)
     if not is_movie(output) and NAME not in directory:

@@ -33,8 +33,10 @@ from v2v_jax.media.label_files import (
 )
 from v2v_jax.media.picture_sequence import PictureSequence
 from v2v_jax.media.video import VideoFile
+from v2v_jax.system import causes
 from v2v_jax.system.console import progress
 from v2v_jax.system.jobs import Backend, Job, Report, Tick, run_jobs
+from v2v_jax.system.paths import check_array_path
 from v2v_jax.system.whole_files import is_temporary, write_text
 
 _CHECK_FRAMES = 64  # that are read at a time
@@ -135,14 +137,15 @@ def _claim_folder(labels: LabelSet, teacher: Teacher) -> None:
         "size": list(labels.size) if labels.size else None,
     }
     path = pathlib.Path(labels.output, SET)
+    check_array_path(path.parent.absolute())
     try:
         os.makedirs(labels.output, exist_ok=True)
         if not path.exists():
             write_text(path, json.dumps(mine, indent=1) + "\n")
     except OSError as error:
         raise DataError(
-            f"Labels cannot be written to {labels.output} ({error.strerror}); choose another "
-            "--output."
+            f"Labels cannot be written to {labels.output} ({causes.reason(error)}); "
+            f"{causes.for_writing(error)}."
         ) from error
     found = read_set(labels.output)
     if found != mine:

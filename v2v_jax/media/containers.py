@@ -28,7 +28,10 @@ def open_input(path: str | os.PathLike[str], **options: Any) -> av.container.Inp
       av.error.FFmpegError, OSError: it cannot be opened, or is in none of the known formats.
     """
     known = {"protocol_whitelist": "file", "format_whitelist": f"{_VIDEO},{_SOUND}"}
-    return av.open(os.path.abspath(path), container_options=known, **options)
+    # Titles and names of tracks are in whatever code their writer had; nobody reads them here.
+    return av.open(
+        os.path.abspath(path), container_options=known, metadata_errors="replace", **options
+    )
 
 
 def demuxed(

@@ -23,6 +23,8 @@ import av
 import numpy as np
 
 from v2v_jax.errors import DataError
+from v2v_jax.system import causes
+from v2v_jax.system.paths import local_path
 from v2v_jax.system.whole_files import write_bytes
 
 _MAX_SIDE = 100_000
@@ -63,7 +65,7 @@ def read_flow(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
       DataError: the file does not exist, is of no such format, truncated or damaged, or claims
         more than 100,000 pixels a side (PNG: 2^25 pixels in all).
     """
-    path = os.fspath(path)
+    path = local_path(os.fspath(path))
     if not os.path.isfile(path):
         reason = "is not a regular file" if os.path.exists(path) else "does not exist"
         raise DataError(f"Flow file {path} {reason}; check the path.")
@@ -75,9 +77,9 @@ def read_flow(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
             f"Flow file {path} cannot be read: {error}; fetch it again or remove it."
         ) from error
     except OSError as error:
+        remedy = causes.for_reading(error) or "check the path"
         raise DataError(
-            f"Flow file {path} cannot be read ({error.strerror or error}); check the path and its "
-            "permissions."
+            f"Flow file {path} cannot be read ({causes.reason(error)}); {remedy}."
         ) from error
     flow = np.zeros(vectors.shape, np.float32)
     np.copyto(flow, vectors, where=valid[..., None])
@@ -105,7 +107,7 @@ def write_flow(
         invalid.
       DataError: the folder does not exist, cannot be written, or the disk is full.
     """
-    path = os.fspath(path)
+    path = local_path(os.fspath(path))
     extension = os.path.splitext(path)[1].lower()
     if extension not in _ENCODERS:
         raise ValueError(f"write_flow cannot write {path}; it must end in .flo, .png or .pfm.")
@@ -115,8 +117,7 @@ def write_flow(
         write_bytes(path, data)
     except OSError as error:
         raise DataError(
-            f"Cannot write flow file {path} ({error.strerror or error}); choose an existing, "
-            "writable folder with enough space."
+            f"Cannot write flow file {path} ({causes.reason(error)}); {causes.for_writing(error)}."
         ) from error
 
 

@@ -8,14 +8,17 @@ picture and leave the same things out: hidden files, which are half written or c
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import logging
 
+from v2v_jax.errors import DataError
+from v2v_jax.system import causes
 from v2v_jax.system.natural_order import natural_key
 
 # In lower case; letter case does not count. All are containers or streams that `video` opens.
@@ -45,26 +48,29 @@ class LeftOut:
     Attributes:
       hidden: hidden files that look like data by their extension.
       broken: links that lead nowhere (and pipes and devices).
+      closed: folders that may not be read.
       others: number of files of each other extension.
     """
 
     hidden: list[str] = dataclasses.field(default_factory=list)
     broken: list[str] = dataclasses.field(default_factory=list)
+    closed: list[str] = dataclasses.field(default_factory=list)
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def report(self, where: str) -> None:
         """Warns once of what was left out of a folder or dataset; says nothing if nothing was."""
         parts = [
-            f"{_count(len(names), what)} ({_some(sorted(names))})"
+            f"{_count(len(names), what)} ({some(sorted(names))})"
             for what, names in (
                 ("hidden file", self.hidden),
                 ("broken link", self.broken),
+                ("closed folder", self.closed),
             )
             if names
         ]
         if self.others:
             kinds = [f"{ext or 'no extension'}: {n}" for ext, n in self.others.most_common()]
-            parts.append(f"{_count(self.others.total(), 'file')} of other kinds ({_some(kinds)})")
+            parts.append(f"{_count(self.others.total(), 'file')} of other kinds ({some(kinds)})")
         sentence = f"{where}: left out {'; '.join(parts)}."
         with _lock:
             new = bool(parts) and sentence not in _said
@@ -92,7 +98,7 @@ def find_videos(folder: str | os.PathLike[str]) -> list[str]:
         for start in waiting:
             names += _search(folder, start, searched, links, left_out)
         waiting = [link for link in links if _is_new(link, searched)]
-    if names:
+    if names or left_out.closed:
         left_out.report(f"Folder {folder}")
     return sorted(names, key=natural_key)
 
@@ -102,7 +108,8 @@ def _search(
 ) -> list[str]:
     """The videos below `start`, relative to `root`; linked folders are put into `links`."""
     names = []
-    for parent, folders, files in os.walk(start):
+    note = lambda error: left_out.closed.append(error.filename)
+    for parent, folders, files in os.walk(start, onerror=note):
         visible = sorted(name for name in folders if not is_hidden(name))
         linked = [name for name in visible if os.path.islink(os.path.join(parent, name))]
         links += [os.path.join(parent, name) for name in linked]
@@ -141,7 +148,8 @@ def list_files(
     """As `list_pictures`, for other extensions (in lower case)."""
     folder = os.fspath(folder)
     found = LeftOut() if left_out is None else left_out
-    with os.scandir(folder) as entries:  # which knows what is a file without asking for each
+    # Which knows what is a file without asking for each.
+    with _readable(folder), os.scandir(folder) as entries:
         files = {entry.name: entry.is_file() for entry in entries if not entry.is_dir()}
     names = _choose(folder, files, files.__getitem__, extensions, found)
     if left_out is None and names:
@@ -152,10 +160,24 @@ def list_files(
 def list_folders(folder: str | os.PathLike[str]) -> list[str]:
     """The names of the subfolders that are not hidden, links to folders too, in natural order."""
     folder = os.fspath(folder)
-    names = (name for name in os.listdir(folder) if not is_hidden(name))
+    with _readable(folder):
+        names = [name for name in os.listdir(folder) if not is_hidden(name)]
     return sorted(
         (name for name in names if os.path.isdir(os.path.join(folder, name))), key=natural_key
     )
+
+
+@contextlib.contextmanager
+def _readable(folder: str) -> Iterator[None]:
+    """DataError for a folder that is there and may not be read."""
+    try:
+        yield
+    except OSError as error:
+        if not causes.is_refusal(error):
+            raise
+        raise DataError(
+            f"Folder {folder} cannot be read ({causes.reason(error)}); {causes.for_reading(error)}."
+        ) from error
 
 
 def _choose(
@@ -191,6 +213,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are, for a message."""
     shown = ", ".join(names[:_SHOWN])
     return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

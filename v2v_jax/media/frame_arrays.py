@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,18 @@ from v2v_jax.errors import DataError
 
 _COLORS = (1, 3, 4)  # grey, RGB, RGB and opacity
 _DEEPER = (10, 12, 16)  # bits a value of cameras and medical scanners, beside 8
+
+
+def check_size(size: Any) -> None:
+    """Raises ValueError unless `size` is None, or an (H,W) that frames can be resized to."""
+    if size is None:
+        return
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"size is {size!r}; expected (H,W), two whole numbers of at least 1.")
 
 
 def check_video(video: Any) -> np.ndarray:

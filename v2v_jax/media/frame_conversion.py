@@ -7,6 +7,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from v2v_jax.media.frame_arrays import check_size
+
 # swscale widens the bicubic kernel by the reduction factor, so shrinking does not alias; "area"
 # jumps between 1 and 2 source pixels at factors like UCF101's 1.875.
 INTERPOLATION = Interpolation.BICUBIC
@@ -16,7 +18,8 @@ class FrameConverter:
     """Converts decoded frames to RGB (H,W,3) uint8, upright and of one size."""
 
     def __init__(self, size: tuple[int, int] | None) -> None:
-        """size: (H,W); None takes the first frame's."""
+        """size: (H,W); None takes the first frame's. ValueError for another one."""
+        check_size(size)
         self._size = size
         # Scaling to planes is nearly three times as fast as to interleaved colours, with the same
         # result; without scaling it is the other way round.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from fractions import Fraction
 from typing import Any
 
@@ -26,6 +27,9 @@ from v2v_jax.system.paths import local_path
 
 # (T,H,W,3) uint8, a path, or an iterable of frames.
 Video = np.ndarray | str | os.PathLike | Iterable[np.ndarray]
+
+# Iterables whose items are no frames, or come in no order.
+_NO_FRAMES = (bytes, bytearray, Mapping, Set, io.IOBase)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +73,14 @@ def open_source(video: Video | FrameSource) -> FrameSource:
     if isinstance(video, FrameSource):
         return video
     if isinstance(video, (str, os.PathLike)):
+        if not os.fspath(video):
+            raise DataError("The video's path is empty; give a video, or a folder of its frames.")
         path = pathlib.Path(local_path(os.fspath(video)))
-        if path.suffix.lower() in PICTURE_EXTENSIONS and path.is_file():
+        if path.suffix.lower() in PICTURE_EXTENSIONS and os.path.isfile(path):
             raise DataError(
                 f"Video {path} is one picture; give a video, or a folder with a video's frames."
             )
-        if path.is_dir():
+        if os.path.isdir(path):
             names = list_pictures(path)
             if not names:
                 raise DataError(
@@ -96,12 +102,12 @@ def open_source(video: Video | FrameSource) -> FrameSource:
             *(frames, str(path), stream.fps, stream.num_frames, aspect, stream.times, stream.tick),
             read=_reader(path),
         )
-    if hasattr(video, "__array__"):
+    if hasattr(video, "__array__") or isinstance(video, memoryview):
         array = check_video(video)
         read = lambda start, stop: array[start:stop]
         frames = _checked(array, "The video")
         return FrameSource(frames, "the video", None, len(array), read=read)
-    if not isinstance(video, Iterable) or isinstance(video, (bytes, Mapping)):
+    if not isinstance(video, Iterable) or isinstance(video, _NO_FRAMES):
         raise DataError(
             f"The video is {type(video).__name__}; expected a path, an array (T,H,W,3) uint8 RGB, "
             "or an iterable of frames."

@@ -22,6 +22,7 @@ import numpy as np
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.label_codes import KINDS, STEPS, KindName, LabelKind, decode
+from v2v_jax.system import causes
 from v2v_jax.system.json_files import parse_object
 
 FORMAT = 1
@@ -74,8 +75,18 @@ def suffix(field: str) -> str:
 
 
 def label_path(folder: str | os.PathLike[str], name: str, field: str = "flow") -> str:
-    """Where the labels of the video `name`, a path relative to the videos' folder, are."""
-    return os.path.join(os.fspath(folder), name + suffix(field))
+    """Where the labels of the video `name`, a path relative to the videos' folder, are.
+
+    TensorStore, which writes them, cannot have a backslash in a path, or bytes that are no UTF-8:
+    they are written as in addresses, %5C and %E9.
+    """
+    quoted = "".join(
+        "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
+        if letter == "\\" or "\ud800" <= letter <= "\udfff"
+        else letter
+        for letter in name
+    )
+    return os.path.join(os.fspath(folder), quoted + suffix(field))
 
 
 def read_set(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -88,6 +99,8 @@ def read_set(folder: str | os.PathLike[str]) -> dict[str, Any]:
         with open(os.path.join(folder, SET), encoding="utf-8") as file:
             return {"field": "flow", "label_names": []} | parse_object(file.read())
     except (OSError, ValueError) as error:
+        if causes.is_refusal(error):
+            raise _refused(os.path.join(folder, SET), error) from error
         raise DataError(
             f"{os.fspath(folder)} is not a folder of labels: {SET} cannot be read; make labels "
             "with v2v label."
@@ -217,6 +230,8 @@ class StoredLabels:
             try:
                 codes[: last - start] = self._opened()[start:last].read().result()
             except ValueError as error:
+                if causes.is_refusal(error):
+                    raise _refused(self.path, error) from error
                 raise CorruptVideoError(
                     f"Labels {self.path} are damaged at frames {start}..{last} "
                     f"({_reason(error)}); delete them and {_REMEDY}."
@@ -269,6 +284,8 @@ def read_info(path: str | os.PathLike[str]) -> LabelInfo:
             raise ValueError(f"kind {fields['kind']}, this program knows {', '.join(KINDS)}")
         return LabelInfo(**fields)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if causes.is_refusal(error):
+            raise _refused(path, error) from error
         raise DataError(
             f"Labels {path} cannot be read ({_reason(error)}); delete them and {_REMEDY}."
         ) from error
@@ -309,13 +326,19 @@ def _open(spec: dict[str, Any], **options: Any) -> Any:
     return tensorstore.open(spec, **options).result()
 
 
+def _refused(path: str, error: Exception) -> DataError:
+    """The error for labels that the system did not let be read, which may be as good as ever."""
+    return DataError(
+        f"Labels {path} cannot be read ({causes.reason(error)}); {causes.for_reading(error)}."
+    )
+
+
 def _cannot_write(path: str, error: Exception) -> DataError:
     return DataError(
-        f"Labels {path} cannot be written ({_reason(error)}); choose a writable folder with "
-        "enough space."
+        f"Labels {path} cannot be written ({_reason(error)}); {causes.for_writing(error)}."
     )
 
 
 def _reason(error: Exception) -> str:
     """The first clause of a message: TensorStore's go on with specifications."""
-    return str(error).partition(" [")[0][:200] or type(error).__name__
+    return causes.reason(error).partition(" [")[0] or type(error).__name__

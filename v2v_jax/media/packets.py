@@ -50,7 +50,7 @@ def scan_packets(
         if packet.stream.index == stream.index:
             packets.append(Packet(*(getattr(packet, name) for name in Packet._fields)))
         if len(packets) > _MAX_FRAMES:
-            raise corrupt(path, f"it holds more than {_MAX_FRAMES} frames")
+            raise corrupt(path, f"it holds more than {_MAX_FRAMES} frames", "cut it into parts")
     promised = (container.duration or 0) / av.time_base
     if "matroska" in container.format.name and end < promised - _DURATION_TOLERANCE:
         raise corrupt(path, f"its header promises {promised:.1f} s, it holds {end:.1f} s")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.media.frame_arrays import check_size
+from v2v_jax.system import causes
 
 MAX_PIXELS = 1 << 26  # of one picture: cameras have 61 million, and a decoded one takes 256 MiB
 _MAX_BYTES = 1 << 30  # of one file
@@ -29,10 +32,12 @@ _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What Pillow raises for pictures that are damaged, or claim to be huge.
 _ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, TypeError),
-    *(MemoryError, struct.error, zlib.error),
+    *(NotImplementedError, struct.error, zlib.error),
     PIL.Image.DecompressionBombError,
     PIL.Image.DecompressionBombWarning,  # where warnings are errors
 )
+# What Pillow says of variants that it cannot read, or not as it is installed.
+_NOT_KNOWN = re.compile(r"(?i)unsupported|not (supported|implemented|available)|cannot handle")
 Kind = Literal["grey", "palette", "colour", "other"]
 # By Pillow's mode; those of 16-bit grey begin with I;16. Mode I is of 32 bits but for PGM files.
 _KINDS: dict[str, Kind] = {
@@ -107,7 +112,9 @@ class Picture:
         Raises:
           CorruptVideoError: the picture is damaged.
           DataError: it is of a kind that cannot be shown faithfully.
+          ValueError: `size` is none.
         """
+        check_size(size)
         sixteen = self._is_16_bit()
         if self.kind == "other" or (self.mode == "I" and not sixteen):
             raise self._not_shown()
@@ -185,11 +192,18 @@ class Picture:
                 f"Picture {self.name} cannot be read (it has none of the formats "
                 f"{', '.join(_FORMATS)}); convert it, or fetch or unpack it again."
             ) from error
+        except MemoryError as error:
+            raise CorruptVideoError(
+                f"Picture {self.name} cannot be read ({causes.reason(error)}); "
+                f"{causes.for_reading(error)}."
+            ) from error
         except _ERRORS as error:
             reason = str(error).split("\n")[0][:100] or type(error).__name__
+            remedy = "expected a complete picture file, so fetch or unpack it again"
+            if _NOT_KNOWN.search(reason):
+                remedy = "convert it to PNG"
             raise CorruptVideoError(
-                f"Picture {self.name} cannot be read ({reason}); expected a complete picture "
-                "file, so fetch or unpack it again."
+                f"Picture {self.name} cannot be read ({reason}); {remedy}."
             ) from error
 
 
@@ -202,11 +216,11 @@ def _read_file(path: str, name: str) -> bytes:
             if os.fstat(file.fileno()).st_size > _MAX_BYTES:
                 raise OSError(None, f"it has more than {_MAX_BYTES >> 20} MiB")
             return file.read()
-    except OSError as error:
-        raise CorruptVideoError(
-            f"Picture {name} cannot be read ({error.strerror or error}); check the path and its "
-            "permissions."
-        ) from error
+    except (OSError, MemoryError) as error:
+        remedy = causes.for_reading(error) or "check the path"
+        kind = DataError if causes.is_of_machine(error) else CorruptVideoError
+        message = f"Picture {name} cannot be read ({causes.reason(error)}); {remedy}."
+        raise kind(message) from error
 
 
 def _orientation(image: PIL.Image.Image) -> int:

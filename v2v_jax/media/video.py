@@ -7,9 +7,12 @@ decoder with a single thread: many threads read many files at once and none wait
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
+import operator
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -30,6 +33,7 @@ from v2v_jax.media.packets import (
     seekable_times,
 )
 from v2v_jax.media.video_writer import write_video
+from v2v_jax.system import causes
 from v2v_jax.system.paths import local_path
 
 __all__ = ["VideoFile", "VideoStream", "read_video", "write_video"]
@@ -66,10 +70,7 @@ class VideoFile:
           CorruptVideoError: it is no video, or is empty, truncated or damaged; or claims more than
             2^25 pixels or holds more than 2^22 frames.
         """
-        self.path = local_path(os.fspath(path))
-        if not os.path.isfile(self.path):
-            reason = "is not a regular file" if os.path.exists(self.path) else "does not exist"
-            raise DataError(f"Video {self.path} {reason}; check the path.")
+        self.path = _existing(path)
         with _opened(self.path) as (container, stream):
             tick, claimed = stream.time_base, stream.average_rate
             packets = scan_packets(self.path, container, stream)
@@ -114,9 +115,11 @@ class VideoFile:
           (T,H,W,3) uint8 RGB, 0..255, T = stop - start.
 
         Raises:
-          ValueError: frames that the video does not have.
+          ValueError: frames that the video does not have, or a `size` that is none.
+          TypeError: a number of a frame that is not a whole one.
           CorruptVideoError: a frame cannot be decoded.
         """
+        start, stop = operator.index(start), operator.index(stop)
         if not 0 <= start < stop <= self.num_frames:
             raise ValueError(
                 f"Frames {start}..{stop} of video {self.path}: it has {self.num_frames} frames; "
@@ -218,9 +221,7 @@ class VideoStream:
           DataError: the file does not exist.
           CorruptVideoError: it is no video.
         """
-        self.path = local_path(os.fspath(path))
-        if not os.path.isfile(self.path):
-            raise DataError(f"Video {self.path} does not exist; check the path.")
+        self.path = _existing(path)
         with _opened(self.path) as (container, stream):
             self.fps = _first_rate(container, stream)
             self.tick = stream.time_base
@@ -303,6 +304,21 @@ class _FrameWriter:
         self.count += 1
 
 
+def _existing(path: str | os.PathLike[str]) -> str:
+    """The path of a regular file; DataError if there is none, or if that cannot be known."""
+    place = local_path(os.fspath(path))
+    try:
+        regular = stat.S_ISREG(os.stat(place).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # of a \\0 in it
+        raise DataError(f"Video {place} does not exist; check the path.") from error
+    except OSError as error:
+        why, remedy = causes.reason(error), causes.for_reading(error)
+        raise DataError(f"Video {place} cannot be read: {why}; {remedy or 'check it'}.") from error
+    if not regular:
+        raise DataError(f"Video {place} is not a regular file; check the path.")
+    return place
+
+
 @contextlib.contextmanager
 def _opened(
     path: str, threads: int = 1
@@ -331,8 +347,23 @@ def _opened(
                     "scale it down",
                 )
             yield container, stream
+    except av.error.ExitError as error:  # by our own limit
+        raise _refused(path, TimeoutError(errno.ETIMEDOUT, "")) from error
+    except (av.error.PatchWelcomeError, av.error.DecoderNotFoundError) as error:
+        raise corrupt(path, error.strerror, "convert it to H.264") from error
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise corrupt(path, getattr(error, "strerror", None) or str(error)) from error
+        # Not EIO, which FFmpeg gives at the end of files that break off.
+        if causes.is_refusal(error) or isinstance(error, FileNotFoundError):
+            raise _refused(path, error) from error
+        raise corrupt(path, causes.reason(error)) from error
+
+
+def _refused(path: str, error: Exception) -> DataError:
+    """The error for a file that the system did not let be read: nothing is known of its content."""
+    why, remedy = causes.reason(error), causes.for_reading(error) or ""
+    if causes.is_of_machine(error):  # it would be the same with every other file
+        return DataError(f"Video {path} cannot be read: {why}; {remedy}.")
+    return corrupt(path, why, remedy)
 
 
 def _container(path: str) -> av.container.InputContainer:
@@ -353,7 +384,7 @@ def _decode(
     deadline = time.monotonic() + _STUCK
     for packet in demuxed(container, stream):
         if time.monotonic() > deadline:
-            raise corrupt(path, f"no frame came within {_STUCK:.0f} s")
+            raise corrupt(path, f"no frame came within {_STUCK:.0f} s", "convert it or remove it")
         if packet.size == 0 and packet.dts is not None:
             continue  # a dropped frame in an AVI file; the decoder would take it for the end
         if trust_times and packet.pts is not None:

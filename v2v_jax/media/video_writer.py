@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -17,6 +16,8 @@ from v2v_jax.errors import DataError
 from v2v_jax.media.clock import Shown
 from v2v_jax.media.containers import open_output
 from v2v_jax.media.sound import Sound
+from v2v_jax.system import causes
+from v2v_jax.system.paths import local_path
 from v2v_jax.system.whole_files import discard, publish, temporary_path
 
 # Of x264, from the quickest to the one that tries hardest.
@@ -71,7 +72,7 @@ class VideoWriter:
           ValueError: another extension, a bad `fps`.
           DataError: the folder does not exist or cannot be written.
         """
-        self.path = os.fspath(path)
+        self.path = local_path(os.fspath(path))
         if not self.path.lower().endswith(".mp4"):
             raise ValueError(f"Videos are written as MP4 files; {self.path} must end in .mp4.")
         if not 0.01 <= fps < 1000:
@@ -202,12 +203,7 @@ def write_video(
 
 def cannot_write(path: str, error: Exception) -> DataError:
     """The sentence for a file that could not be written."""
-    reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return DataError(f"Cannot write {path}: the disk is full; make room or choose another one.")
-    return DataError(
-        f"Cannot write {path} ({reason}); choose an existing, writable folder with enough space."
-    )
+    return DataError(f"Cannot write {path} ({causes.reason(error)}); {causes.for_writing(error)}.")
 
 
 def _check_frame(frame: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from v2v_jax.pretrained import caffe, hdf5, numpy_archive, pytorch
 from v2v_jax.pretrained.mapped_file import MappedFile
 from v2v_jax.pretrained.weights import Params, Weights, assemble
 from v2v_jax.run import weight_file
+from v2v_jax.system.paths import local_path
 
 
 def load_c3d(path: str | os.PathLike[str]) -> Params:
@@ -41,7 +42,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
       WeightsError: it cannot be read, is of no known format, damaged, or holds other than numbers;
         a layer is incomplete or of a wrong shape.
     """
-    path = os.fspath(path)
+    path = local_path(os.fspath(path))
     if os.path.isdir(path):
         from v2v_jax.pretrained.folders import read_folder  # here: it needs orbax
 

@@ -27,6 +27,7 @@ from absl import logging
 from v2v_jax.errors import CheckpointError
 from v2v_jax.run import manifest, stored_state, tensorstore_leak
 from v2v_jax.run.stored_checkpoints import BEST, METRICS, StoredCheckpoints, reason, title
+from v2v_jax.system import causes
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import sync_folder
 
@@ -267,9 +268,12 @@ class Checkpoints(StoredCheckpoints):
         step, error = self._failure
         earlier = sorted(self._steps())
         left = f"the last good one is step {earlier[-1]}" if earlier else "there is none yet"
+        remedy = "make room there or choose another --workdir"
+        if not causes.is_full(error):
+            remedy = causes.for_writing(error)
         return (
             f"The checkpoint of step {step} cannot be written to {self.directory} "
-            f"({reason(error)}); {left}. Make room there or choose another --workdir."
+            f"({reason(error)}); {left}. {remedy[0].upper()}{remedy[1:]}."
         )
 
     def _lock_and_tidy(self) -> None:
@@ -289,8 +293,8 @@ class Checkpoints(StoredCheckpoints):
         except OSError as error:
             self._held.close()
             raise CheckpointError(
-                f"Cannot create the folder {self.directory}, or write there ({error.strerror}); "
-                "choose another --workdir."
+                f"Cannot create the folder {self.directory}, or write there "
+                f"({causes.reason(error)}); {causes.for_writing(error)}, as another --workdir."
             ) from error
 
     def _tidy(self) -> None:

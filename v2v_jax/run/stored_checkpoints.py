@@ -16,7 +16,9 @@ from jax.experimental import multihost_utils
 
 from v2v_jax.errors import CheckpointError, ConfigError, UserError
 from v2v_jax.run import manifest, stored_state
+from v2v_jax.system import causes
 from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.paths import check_array_path
 from v2v_jax.tasks import TASKS, stored_options
 
 # What must agree for a checkpoint to continue a run or to be evaluated with a configuration.
@@ -45,6 +47,7 @@ class StoredCheckpoints:
     ):
         """See `Checkpoints`."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        check_array_path(self.directory)
         self._about = dict(about)
         self._headline, self._better = headline, better
         self._good: dict[int, bool] = {}  # steps that were verified
@@ -121,6 +124,8 @@ class StoredCheckpoints:
                 manifest.verify(folder, title(step))
                 self._good[step] = True
             except (manifest.Damaged, OSError) as error:
+                if causes.is_refusal(error):
+                    raise CheckpointError(_refused(folder, error)) from error
                 self._good[step] = False
                 logging.error("%s%s", damaged(folder, error), self._kept_as(step))
         return self._good[step]
@@ -203,10 +208,14 @@ class StoredCheckpoints:
             result = read(folder, *args)
         except stored_state.Unreadable as error:
             failure = error
+        refused = failure is not None and causes.is_refusal(failure)
         if jax.process_count() > 1:
-            failed = multihost_utils.process_allgather(np.array(failure is not None)).any()
+            mine = np.array([failure is not None, refused])
+            failed, refused = multihost_utils.process_allgather(mine).any(0).tolist()
             if failed and failure is None:
                 failure = stored_state.Unreadable("another process cannot read it")
+        if failure is not None and refused:
+            raise CheckpointError(_refused(folder, failure)) from failure
         if failure is not None:
             raise _UnreadableError(damaged(folder, failure), step) from failure
         return result
@@ -263,6 +272,12 @@ def _optimizer(about: Mapping[str, Any]) -> Mapping[str, Any]:
 def title(step: int) -> str:
     """The title of a step's manifest."""
     return f"v2v_jax checkpoint of step {step}"
+
+
+def _refused(folder: pathlib.Path, error: Exception) -> str:
+    """A sentence about a checkpoint that the system did not let be read, which may be sound."""
+    remedy = causes.for_reading(error) or "see the other process's message"
+    return f"The checkpoint {folder} cannot be read ({causes.reason(error)}); {remedy}."
 
 
 def damaged(folder: pathlib.Path, error: Exception) -> str:

@@ -37,9 +37,11 @@ class Lines:
 
     def _print(self) -> None:
         wait = self._first
-        while not self._ended.wait(wait):
-            console.print(self._line())
-            wait = LINE_EVERY
+        # Who listens may be gone, or their disk full: the work's own lines will say so.
+        with contextlib.suppress(OSError):
+            while not self._ended.wait(wait):
+                console.print(self._line())
+                wait = LINE_EVERY
 
     def __enter__(self) -> Lines:
         if not console.is_terminal:

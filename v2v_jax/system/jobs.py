@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from absl import logging
 
 from v2v_jax.errors import ConfigError, DataError, UserError
+from v2v_jax.system import causes
 from v2v_jax.system.console import JobsBar, console
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
@@ -247,7 +248,11 @@ def _do(
     except UserError as error:
         return str(error)
     except OSError as error:
-        return f"{error.strerror or error} ({error.filename or job.output})"
+        where = os.fsdecode(error.filename2 or error.filename or job.output)
+        if is_temporary(os.path.basename(where)):
+            where = job.output
+        remedy = causes.for_reading(error) if where == job.source else causes.for_writing(error)
+        return f"{where} cannot be used ({causes.reason(error)}); {remedy or 'check it'}."
     except Exception as error:  # a bug must not cost the other videos
         logging.error("%s failed:\n%s", job.name, traceback.format_exc())
         return f"{type(error).__name__}: {error}"
@@ -278,7 +283,8 @@ def _lock(folder: str | os.PathLike[str] | None, held: contextlib.ExitStack) -> 
         ) from error
     except OSError as error:
         raise DataError(
-            f"Output folder {os.fspath(folder)} cannot be used ({error.strerror}); choose another."
+            f"Output folder {os.fspath(folder)} cannot be used ({causes.reason(error)}); "
+            f"{causes.for_writing(error)}."
         ) from error
 
 

@@ -8,6 +8,8 @@ import urllib.parse
 
 from v2v_jax.errors import DataError
 
+# What TensorStore cannot have in a path; without a word it would write elsewhere, or nothing.
+_NOT_OF_ARRAYS = re.compile("[\\\\\ud800-\udfff]")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -25,6 +27,19 @@ def local_path(text: str) -> str:
         if address.netloc in ("", "localhost"):
             return urllib.parse.unquote(address.path)
     raise DataError(
-        f"{text} is an address, and only files of this machine are read; fetch it first, and give "
-        "its path."
+        f"{text} is an address, and only files of this machine are read and written; give a path "
+        "(of what lies elsewhere, fetch it first)."
     )
+
+
+def check_array_path(path: str | os.PathLike[str]) -> None:
+    """Refuses a folder that checkpoints or labels cannot be in, before any work is done for it.
+
+    Raises:
+      DataError: there is a backslash in its path, or bytes that are no UTF-8.
+    """
+    if _NOT_OF_ARRAYS.search(os.fspath(path)):
+        raise DataError(
+            f"{os.fspath(path)} has a backslash in it, or letters that are no UTF-8, which the "
+            "library that writes arrays cannot have; choose or rename the folder without them."
+        )

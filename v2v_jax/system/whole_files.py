@@ -31,8 +31,11 @@ _LONGEST_NAME = 255  # bytes, of nearly all file systems
 
 
 def write_text(path: StrPath, text: str, *, durable: bool = True) -> None:
-    """Writes a UTF-8 file whole or not at all; durable: it is on the disk when this returns."""
-    write_bytes(path, text.encode(), durable=durable)
+    """Writes a UTF-8 file whole or not at all; durable: it is on the disk when this returns.
+
+    Bytes of a file's name that are no UTF-8 are written as \\udcNN, as Python shows them.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"), durable=durable)
 
 
 def write_bytes(path: StrPath, data: bytes, *, durable: bool = True) -> None:
@@ -180,7 +183,17 @@ def _began(pid: int) -> int | None:
 
 
 def _prefix(path: pathlib.Path) -> str:
-    """How the temporary names of `path` begin; short enough for the rest of them."""
-    rest = len(f"..{'0' * 32}{_PART}{path.suffix}".encode())
-    stem = path.stem.encode()[: max(_LONGEST_NAME - rest, 0)].decode(errors="ignore")
+    """How the temporary names of `path` begin; short enough for the rest of them.
+
+    Names are bytes to Linux, perhaps of another code than UTF-8: they are measured as such. One
+    that has to be cut keeps a sum of the whole, so that no other file's names begin alike.
+    """
+    stem = path.stem
+    rest = len(os.fsencode(f"..{'0' * 32}{_PART}{path.suffix}"))
+    most = _LONGEST_NAME - rest
+    if len(os.fsencode(stem)) > most:
+        end = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
+        while stem and len(os.fsencode(stem + end)) > most:
+            stem = stem[:-1]
+        stem += end
     return f".{stem}."

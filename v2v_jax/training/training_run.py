@@ -14,6 +14,7 @@ from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import TrainState
 from v2v_jax.run.metrics_log import EVALUATION, MetricsLog
 from v2v_jax.run.sessions import Session
+from v2v_jax.system import causes
 from v2v_jax.system.console import console, waiting
 from v2v_jax.system.whole_files import is_temporary, write_text
 from v2v_jax.training import heap
@@ -187,6 +188,5 @@ def _written_in(workdir: pathlib.Path) -> Iterator[None]:
         if is_temporary(path.name):
             path = path.parent
         raise CheckpointError(
-            f"Cannot write {path} ({error.strerror}); remove what is in the way, make room, or "
-            "choose another --workdir."
+            f"Cannot write {path} ({causes.reason(error)}); {causes.for_writing(error)}."
         ) from error

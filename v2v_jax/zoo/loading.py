@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from v2v_jax.errors import CheckpointError
+from v2v_jax.system.paths import local_path
 from v2v_jax.zoo import index
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def resolve(path: str | os.PathLike[str]) -> str:
     Raises:
       CheckpointError: the file is not the one that was shipped.
     """
-    path = os.fspath(path)
+    path = local_path(os.fspath(path))
     if not os.path.lexists(path) and path in [entry.name for entry in index.read_index()]:
         return str(index.find(path))
     return path

@@ -7,6 +7,7 @@ back the same, and a video that is added or missing changes the choice by one at
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ def fold_of(
 def _by_hash(names: Sequence[str], group: Callable[[str], str]) -> list[str]:
     """The groups, in an order that the name of each decides alone."""
     return sorted(
-        {group(name) for name in names}, key=lambda text: hashlib.sha256(text.encode()).digest()
+        {group(name) for name in names}, key=lambda text: hashlib.sha256(os.fsencode(text)).digest()
     )
 
 

@@ -111,8 +111,8 @@ def _report(
     if len(corrupt) > max(1, _MAX_CORRUPT_SHARE * count) or (corrupt and not listing.videos):
         raise TooManyCorruptError(
             f"Dataset {dataset}: {len(corrupt)} of {count} videos cannot be read "
-            f"({some_of([name for name, _ in corrupt])}), more than one in a hundred; fetch or "
-            f"prepare the data again. The first: {corrupt[0][1]}",
+            f"({some_of([name for name, _ in corrupt])}), more than one in a hundred. The first: "
+            f"{corrupt[0][1]}",
             corrupt,
         )
     if not listing.videos:

@@ -29,6 +29,7 @@ from v2v_jax.datasets.cache.cache_files import (
     write_manifest,
 )
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.system import causes
 from v2v_jax.system.locks import locked
 from v2v_jax.system.whole_files import discard, leftovers, publish, temporary_path
 
@@ -235,7 +236,8 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"The cache {path} cannot be written ({error.strerror or error}); {REMEDY}."
+            f"The cache {path} cannot be written ({causes.reason(error)}); "
+            f"{causes.for_writing(error)}, or leave data.cache out."
         ) from error
 
 

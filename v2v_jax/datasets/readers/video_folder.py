@@ -102,7 +102,7 @@ def _hash_split(names: Sequence[str], test_share: float) -> dict[str, list[str]]
     """Splits by a hash of the file name; of two or more videos each split gets at least one."""
 
     def position(name: str) -> float:
-        digest = hashlib.sha256(os.path.basename(name).encode()).digest()
+        digest = hashlib.sha256(os.fsencode(os.path.basename(name))).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
     positions = [position(name) for name in names]
