@@ -286,6 +286,24 @@ def test_per_cent_signs_in_names(tmp_path, run):
         assert status == 0 and (tmp_path / "out" / made).is_file(), out
 
 
+def test_videos_that_differ_in_their_extension_alone(tmp_path, run):
+    """As a camera's 1.mts and 1.mp4; the names of the others stay."""
+    make_videos(tmp_path, "videos/1.mp4", "videos/2.mp4", "videos/deep/1.mp4")
+    os.link(tmp_path / "videos" / "1.mp4", tmp_path / "videos" / "1.mov")
+    for output, made in (
+        ("out/{name}.mp4", {"1.mp4.mp4", "1.mov.mp4", "2.mp4", "deep/1.mp4"}),
+        ("frames/{name}/%d.png", {"1.mp4/0.png", "1.mov/0.png", "2/0.png", "deep/1/0.png"}),
+        ("videos/out/{name}.mp4", {"1.mp4.mp4", "1.mov.mp4", "2.mp4", "deep/1.mp4"}),
+    ):
+        for done in ("4 done", "0 done"):
+            status, out, err = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/{output}")
+            assert status == 0 and done in out, out + err
+        folder = tmp_path / output.partition("/{name}")[0]
+        assert {name for name in contents(folder) if not name.endswith("1.png")} == made
+    status, out, err = run(f"--video={tmp_path}/videos", f"--output={tmp_path}/videos/{{name}}.mp4")
+    assert status == 1 and "would replace" in err
+
+
 def test_names_of_any_code(tmp_path, run):
     """Names are bytes to Linux, of Latin-1 or Shift-JIS where an old archive was unpacked."""
     make_videos(tmp_path, "videos/a.mp4")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
+from collections.abc import Mapping
 
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.media.folders import find_videos, list_pictures, some
 from v2v_jax.system.jobs import Job
 
-NAME = "{name}"  # in an output: the video's path in the folder, without extension
+# In an output: the video's path in the folder, without extension where that tells it from others.
+NAME = "{name}"
 
 
 def holds_videos(folder: str | os.PathLike[str], output: str = "") -> bool:
@@ -50,9 +53,13 @@ def plan_jobs(folder: str, output: str, *, overwrite: bool) -> list[Job]:
     _check_template(folder, output)
     videos = find_videos(folder)
     outputs = os.path.dirname(output.partition(NAME)[0])
-    if _is_in(outputs, folder) and os.path.realpath(outputs) != os.path.realpath(folder):
+    beside = os.path.realpath(outputs) == os.path.realpath(folder)
+    if _is_in(outputs, folder) and not beside:
         videos = [video for video in videos if not _is_in(os.path.join(folder, video), outputs)]
-    jobs = [_job(folder, video, output) for video in videos]
+    names = dict(zip(videos, map(_stem, videos), strict=True))
+    if not beside:  # there an output would be taken for a video of that name
+        names = _told_apart(names)
+    jobs = [_job(folder, video, name, output) for video, name in names.items()]
     sources = {os.path.realpath(job.source) for job in jobs}
     replaced = {os.path.realpath(path): job for job in jobs for path in _written_by(job)}
     taken = sources & replaced.keys()
@@ -95,8 +102,17 @@ def is_movie(output: str) -> bool:
     return output.lower().endswith(".mp4")
 
 
-def _job(folder: str, video: str, output: str) -> Job:
-    name = os.path.splitext(video)[0]
+def _stem(video: str) -> str:
+    return os.path.splitext(video)[0]
+
+
+def _told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """Video → its name; with its extension where another one (1.mts, 1.mp4) has the same."""
+    uses = collections.Counter(names.values())
+    return {video: name if uses[name] == 1 else video for video, name in names.items()}
+
+
+def _job(folder: str, video: str, name: str, output: str) -> Job:
     target = output if is_movie(output) else os.path.dirname(output)
     return Job(name, os.path.join(folder, video), target.replace(NAME, name))
 
