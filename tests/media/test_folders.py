@@ -6,6 +6,7 @@ import pytest
 
 from v2v_jax.media import folders
 from v2v_jax.media.folders import LeftOut, find_videos, list_files, list_folders, list_pictures
+from v2v_jax.media.picture_sequence import find_sequences
 
 
 def fill(root, *names):
@@ -90,6 +91,23 @@ def test_files_of_other_kinds_are_counted(tmp_path, caplog):
     assert sentence.endswith(
         "left out 4 files of other kinds (.srt: 2, no extension: 1, .braw: 1)."
     )
+
+
+@pytest.mark.parametrize("run", ["", "run/", "deep/run/"])
+def test_what_a_run_writes_is_no_data(tmp_path, caplog, run):
+    """Where --workdir is in the folder of the videos, or is it: an evaluation's GIF is no video."""
+    results = ["eval/clip0.gif", "eval/clip0.png", "checkpoints/1/a.gif", "config.json"]
+    fill(tmp_path, "a.mp4", "eval2/b.gif", "frames/0.png", *(run + name for name in results))
+    assert find_videos(tmp_path) == ["a.mp4", "eval2/b.gif"]
+    assert f"1 folder of results ({tmp_path / run / 'eval'})" in said(caplog)[0]
+    assert list(find_sequences(tmp_path)) == ["frames"]
+    if not run:
+        assert list_folders(tmp_path) == ["eval2", "frames"]
+
+
+def test_a_folder_that_is_called_like_a_run_s_is_data(tmp_path):
+    fill(tmp_path, "eval/a.mp4", "checkpoints/b.mp4")
+    assert find_videos(tmp_path) == ["checkpoints/b.mp4", "eval/a.mp4"]
 
 
 def test_nothing_is_said_where_nothing_is_found_or_left_out(tmp_path, caplog):

@@ -32,6 +32,7 @@ PICTURE_EXTENSIONS = (
     *(".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 _SHOWN = 5  # names in a message
+_RUN = ("checkpoints", "eval", "tensorboard")  # what is in a run's folder
 _said: set[str] = set()  # both splits of a dataset list the same folder
 _lock = threading.Lock()  # datasets list many folders at once
 
@@ -49,12 +50,14 @@ class LeftOut:
       hidden: hidden files that look like data by their extension.
       broken: links that lead nowhere (and pipes and devices).
       closed: folders that may not be read.
+      results: folders of this program's runs, which hold pictures and videos of an evaluation.
       others: number of files of each other extension.
     """
 
     hidden: list[str] = dataclasses.field(default_factory=list)
     broken: list[str] = dataclasses.field(default_factory=list)
     closed: list[str] = dataclasses.field(default_factory=list)
+    results: list[str] = dataclasses.field(default_factory=list)
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def report(self, where: str) -> None:
@@ -65,6 +68,7 @@ class LeftOut:
                 ("hidden file", self.hidden),
                 ("broken link", self.broken),
                 ("closed folder", self.closed),
+                ("folder of results", self.results),
             )
             if names
         ]
@@ -110,7 +114,9 @@ def _search(
     names = []
     note = lambda error: left_out.closed.append(error.filename)
     for parent, folders, files in os.walk(start, onerror=note):
-        visible = sorted(name for name in folders if not is_hidden(name))
+        results = _of_run(folders, files)
+        left_out.results += [os.path.join(parent, name) for name in results if name == "eval"]
+        visible = sorted(name for name in folders if not is_hidden(name) and name not in results)
         linked = [name for name in visible if os.path.islink(os.path.join(parent, name))]
         links += [os.path.join(parent, name) for name in linked]
         folders[:] = [
@@ -122,6 +128,11 @@ def _search(
         chosen = _choose(parent, files, is_file, VIDEO_EXTENSIONS, left_out)
         names += [os.path.relpath(os.path.join(parent, name), root) for name in chosen]
     return names
+
+
+def _of_run(folders: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
+    """The subfolders that are no data, if these are the names in a run's folder (--workdir)."""
+    return _RUN if "config.json" in files and "checkpoints" in folders else ()
 
 
 def _is_new(folder: str, searched: set[str]) -> bool:
@@ -158,10 +169,15 @@ def list_files(
 
 
 def list_folders(folder: str | os.PathLike[str]) -> list[str]:
-    """The names of the subfolders that are not hidden, links to folders too, in natural order."""
+    """The names of the subfolders that are data, in natural order; links to folders count.
+
+    Those that are hidden, and what a run has in its folder, are none.
+    """
     folder = os.fspath(folder)
     with _readable(folder):
         names = [name for name in os.listdir(folder) if not is_hidden(name)]
+    results = _of_run(names, names)
+    names = [name for name in names if name not in results]
     return sorted(
         (name for name in names if os.path.isdir(os.path.join(folder, name))), key=natural_key
     )
@@ -210,7 +226,8 @@ def _is_file(folder: str, name: str) -> bool:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    first, _, rest = what.partition(" of ")
+    return f"{number} {first}{'s' * (number != 1)}{' of ' * bool(rest)}{rest}"
 
 
 def some(names: Sequence[str]) -> str:
