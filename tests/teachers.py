@@ -17,6 +17,11 @@ def content_flow(first, second):
     return np.stack([first[..., 0] / 4 - second[..., 1] / 8, second[..., 2] / 16], axis=-1)
 
 
+def noisy_flow(first, second):
+    """Flow that compresses badly."""
+    return np.random.default_rng(0).normal(0, 9, (*first.shape[:2], 2))
+
+
 def slow_flow(first, second):
     time.sleep(0.02)
     return content_flow(first, second)

@@ -1,18 +1,27 @@
 """Commands whose disk is full, or can only be read: one sentence each, and no traceback."""
 
 import contextlib
+import os
 import pathlib
 import subprocess
 
+import numpy as np
 import pytest
 
+from tests.networks import stub
 from tests.processes import ARGUMENT, finish, small_config, start
 from tests.tiny import ROOT, tiny_arguments
-from v2v_jax.cli import commands
+from tests.videos import contents
+from v2v_jax.cli import commands, predict
+from v2v_jax.datasets.scenes import Scenes
+from v2v_jax.inference.predictor import Predictor
+from v2v_jax.media.video import write_video
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
+NOISE = "tests.teachers:noisy_flow"  # which compresses badly
+CACHED = dict(data__cache="CACHE", data__num_train_videos=2, data__num_test_videos=1)
 OPTIONS = dict(num_steps=4, eval_every=4, save_every=2)
 
 
@@ -90,3 +99,69 @@ def test_training_and_evaluation_where_nothing_can_be_written(small_disk, read_o
         assert run(command, folder) == 1
         (line,) = errors(capfd.readouterr().err)
         assert line.startswith(message.format(folder))
+
+# ------------------------------------------------------------------------------------------------
+# The other commands that write
+
+
+@pytest.fixture
+def writers(small_disk, tmp_path, trained, monkeypatch):
+    """Name of a command → its arguments, but for a folder to write to, on the small disk."""
+    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
+    video = tmp_path / "videos" / "in.mp4"
+    video.parent.mkdir()
+    write_video(video, np.random.default_rng(0).integers(0, 255, (24, 96, 128, 3), np.uint8))
+    copy = Predictor(stub(None), scale="native")
+    monkeypatch.setattr(predict, "_load", lambda options: copy)
+    several = [f"--video={video.parent}", "--checkpoint=x"]
+    scenes = f"--config={ROOT / 'configs' / 'seg.py'}:{ARGUMENT}"
+    cached = ["pack", scenes, *tiny_arguments(**CACHED)]
+    export = ["export", f"--checkpoint={trained('color').workdir}", "--bits=32"]
+    where = small_disk / "out"
+    where.mkdir()
+    return {
+        "predict": ["predict", f"--video={video}", "--checkpoint=x", f"--output={where}/a.mp4"],
+        "frames": ["predict", f"--video={video}", "--checkpoint=x", f"--output={where}/f/%d.png"],
+        "folder": ["predict", *several, f"--output={where}/{{name}}.mp4"],
+        "folder of frames": ["predict", *several, f"--output={where}/{{name}}/%d.png"],
+        "label": ["label", f"--videos={video.parent}", f"--output={where}/l", f"--teacher={NOISE}"],
+        "pack": [argument.replace("CACHE", str(where)) for argument in cached],
+        "export": [*export, f"--output={where}/a.v2v"],
+    }
+
+
+WRITERS = ("predict", "frames", "folder", "folder of frames", "label", "pack", "export")
+
+
+def outcome(arguments: list[str], capfd) -> str:
+    """What a command that must fail says of it, which is one line."""
+    assert commands.execute(arguments) == 1
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    lines = [line for line in errors(printed.err) if line.startswith("Error: ")]
+    lines += [line for line in printed.out.splitlines() if line.startswith("failed: ")]
+    (line,) = lines
+    return line
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("free", [0, 4096, 20_000])
+def test_writing_on_a_full_disk(small_disk, writers, capfd, name, free):
+    """Nothing is left that looks finished; with room the same command does all."""
+    fill(small_disk, free)
+    before = contents(small_disk)
+    line = outcome(writers[name], capfd)
+    assert str(small_disk / "out") in line, line
+    assert "No space left on device" in line or "disk has" in line, line
+    left = contents(small_disk).keys() - before.keys()
+    assert all(os.path.basename(file) == "labels.json" for file in left), left
+    (small_disk / "ballast").unlink()
+    assert commands.execute(writers[name]) == 0, capfd.readouterr()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_writing_on_a_disk_that_can_only_be_read(small_disk, writers, read_only, capfd, name):
+    read_only()
+    line = outcome(writers[name], capfd)
+    assert str(small_disk / "out") in line and "Read-only file system" in line, line
+    assert "choose a folder that you may write to" in line, line

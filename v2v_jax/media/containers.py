@@ -42,6 +42,14 @@ def demuxed(
         yield from container.demux(*streams)
 
 
-def open_output(path: str | os.PathLike[str]) -> av.container.OutputContainer:
-    """Creates a file; its extension says of which format. Names are taken as in `open_input`."""
-    return av.open(os.path.abspath(path), "w")
+@contextlib.contextmanager
+def open_output(
+    path: str | os.PathLike[str], form: str
+) -> Iterator[av.container.OutputContainer]:
+    """Creates a file of a format, by FFmpeg's name, which is closed when the block ends.
+
+    FFmpeg would keep its own file open for good where it could not be written to its end: the room
+    that it takes on a full disk would not come free before this process ends.
+    """
+    with open(path, "wb") as file, av.open(file, "w", format=form) as container:
+        yield container

@@ -129,23 +129,24 @@ class LabelWriter:
     """Writes one video's labels, batch by batch; up to a shard of frames is kept in memory."""
 
     def __init__(self, path: str | os.PathLike[str], info: LabelInfo) -> None:
-        """path: the folder to make, which must not exist."""
+        """path: the folder to make, which must not exist. DataError if it cannot be written."""
         self._path = os.fspath(path)
         self._count = info.count
         self._written = 0
         kind, frame = KINDS[info.kind], info.frame_shape
         frame_bytes = int(np.prod(frame)) * kind.dtype.itemsize
         length = max(1, min(_SHARD_BYTES // frame_bytes, _SHARD_FRAMES, self._count))
-        self._store = _open(
-            {
-                "driver": "zarr3",
-                "kvstore": _kvstore(path),
-                "metadata": _metadata(info, length),
-                # Else a frame of which nothing is known would be left out, as damaged ones are.
-                "store_data_equal_to_fill_value": True,
-            },
-            create=True,
-        )
+        spec = {
+            "driver": "zarr3",
+            "kvstore": _kvstore(path),
+            "metadata": _metadata(info, length),
+            # Else a frame of which nothing is known would be left out, as damaged ones are.
+            "store_data_equal_to_fill_value": True,
+        }
+        try:
+            self._store = _open(spec, create=True)
+        except ValueError as error:
+            raise _cannot_write(self._path, error) from error
         self._shard = np.empty((length, *frame), kind.dtype)
         self._unknown = kind.unknown
         self._filled = 0

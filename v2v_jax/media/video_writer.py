@@ -85,7 +85,7 @@ class VideoWriter:
         self._stamp = -1  # of the last frame, in ticks from the first one
         self.num_frames = 0
         with contextlib.ExitStack() as opened, self._errors():
-            self._container = opened.enter_context(open_output(self._temporary))
+            self._container = opened.enter_context(open_output(self._temporary, "mp4"))
             self._stream = self._container.add_stream(
                 "libx264", rate=self._rate, options={"crf": "18", "preset": preset}
             )
