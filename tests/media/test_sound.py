@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from v2v_jax.media.video_writer import VideoWriter
 
@@ -122,6 +123,50 @@ def test_damaged_sound_ends_or_goes_on_but_the_video_is_written(tmp_path):
         source = damage(write_sound(tmp_path / name, codec), 0.5)
         with av.open(str(write_with_sound(tmp_path, source))) as file:
             assert sum(1 for _ in file.decode(video=0)) == 25
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "expected"),
+    [
+        ("a.mkv", 1, "stereo"),
+        ("a.mkv", 0, "mono"),
+        ("a.mp4", 1, "stereo"),
+        ("a.mov", 0, "mono"),
+        ("a.ts", None, "stereo"),  # which has no default: the best one
+    ],
+)
+def test_one_of_several_tracks_is_the_sound(tmp_path, name, default, expected):
+    """A commentary in one channel before the film's sound, and subtitles."""
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    layouts = ("mono", "stereo")
+    with av.open(str(tmp_path / name), "w") as file:
+        video = file.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        tracks = [file.add_stream("aac", rate=48000, layout=layout) for layout in layouts]
+        subtitles = None
+        if name == "a.mkv":
+            with av.open(str(tmp_path / "a.srt")) as text:
+                subtitles = file.add_stream_from_template(text.streams[0])
+                lines = [packet for packet in text.demux() if packet.size]
+        for number, track in enumerate(tracks):
+            if default is not None:
+                track.disposition = Disposition.default if number == default else Disposition(0)
+        for packet in lines if subtitles else ():
+            packet.stream = subtitles
+            file.mux(packet)
+        for _ in range(25):
+            black = av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")
+            file.mux(video.encode(black))
+        file.mux(video.encode(None))
+        for track, layout in zip(tracks, layouts, strict=True):
+            values = np.zeros((len(track.layout.channels), 48000), np.float32)
+            sound = av.AudioFrame.from_ndarray(values, format="fltp", layout=layout)
+            sound.sample_rate, sound.pts = 48000, 0
+            for part in (sound, None):
+                file.mux(track.encode(part))
+    with av.open(str(write_with_sound(tmp_path, tmp_path / name))) as written:
+        assert [stream.type for stream in written.streams] == ["video", "audio"]
+        assert written.streams.audio[0].layout.name == expected
 
 
 def test_no_sound_and_no_file(tmp_path, caplog):

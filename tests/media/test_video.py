@@ -257,6 +257,63 @@ def test_a_cover_is_not_the_video(tmp_path):
     assert len(list(VideoStream(tmp_path / "a.mkv"))) == 5
 
 
+@pytest.mark.parametrize("name", ["song.m4a", "song.mp3", "song.flac"])
+def test_a_cover_alone_is_no_video(tmp_path, name):
+    """A song whose cover is a picture of one frame."""
+    codec = {"song.mp3": "libmp3lame", "song.flac": "flac"}.get(name, "aac")
+    with av.open(str(tmp_path / name), "w", format="mp4" if "m4a" in name else None) as file:
+        sound = file.add_stream(codec, rate=48000)
+        attached = file.add_stream("mjpeg", rate=25)
+        attached.width, attached.height, attached.pix_fmt = 96, 96, "yuvj420p"
+        attached.disposition = Disposition.attached_pic
+        packet = av.Packet(encode_picture(np.full((96, 96, 3), 200, np.uint8)))
+        packet.stream, packet.pts, packet.dts, packet.time_base = attached, 0, 0, Fraction(1, 25)
+        file.mux(packet)
+        kind = sound.codec_context.format
+        dtype = {"s16": np.int16, "s32": np.int32, "flt": np.float32}[kind.name.removesuffix("p")]
+        shape = (2, 4800) if kind.is_planar else (1, 9600)
+        silence = av.AudioFrame.from_ndarray(np.zeros(shape, dtype), kind.name, "stereo")
+        silence.sample_rate, silence.pts = 48000, 0
+        for part in (silence, None):
+            file.mux(sound.encode(part))
+    for read in (VideoFile, lambda path: open_source(path).frames):
+        with pytest.raises(CorruptVideoError, match="has no video stream; give a file with moving"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("left_out", [0, 3, 7, 13, 25])
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "2"}])
+def test_a_trimmed_mp4_is_whole(tmp_path, left_out, options):
+    """Telephones trim a video by its edit list alone; FFmpeg leaves whole groups out then."""
+    frames = moving_frames(40)
+    encode(tmp_path / "a.mp4", frames, "libx264", {"g": "10", **options})
+    whole, _ = read_video(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        ticks = round(left_out / stream.average_rate / stream.time_base)
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.index(b"elst") + 12
+    milliseconds, first = struct.unpack(">Ii", data[at : at + 8])
+    shown = milliseconds - 1000 * left_out // 25
+    data[at : at + 8] = struct.pack(">Ii", shown, first + ticks)
+    (tmp_path / "a.mp4").write_bytes(data)
+    np.testing.assert_array_equal(read_video(tmp_path / "a.mp4")[0], whole[left_out:])
+    source = VideoStream(tmp_path / "a.mp4")
+    np.testing.assert_array_equal(np.stack(list(source)), whole[left_out:])
+    begins = [shown.begin - source.times[0].begin for shown in source.times]
+    np.testing.assert_allclose(np.array(begins, float), np.arange(40 - left_out) / 25, atol=1e-6)
+    (tmp_path / "a.mp4").write_bytes(cut_in_the_middle(bytes(data)))
+    with pytest.raises(CorruptVideoError, match="fetch it again"):
+        list(VideoStream(tmp_path / "a.mp4"))
+
+
+def cut_in_the_middle(data: bytes) -> bytes:
+    """An MP4 file whose pictures break off, and whose header was moved before them."""
+    at = data.index(b"moov") - 4
+    header, pictures = data[at:], data[:at]
+    return header + pictures[: len(pictures) // 2]
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov"])
 def test_the_best_of_several_tracks_counts(tmp_path, name):
     """A preview before the video: what the file calls its default counts, as for players."""

@@ -17,17 +17,22 @@ _VIDEO = (
 _SOUND = "aac,ac3,aiff,caf,eac3,flac,mp3,w64,wav"
 
 
-def open_input(path: str | os.PathLike[str], **options: Any) -> av.container.InputContainer:
+def open_input(
+    path: str | os.PathLike[str], *, all_frames: bool = False, **options: Any
+) -> av.container.InputContainer:
     """Opens a file of video, or of sound, for reading.
 
     Args:
       path: a relative name with a colon is a file, too, and no protocol.
+      all_frames: also those that an MP4 file's edit list says not to show.
       options: of `av.open`.
 
     Raises:
       av.error.FFmpegError, OSError: it cannot be opened, or is in none of the known formats.
     """
     known = {"protocol_whitelist": "file", "format_whitelist": f"{_VIDEO},{_SOUND}"}
+    if all_frames:
+        known["ignore_editlist"] = "1"
     # Titles and names of tracks are in whatever code their writer had; nobody reads them here.
     return av.open(
         os.path.abspath(path), container_options=known, metadata_errors="replace", **options

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from v2v_jax.errors import CorruptVideoError
-from v2v_jax.media.containers import demuxed
+from v2v_jax.media.containers import demuxed, open_input
 
 # Codecs that show exactly one frame per packet (VP8, for one, has packets that show nothing).
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "mpeg4", "mjpeg", "mpeg2video", "vp9", "av1"})
@@ -111,8 +111,16 @@ def check_complete(
     held = len(packets)
     if last.dts is not None and "avi" in container.format.name:
         held = max(held, last.dts + 1)
+    if held < stream.frames and "mov" in container.format.name:  # trimmed, perhaps
+        held = _count_all(path, stream.index)
     if held < stream.frames:
         raise corrupt(path, f"its header promises {stream.frames} frames, it holds {held}")
+
+
+def _count_all(path: str, index: int) -> int:
+    """The packets of an MP4 file's stream, those too that its edit list leaves out."""
+    with open_input(path, all_frames=True) as container:
+        return sum(packet.size > 0 for packet in demuxed(container, container.streams[index]))
 
 
 _INCOMPLETE = "expected a complete video file, so fetch it again or remove it"

@@ -20,6 +20,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from absl import logging
+from av.stream import Disposition
 
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.clock import Clock, Shown, is_even, mean_rate
@@ -330,8 +331,8 @@ def _opened(
     try:
         with _container(path) as container:
             stream = container.streams.best("video")  # not the first: that may be a cover
-            if stream is None:
-                raise corrupt(path, "it has no video stream", "give a file with pictures")
+            if stream is None or stream.disposition & Disposition.attached_pic:  # a song's cover
+                raise corrupt(path, "it has no video stream", "give a file with moving pictures")
             context = stream.codec_context
             if context is None:
                 raise corrupt(path, "FFmpeg has no decoder for it", "convert it to H.264")
