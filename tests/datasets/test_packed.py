@@ -25,6 +25,7 @@ from tests.memory_dataset import (
     plans_for,
     warnings_of,
 )
+from tests.refusals import as_nobody
 from tests.tiny import ROOT, tiny_config
 from v2v_jax import datasets
 from v2v_jax.cli import commands
@@ -386,6 +387,20 @@ def test_a_sound_cache_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch)
     monkeypatch.setattr(cache_builder, "_locked", refuse)
     monkeypatch.setattr(cache_files.pathlib.Path, "write_bytes", lambda *_: os.open("/proc/x", 65))
     assert_equal_to(Source(), open_cache(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["video.npy", "manifest.json"])
+def test_a_cache_that_may_not_be_read_is_not_built_anew(tmp_path, name):
+    """It is as good as ever: building it again may take hours, and another one's files."""
+    open_cache(tmp_path)
+    file = next(tmp_path.glob(f"*/{name}"))
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    file.chmod(0)
+    source = Source()
+    with as_nobody(tmp_path), pytest.raises(DataError, match="denied.*check who may read it"):
+        open_cache(tmp_path, source)
+    assert source.reads == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
 def test_a_disk_without_enough_space(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ import PIL.Image
 from v2v_jax.errors import ConfigError
 from v2v_jax.labelling.teachers import TWO_CLASSES, Teacher
 from v2v_jax.media.label_codes import encode_probabilities
+from v2v_jax.system.paths import local_path
 
 _SUM_OFF = 0.02  # by which probabilities of half or 8-bit networks miss a sum of one
 
@@ -40,7 +41,7 @@ def tflite_teacher(
       ConfigError: neither LiteRT nor TensorFlow is installed, or the file is missing, damaged, or a
         network of another kind.
     """
-    path = os.path.expanduser(path)
+    path = local_path(path)
     names = label_names or TWO_CLASSES
     make_interpreter = _runtime()
     try:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from v2v_jax.errors import ConfigError
+from v2v_jax.system.paths import local_path
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def import_all(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             if module.endswith(".py"):
-                import_file(pathlib.Path(module).expanduser())
+                import_file(pathlib.Path(local_path(module)))
             else:
                 importlib.import_module(module)
         except (ImportError, SyntaxError, ValueError, OSError) as error:

@@ -28,6 +28,8 @@ import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
+from v2v_jax.errors import DataError
+from v2v_jax.system import causes
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_bytes
 
@@ -61,6 +63,7 @@ def open_cache(
 
     Raises:
       Unusable: it is missing, incomplete or damaged.
+      DataError: the system does not let it be read.
     """
     manifest = _read_manifest(path)
     if key is not None and manifest["key"] != key:
@@ -74,8 +77,18 @@ def open_cache(
             _compare_sums(cache, manifest, progress)
             _write_verified(path, state)
     except (OSError, EOFError, KeyError, ValueError) as error:
+        _raise_if_refused(path, error)
         raise Unusable(f"is damaged ({error})") from error
     return cache
+
+
+def _raise_if_refused(path: pathlib.Path, error: Exception) -> None:
+    """DataError where the system did not let a cache be read, which is no reason to replace it."""
+    if causes.is_refusal(error):
+        raise DataError(
+            f"The cache {path} cannot be read ({causes.reason(error)}); "
+            f"{causes.for_reading(error)}."
+        ) from error
 
 
 def _map(path: pathlib.Path, field: str, shape: Sequence[int]) -> np.ndarray:
@@ -93,6 +106,7 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
         manifest = stored["manifest"]
         intact = stored["sum"] == hashlib.sha256(to_json(manifest)).hexdigest()
     except OSError as error:
+        _raise_if_refused(path, error)
         raise Unusable(f"has no {MANIFEST} that can be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Unusable(f"is damaged ({MANIFEST} cannot be understood)") from error

@@ -29,6 +29,7 @@ from v2v_jax.datasets.base.listing import (
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.pictures import Picture
+from v2v_jax.system import causes
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_text
 
@@ -261,6 +262,11 @@ def _open_records(
         files = list(builder.info.splits[split].filepaths)
         sizes = [path.stat().length for path in files]
     except (OSError, RuntimeError, ValueError, IndexError) as error:
+        if causes.is_refusal(error):
+            raise DataError(
+                f"The files of {label} in {builder.data_path} cannot be read "
+                f"({causes.reason(error)}); {causes.for_reading(error)}."
+            ) from error
         raise DataError(
             f"The files of {label} in {builder.data_path} cannot be opened ({error}); delete them "
             f"and prepare them again: {remedy}"

@@ -18,6 +18,7 @@ from v2v_jax.datasets.base.listing import file_identities, list_videos
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.datasets.scenes.dataset import check_window
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.system import causes
 
 
 class ChunkedTfds(VideoDataset):
@@ -210,6 +211,11 @@ class ChunkedTfds(VideoDataset):
         try:
             record = self._source(fields)[int(self._first_record[stored]) + chunk]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
+            if causes.is_refusal(error):
+                raise DataError(
+                    f"Record {chunk} of {info.name} in {self._builder.data_path} cannot be read "
+                    f"({causes.reason(error)}); {causes.for_reading(error)}."
+                ) from error
             raise CorruptVideoError(
                 f"Record {chunk} of {info.name} in {self._builder.data_path} cannot be read "
                 f"({error}); delete that folder and run: {self._remedy(self.config)}"
