@@ -124,6 +124,28 @@ def test_broken_exif_data_do_not_stop_a_sound_picture():
     np.testing.assert_array_equal(Picture(data).frame(), COLOUR)
 
 
+def several(kind: str, sizes) -> bytes:
+    first, *rest = (PIL.Image.new("L", size, 60 * n) for n, size in enumerate(sizes))
+    buffer = io.BytesIO()
+    first.save(buffer, kind, save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_several_pictures_in_a_file_are_not_passed_over(kind):
+    """An animation, or a microscope's stack: the first alone would be taken for all."""
+    held = Picture(several(kind, [(9, 7)] * 3), "stack")
+    for read in (held.frame, held.numbers):
+        with pytest.raises(DataError, match="stack holds 3 pictures of one size; write each"):
+            read()
+    assert Picture(several(kind, [(9, 7)])).frame().shape == (7, 9, 3)
+
+
+def test_smaller_ones_of_the_same_picture_do_not_count():
+    held = Picture(several("TIFF", [(64, 48), (32, 24), (16, 12)]))
+    assert held.size == (48, 64) and not held.numbers().any()
+
+
 def test_resizing_is_bicubic_and_leaves_a_size_that_fits():
     wide = np.kron(COLOUR, np.ones((4, 4, 1), np.uint8))
     expected = PIL.Image.fromarray(wide).resize((7, 5), PIL.Image.Resampling.BICUBIC)

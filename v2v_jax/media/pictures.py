@@ -91,6 +91,7 @@ class Picture:
             width, height = self._image.size
             if width * height > MAX_PIXELS:
                 raise PIL.Image.DecompressionBombError(f"{width}x{height}")
+            self._count = _count(self._image)
             self._turn = _UPRIGHT.get(_orientation(self._image))
             self.only_numbers = _LABELS in self._image.info
         self.mode = self._image.mode
@@ -115,6 +116,7 @@ class Picture:
           ValueError: `size` is none.
         """
         check_size(size)
+        self._check_single()
         sixteen = self._is_16_bit()
         if self.kind == "other" or (self.mode == "I" and not sixteen):
             raise self._not_shown()
@@ -146,6 +148,7 @@ class Picture:
           CorruptVideoError: the picture is damaged.
           DataError: it is of another kind.
         """
+        self._check_single()
         if self.kind not in ("grey", "palette"):
             raise self._not_shown("; expected numbers, as grey or palette pictures hold them")
         with self._damage():
@@ -165,6 +168,13 @@ class Picture:
         """(N,3) uint8 RGB: the colours of a palette picture's numbers."""
         with self._damage():
             return np.array(self._image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+
+    def _check_single(self) -> None:
+        if self._count > 1:
+            raise DataError(
+                f"Picture {self.name} holds {self._count} pictures of one size; write each of them "
+                "to a file of its own, or make a video of them."
+            )
 
     def _is_16_bit(self) -> bool:
         return self.mode.startswith("I;16") or (self.mode == "I" and self._image.format == "PPM")
@@ -221,6 +231,22 @@ def _read_file(path: str, name: str) -> bytes:
         kind = DataError if causes.is_of_machine(error) else CorruptVideoError
         message = f"Picture {name} cannot be read ({causes.reason(error)}); {remedy}."
         raise kind(message) from error
+
+
+def _count(image: PIL.Image.Image) -> int:
+    """How many pictures of one size a file holds: an animation, or a stack of a microscope.
+
+    Smaller ones of the same picture do not count, nor what telephones put behind a JPEG.
+    """
+    if image.format not in ("TIFF", "PNG", "WEBP"):
+        return 1
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format == "TIFF":
+        size = image.size
+        image.seek(1)
+        count = count if image.size == size else 1
+        image.seek(0)
+    return count
 
 
 def _orientation(image: PIL.Image.Image) -> int:
