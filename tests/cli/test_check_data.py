@@ -154,7 +154,7 @@ def test_report_is_printed_and_written(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "vertical mix" in printed and "11.11%" in printed and "cannot be read" in printed
     truth(tmp_path / "data", "2_5.tiff").write_bytes(b"II")
-    with pytest.raises(DataError, match="1 video or part of one cannot be read"):
+    with pytest.raises(DataError, match="1 problem found, listed above with what helps"):
         check_data.run(argparse.Namespace(config=config, workdir=None))
     assert "2_5.tiff cannot be read" in capsys.readouterr().out
 
@@ -175,4 +175,4 @@ def test_program(tmp_path, damage, status):
     )
     assert done.returncode == status, done.stderr
     assert ("2_5.* is missing" in done.stdout) == damage
-    assert ("Error: 1 video or part" in done.stderr) == damage
+    assert ("Error: 1 problem found" in done.stderr) == damage

@@ -126,6 +126,7 @@ def test_frames_replace_frames_and_nothing_else(tmp_path, run):
         ("empty", "out.mp4", "holds neither videos nor"),
         ("videos", "out.mp4", "needs {name}"),
         ("in.mp4", "no/such/out.mp4", "does not exist"),
+        ("in.mp4", "text.mp4/out.mp4", "text.mp4 is no folder"),
         ("in.mp4", "out.webm", "Unsupported --output"),
     ],
 )

@@ -148,6 +148,11 @@ def test_names_that_arrays_cannot_have(videos):
     assert {"100%5C.mp4.flow.zarr", "größe 日本.mp4.flow.zarr"} <= written
 
 
+def test_a_video_is_no_folder_of_videos(videos, tmp_path, capsys):
+    assert label(f"--videos={videos / 'a.mp4'}", f"--output={tmp_path / 'x'}") == 1
+    assert "a.mp4 is no folder; give a folder of video files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["back\\slash", "caf\udce9"], ids=["backslash", "code"])
 def test_folders_that_arrays_cannot_be_in(videos, name, capsys):
     output = str(videos.parent / name)

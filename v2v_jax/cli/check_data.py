@@ -335,5 +335,5 @@ def run(options: argparse.Namespace) -> None:
         console.print("Add --workdir=FOLDER for a page with pictures, FOLDER/check_data.html")
     count = sum(len(report["problems"]) for report in reports.values())
     if count:
-        what = "1 video or part of one" if count == 1 else f"{count} videos or parts of them"
-        raise DataError(f"{what} cannot be read; repair or remove what is listed before training.")
+        what = "1 problem" if count == 1 else f"{count} problems"
+        raise DataError(f"{what} found, listed above with what helps; solve them before training.")

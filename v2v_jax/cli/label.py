@@ -132,7 +132,8 @@ def _find(
     elif options.dataset == "davis":
         folder = davis.frame_folder(folder)
     if not os.path.isdir(folder):
-        raise DataError(f"Video folder {folder} does not exist; give a folder of video files.")
+        what = "is no folder" if os.path.exists(folder) else "does not exist"
+        raise DataError(f"Video folder {folder} {what}; give a folder of video files.")
     if options.dataset == "frames":
         pictures = frame_folder.frame_files(folder)
     else:

@@ -176,7 +176,10 @@ def _check_place(options: argparse.Namespace, output: Output) -> None:
             )
     if os.path.exists(output.path) and not options.overwrite:
         raise DataError(f"{output.path} exists; choose another --output, or add --overwrite.")
-    if not output.path.absolute().parent.is_dir():
+    folder = output.path.absolute().parent
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is no folder; choose another --output.")
+    if not folder.is_dir():
         raise DataError(f"Folder {output.path.parent} does not exist; make it, or choose another.")
 
 

@@ -54,7 +54,8 @@ class VideoFolder(VideoFileDataset):
         check_split(self.name, split)
         root = os.fspath(root)
         if not os.path.isdir(root):
-            raise DataError(f"Video folder {root} does not exist; give a folder of video files.")
+            what = "is no folder" if os.path.exists(root) else "does not exist"
+            raise DataError(f"Video folder {root} {what}; give a folder of video files.")
         parts = _split_folders(root)
         if len(parts) == 2:
             folder = os.path.join(root, parts[split])
