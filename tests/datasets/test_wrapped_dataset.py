@@ -210,5 +210,5 @@ def test_check_data_sees_a_corrupt_video(cached, labelled, folder, tmp_path):
     assert name == "bad.mp4" and "cannot be read" in reason
     assert reports["train"]["videos"] == 2 and reports["test"]["problems"] == []
     assert reports["train"]["original sizes"] == {"32x16": 2}
-    with pytest.raises(DataError, match="1 video or part of one cannot be read"):
+    with pytest.raises(DataError, match="1 problem found"):
         check_data.run(argparse.Namespace(config=config, workdir=None))
