@@ -1,10 +1,15 @@
 """read_videos: every video once, by threads and by processes, and errors in their place."""
 
+import os
+import shlex
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
+from tests.tiny import ROOT
 from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError
@@ -48,6 +53,33 @@ def test_every_video_comes_once_and_whole(kind, count):
         expected = dataset.read(video, 0, dataset.videos[video].num_frames)
         assert list(frames) == ["video"]
         np.testing.assert_array_equal(frames["video"], expected["video"])
+
+
+SHARED = "ro", "size=64k"  # as containers have it: read-only, or small
+
+
+@pytest.mark.parametrize("options", SHARED)
+def test_whatever_dev_shm_is(options):
+    """Processes take their locks from there; where they cannot, threads read."""
+    code = (
+        "import numpy as np; from tests.datasets.test_reading import Bound, read_videos\n"
+        "if __name__ == '__main__':\n"
+        "    found = dict(read_videos(Bound(9), ('video',), workers=2))\n"
+        "    print(sorted(found), {int(f['video'].min()) == v for v, f in found.items()})\n"
+    )
+    mount = f"mount -t tmpfs -o {options} none /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("another /dev/shm cannot be mounted here: that takes root")
+    program = f"{mount} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{list(range(9))} {{True}}\n", done.stderr
+    assert ("see that /dev/shm can be written" in done.stderr) == (options == "ro")
 
 
 @pytest.mark.parametrize("workers", [None, 1, 2, 7, 100])

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
+from v2v_jax.system import causes
 
 Frames = dict[str, np.ndarray]
 T = TypeVar("T")
@@ -62,8 +64,9 @@ def map_videos(
         for video in range(len(dataset.videos)):
             yield video, function(dataset, video)
         return
-    with _executor(dataset, workers) as pool:
-        if dataset.python_bound:
+    pool, of_processes = _executor(dataset, workers)
+    with pool:
+        if of_processes:
             call = functools.partial(_call_in_process, function)
         else:
             call = functools.partial(function, dataset)
@@ -104,8 +107,10 @@ def read_video_labels(dataset: VideoDataset, workers: int | None = None) -> np.n
     count = len(dataset.videos)
     workers = min(workers or os.cpu_count() or 1, count // 16)  # a process takes a second to start
     if dataset.python_bound and workers > 1:
-        with _executor(dataset, workers) as pool:
-            labels = list(pool.map(_video_label_in_process, range(count), chunksize=8))
+        pool, of_processes = _executor(dataset, workers)
+        label_of = _video_label_in_process if of_processes else dataset.video_label
+        with pool:
+            labels = list(pool.map(label_of, range(count), chunksize=8))
     else:
         labels = [dataset.video_label(video) for video in range(count)]
     classes = len(dataset.video_label_names)
@@ -140,16 +145,28 @@ def read_checked(
     return frames
 
 
-def _executor(dataset: VideoDataset, workers: int) -> concurrent.futures.Executor:
-    if not dataset.python_bound:
-        return concurrent.futures.ThreadPoolExecutor(workers)
-    # spawn: a fork would copy JAX's threads in whatever state they are.
-    return concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_set_dataset,
-        initargs=(dataset,),
-    )
+def _executor(
+    dataset: VideoDataset, workers: int
+) -> tuple[concurrent.futures.Executor, bool]:
+    """Processes where Python's own time counts and there can be any, else threads; and which."""
+    if dataset.python_bound:
+        try:
+            # spawn: a fork would copy JAX's threads in whatever state they are.
+            processes = concurrent.futures.ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_set_dataset,
+                initargs=(dataset,),
+            )
+            return processes, True
+        except (OSError, ImportError, NotImplementedError) as error:
+            # Their locks are in /dev/shm, which containers may lack or have read-only.
+            logging.warning(
+                "Dataset %s is read by threads, which takes longer: processes cannot be started "
+                "here (%s); see that /dev/shm can be written.",
+                *(dataset.name, causes.reason(error)),
+            )
+    return concurrent.futures.ThreadPoolExecutor(workers), False
 
 
 def _set_dataset(dataset: VideoDataset) -> None:
