@@ -123,6 +123,18 @@ def test_lists_of_windows_and_lists_that_overlap(tmp_path, caplog):
     assert "1 of the 2 videos for testing are also for training (dog)" in said
 
 
+def test_names_as_a_mac_writes_them(tmp_path):
+    """é is two characters there, and one in the list and in what is typed."""
+    make_sequence(tmp_path, "cafe\u0301")
+    make_sequence(tmp_path, "dog")
+    lists = tmp_path / "ImageSets" / "2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("café\n", encoding="utf-8")
+    assert [v.name for v in Davis(tmp_path, "train").videos] == ["cafe\u0301"]
+    assert [v.name for v in Davis(tmp_path, "test", held_out=("café",)).videos] == ["cafe\u0301"]
+    assert [v.name for v in Davis(tmp_path, "train", held_out=("café",)).videos] == ["dog"]
+
+
 def test_companion_files_and_upper_case(tmp_path):
     make_sequence(tmp_path, "bear")
     for part, extension in (("JPEGImages", "jpg"), ("Annotations", "png")):

@@ -153,6 +153,18 @@ def test_lists_of_other_systems(tmp_path):
     assert [v.name for v in dataset.videos] == ["b2"]
 
 
+@pytest.mark.parametrize("kind", ["mac", "windows"])
+def test_names_as_other_systems_write_them(tmp_path, kind):
+    """é is two characters in the names of a Mac, and another byte in those of an old archive."""
+    name, code = {"mac": ("cafe\u0301", "utf-8"), "windows": ("caf\udce9", "cp1252")}[kind]
+    make_folders(tmp_path, videos=(name, "b10"))
+    (tmp_path / "train.txt").write_bytes("café\n".encode(code))
+    assert [v.name for v in FrameFolder(tmp_path, "train", frame_size=SIZE).videos] == [name]
+    held = dict(held_out=["café"], frame_size=SIZE)
+    assert [v.name for v in FrameFolder(tmp_path, "test", **held).videos] == [name]
+    assert [v.name for v in FrameFolder(tmp_path, "train", **held).videos] == ["b10"]
+
+
 def test_lists_that_overlap_or_repeat(tmp_path, caplog):
     make_folders(tmp_path)
     (tmp_path / "train.txt").write_text("b2\nb10\nb2\n")

@@ -4,7 +4,12 @@ import os
 
 import pytest
 
-from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap, without_repeats
+from v2v_jax.datasets.base.text_lists import (
+    as_present,
+    read_lines,
+    warn_of_overlap,
+    without_repeats,
+)
 from v2v_jax.errors import DataError
 
 TEXT = "void\nStraße 1\n\n  sky\t \nfin"
@@ -49,6 +54,14 @@ def test_what_is_no_file(tmp_path):
     for name in ("none", "pipe", "."):
         with pytest.raises(DataError, match="it is not a file"):
             read_lines(tmp_path / name, "x")
+
+
+def test_names_that_are_there_exactly_come_first():
+    both = ["cafe\u0301", "café"]
+    assert as_present(both, both) == both
+    assert as_present(["cafe\u0301", "x", "\ud800", "../café"], ["café"]) == [
+        *("café", "x", "\ud800", "../café")
+    ]
 
 
 def test_repeats_and_overlaps(caplog):

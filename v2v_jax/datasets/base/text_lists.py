@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from absl import logging
 
@@ -74,6 +76,26 @@ def _checked(text: str) -> str:
     if wrong:
         raise ValueError(f"it holds the character {wrong[0]!r}, so it is not a text")
     return text
+
+
+def as_present(names: Iterable[str], present: Iterable[str]) -> list[str]:
+    """The names as those folders or files write them that are there; others as they are.
+
+    A letter with an accent is one character in a list and two in the names of a Mac, and names of
+    an old archive are in Windows' code, as its lists are read.
+    """
+    exact = list(present)
+    known = {_letters(name): name for name in exact}
+    return [name if name in exact else known.get(_letters(name), name) for name in names]
+
+
+def _letters(name: str) -> str:
+    """A name as what people read, however it is written."""
+    text = name
+    for code in ("cp1252", "utf-8"):  # the latter wherever it is that
+        with contextlib.suppress(UnicodeError):
+            text = os.fsencode(name).decode(code)
+    return unicodedata.normalize("NFC", text)
 
 
 def without_repeats(dataset: str, names: Sequence[str], source: str) -> list[str]:

@@ -18,7 +18,7 @@ from v2v_jax.datasets.base.listing import (
     file_identities,
     list_videos,
 )
-from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap
+from v2v_jax.datasets.base.text_lists import as_present, read_lines, warn_of_overlap
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VideoDataset
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import LeftOut, list_files, list_folders
@@ -173,12 +173,14 @@ def _split_sequences(
     present = list_folders(frames)
     if held_out is None:
         names, source = _read_official_list(root, split)
+        names = as_present(names, present)
         other = "test" if split == "train" else "train"
         if _official_list(root, other):
-            splits = {split: names, other: _read_official_list(root, other)[0]}
+            listed = as_present(_read_official_list(root, other)[0], present)
+            splits = {split: names, other: listed}
             warn_of_overlap("davis", splits["train"], splits["test"], os.path.dirname(source))
     else:
-        names, source = list(held_out), "held_out"
+        names, source = as_present(held_out, present), "held_out"
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(
@@ -189,7 +191,7 @@ def _split_sequences(
     if held_out is None:
         check_inside("davis", frames, (os.path.join(frames, name) for name in names), source)
         return names
-    return [name for name in present if (name in held_out) == (split == "test")]
+    return [name for name in present if (name in names) == (split == "test")]
 
 
 def _official_list(root: str, split: str) -> str | None:

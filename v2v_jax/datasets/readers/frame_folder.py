@@ -10,7 +10,12 @@ from typing import ClassVar
 from v2v_jax.datasets.base.class_masks import ClassTable
 from v2v_jax.datasets.base.labelled_videos import LabelledVideos, Pictures, picture_names
 from v2v_jax.datasets.base.listing import MIN_FRAMES, check_split
-from v2v_jax.datasets.base.text_lists import read_lines, warn_of_overlap, without_repeats
+from v2v_jax.datasets.base.text_lists import (
+    as_present,
+    read_lines,
+    warn_of_overlap,
+    without_repeats,
+)
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import LeftOut, list_folders
@@ -164,14 +169,14 @@ def _split(
                 f"Frame folder {root} has no {split}.txt; write it, with the name of a "
                 "video on each line, or set held_out to the names of the test videos."
             )
-        names = without_repeats("frames", _names(source), source)
+        names = without_repeats("frames", as_present(_names(source), present), source)
         other = os.path.join(root, "test.txt" if split == "train" else "train.txt")
         if os.path.isfile(other):
-            lists = {source: names, other: _names(other)}
+            lists = {source: names, other: as_present(_names(other), present)}
             train, test = (lists[os.path.join(root, f"{part}.txt")] for part in ("train", "test"))
             warn_of_overlap("frames", train, test, root)
     else:
-        source, names = "held_out", list(held_out)
+        source, names = "held_out", as_present(held_out, present)
     for name in names:
         if name not in present:  # also whatever would lead out of the folder
             raise DataError(
