@@ -25,6 +25,22 @@ def test_windows_cover_an_axis_and_overlap_enough(extra, window, overlap):
     np.testing.assert_allclose(total, 1, atol=1e-12)
 
 
+@given(st.integers(1, 3000), st.integers(1, 64))
+def test_the_nearest_multiple_is_within_a_tenth(side, multiple):
+    found = windows.nearest_multiple(side, multiple)
+    distances = {n * multiple: abs(n * multiple - side) for n in range(1, side // multiple + 2)}
+    least = min(distances.values())
+    if 10 * least <= side:
+        assert found == min(n for n, distance in distances.items() if distance == least)
+    else:
+        assert found == side
+
+
+def test_the_sizes_of_usual_videos():
+    sides = {120: 112, 213: 208, 128: 128, 171: 176, 160: 160, 72: 72, 24: 24, 9: 9}
+    assert {side: windows.nearest_multiple(side, 16) for side in sides} == sides
+
+
 def grid(size, window, overlap):
     """Windows along H and W, slowly: as many as reach the end."""
     counts = []

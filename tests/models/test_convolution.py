@@ -1,5 +1,7 @@
 """The convolution in every form, and its gradients, against the float64 reference."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from v2v_jax.models.lowering import choice, forms, winograd
+from v2v_jax.models.lowering import choice, forms, winograd, winograd_planes
 from v2v_jax.models.lowering.convolution import conv3d
 
 FORMS = (None, *forms.FORMS)
@@ -112,6 +114,45 @@ def test_winograd_matrices(tile, kernel):
     weights, x = rng.standard_normal(kernel), rng.standard_normal(tile + kernel - 1)
     expected = np.correlate(x, weights, "valid")
     np.testing.assert_allclose(a @ ((g @ weights) * (b @ x)), expected, atol=1e-12)
+
+
+@few
+@given(convolutions(), st.sampled_from([1, 500, 2**22]), st.integers(0, 2**31))
+def test_winograd_planes_gradients_are_the_transposes(shapes, products, seed):
+    """Both at once, however many output channels go together: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩ in float64."""
+    x_shape, (*kernel_size, cin, cout), padding = shapes
+    rng = np.random.default_rng(seed)
+    x, kernel = random(rng, *x_shape), random(rng, *kernel_size, cin, 2 * cout)
+    expected = reference.conv3d(x, kernel, padding)
+    dy = random(rng, *expected.shape)
+    with mock.patch.object(winograd_planes, "_FEW_PRODUCTS", products):
+        y = jax.jit(lambda x, k: winograd_planes.conv3d(x, k, padding))(x, kernel)
+        dx, dkernel = jax.jit(lambda *args: winograd_planes.gradients(*args[:2], padding, args[2]))(
+            x, kernel, dy
+        )
+    assert relative(y, expected) < 1e-5
+    assert (dx.shape, dkernel.shape) == (x.shape, kernel.shape)
+    for gradient, moved in (
+        (dx, lambda by: reference.conv3d(by, kernel, padding)),
+        (dkernel, lambda by: reference.conv3d(x, by, padding)),
+    ):
+        by = rng.standard_normal(gradient.shape)
+        change = np.asarray(gradient, np.float64)
+        scale = np.linalg.norm(change) * np.linalg.norm(by)
+        assert abs((change * by).sum() - (moved(by) * dy).sum()) < 1e-5 * max(scale, 1e-6)
+
+
+def test_a_cpu_computes_large_transposed_convolutions_by_winograd_planes():
+    rng = np.random.default_rng(3)
+    x, kernel = random(rng, 1, 2, 20, 21, 96), random(rng, 2, 2, 2, 96, 768)
+    padding = ((1, 1), (1, 1), (1, 1))
+    assert choice.convolution_forms(x, kernel.shape)["cpu"] == "winograd_planes"
+    dy = random(rng, 1, 3, 21, 22, 768)
+    run = lambda form: jax.jit(
+        lambda x, k, dy: jax.vjp(lambda x, k: conv3d(x, k, padding, form), x, k)[1](dy)
+    )(x, kernel, dy)
+    for found, expected in zip(run(None), run("product")):
+        assert relative(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("form", forms.FORMS)

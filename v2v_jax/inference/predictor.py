@@ -5,7 +5,8 @@
     for labels in predictor.stream("in.mp4"):   # (H,W), frame by frame, however long the video
 
 Frames are scaled so that their shorter side is that of the training frames (the ratio of the sides
-stays), covered by as few windows as may be, and the answers blended and scaled back.
+stays, to some percent), covered by as few windows as may be, and the answers blended and scaled
+back.
 Reading, the network and what the caller does with the results overlap.
 """
 
@@ -27,7 +28,13 @@ from v2v_jax.inference.network import TrainedNetwork
 from v2v_jax.inference.plans import Frame, Plan
 from v2v_jax.inference.tiles import TilesResult
 from v2v_jax.inference.whole_frames import FramePrograms, FramesResult
-from v2v_jax.inference.windows import TimeWindow, plan_axis, time_windows, window_sides
+from v2v_jax.inference.windows import (
+    TimeWindow,
+    nearest_multiple,
+    plan_axis,
+    time_windows,
+    window_sides,
+)
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
@@ -247,6 +254,10 @@ class Predictor:
         # Long strips are not blown up: their pixels would be many times those of any other video.
         factor = min(min(trained) / min(size), max(1.0, _LONGEST * max(trained) / max(size)))
         h, w = (max(1, round(side * factor)) for side in size)
+        if self._full_frame is None and self.network.any_size:
+            # Scaled by some percent a frame is a window without padding, which would cost quality.
+            _, *multiples = self.network.multiple
+            h, w = (nearest_multiple(n, m) for n, m in zip((h, w), multiples))
         return h, w
 
     def _plan(self, size: tuple[int, int], finish: Finish, reads_video: bool) -> Plan:

@@ -53,6 +53,12 @@ def window_starts(length: int, window: int, overlap: float) -> np.ndarray:
     return np.linspace(0, length - window, steps + 1).round().astype(np.int64)
 
 
+def nearest_multiple(side: int, multiple: int) -> int:
+    """The multiple next to `side`, the smaller of two; `side` itself if it is over a tenth away."""
+    nearest = max(1, -(-(2 * side - multiple) // (2 * multiple))) * multiple
+    return nearest if abs(nearest - side) <= side / 10 else side
+
+
 def window_sides(
     size: tuple[int, int],
     clip: tuple[int, int],

@@ -51,7 +51,7 @@ def weight_gradient_forms(
     if math.prod(kernel_size) <= 8:
         # A transposed convolution's: cuDNN has no quick one for kernels of two taps.
         accelerator = "gathered"
-    cpu = "product"
+    cpu = "rows" if 8 * dy.shape[-1] <= x.shape[-1] and min(kernel_size) > 1 else "product"
     if _pays_winograd(x, (*kernel_size, x.shape[-1], dy.shape[-1])):
         cpu = "winograd"
     return {"cpu": cpu, "tpu": "native", "default": accelerator}
@@ -62,6 +62,8 @@ def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
     *kernel_size, cin, cout = kernel_shape
     if _pays_winograd(x, kernel_shape):
         return "winograd"
+    if pays_planes(x, kernel_shape):
+        return "winograd_planes"
     if cin >= 1024 and math.prod(kernel_size) * cout <= cin:
         return "product"  # XLA's convolutions are ten times too slow there
     if 4 * cin <= cout:
@@ -77,6 +79,14 @@ def _pays_winograd(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
     _, kh, kw, cin, cout = kernel_shape
     large = min(cin, cout) >= 32 and x.shape[2] * x.shape[3] >= 400
     return x.dtype == jnp.float32 and (kh, kw) == (3, 3) and large
+
+
+def pays_planes(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
+    """Whether a CPU computes it, and both of its gradients together, by `winograd_planes`."""
+    *kernel_size, cin, cout = kernel_shape
+    many = cin >= 96 and cout >= 8 * cin  # with fewer, reading and writing is what takes long
+    large = x.shape[2] * x.shape[3] >= 400
+    return x.dtype == jnp.float32 and tuple(kernel_size) == (2, 2, 2) and many and large
 
 
 def _by_channels(cin: int, cout: int) -> Form:

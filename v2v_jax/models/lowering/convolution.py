@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from v2v_jax.models.kernels.gather_taps import can_gather, gather_taps
-from v2v_jax.models.lowering import choice, forms
+from v2v_jax.models.lowering import choice, forms, winograd_planes
 from v2v_jax.models.lowering.forms import Form, Padding
 from v2v_jax.system import triton
 
@@ -47,9 +47,15 @@ def _conv3d_forward(padding, form, x, kernel):
 
 
 def _conv3d_backward(padding, form, residuals, dy):
+    def one_by_one(x, kernel, dy):
+        dx = input_gradient(padding, form, dy, kernel)
+        return dx, weight_gradient(padding, form, x, dy, kernel.shape[:3])
+
     x, kernel = residuals
-    dx = input_gradient(padding, form, dy, kernel)
-    return dx, weight_gradient(padding, form, x, dy, kernel.shape[:3])
+    if form is None and choice.pays_planes(x, kernel.shape):
+        together = lambda x, kernel, dy: winograd_planes.gradients(x, kernel, padding, dy)
+        return lax.platform_dependent(x, kernel, dy, cpu=together, default=one_by_one)
+    return one_by_one(x, kernel, dy)
 
 
 _conv3d.defvjp(_conv3d_forward, _conv3d_backward)

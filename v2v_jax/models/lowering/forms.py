@@ -12,7 +12,11 @@ where the kernel's taps go:
   copies and less for XLA's CPU compiler. On CPUs for small frames.
 * ``product``: all taps in the output channels of one matrix product, then shifted adds. On CPUs
   where inputs have very many channels.
+* ``rows``: the same; of its weight gradient the output's taps and channels are rows of all voxels,
+  and a tap is a shift along a row: copies of long runs. On CPUs where outputs have few channels.
 * ``winograd``: far fewer multiplications, see winograd.py. On CPUs for large frames in float32.
+* ``winograd_planes``: the same in H and W alone, see winograd_planes.py. On CPUs for transposed
+  convolutions to large frames.
 * ``native``: XLA's own 5-D convolution, which is what TPUs are quick at.
 
 All compute the same function; choice.py chooses. Arrays are (B,T,H,W,C), kernels (T,H,W,in,out).
@@ -31,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from v2v_jax.models.lowering import winograd
+from v2v_jax.models.lowering import winograd, winograd_planes
 
 Form = Literal[
     "taps_in_input",
@@ -40,10 +44,13 @@ Form = Literal[
     "gathered",
     "gathered_by_axis",
     "product",
+    "rows",
     "winograd",
+    "winograd_planes",
     "native",
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
+_ROW_VOXELS = 4096  # of a chunk of rows
 FEW_VOXELS = 8192  # what a CPU's caches hold of a layer, with all the copies of a weight gradient
 _NATIVE = ("NTHWC", "THWIO", "NTHWC")
 Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -59,11 +66,14 @@ def convolve(padding: Padding, form: Form, x: jax.Array, kernel: jax.Array) -> j
     if form in ("gathered", "gathered_by_axis"):
         taps = gather_taps(x, kernel.shape[:3], padding, by_axis=form == "gathered_by_axis")
         return taps @ kernel.reshape(-1, cout)
-    if form == "product":
+    if form in ("product", "rows"):
         return _one_product(x, kernel, padding)
     if form == "winograd":
         f32 = jnp.float32  # half precision would lose too much in the transforms
         return winograd.conv3d(x.astype(f32), kernel.astype(f32), padding).astype(x.dtype)
+    if form == "winograd_planes":
+        f32 = jnp.float32
+        return winograd_planes.conv3d(x.astype(f32), kernel.astype(f32), padding).astype(x.dtype)
     if kt == 1 and (before, after) == (0, 0):
         return _conv2d(x, kernel[0], pad2d)
     if form == "taps_in_input":
@@ -85,6 +95,8 @@ def weight_gradient(padding: Padding, form: Form, x: jax.Array, dy: jax.Array) -
     k = kernel_size(padding, x, dy)
     if form in ("per_tap", "product"):
         return _weight_gradient_by_products(padding, k, x, dy)
+    if form == "rows":
+        return _weight_gradient_by_rows(padding, k, x, dy)
     if form == "winograd":
         f32 = jnp.float32
         dkernel = winograd.weight_gradient(x.astype(f32), dy.astype(f32), k, padding)
@@ -169,6 +181,44 @@ def _weight_gradient_by_products(padding, k, x, dy):
     total, _ = lax.scan(add, total, frames * jnp.arange(chunks))
     total = jnp.flip(total.reshape(*k_x, cin, *k_dy, cout), [4 + i for i in range(3)])
     return total.transpose(0, 4, 1, 5, 2, 6, 3, 7).reshape(*k, cin, cout).astype(x.dtype)
+
+
+def _weight_gradient_by_rows(padding, k, x, dy):
+    """The shifted rows of dy's channels times x: x[q + shift] · dy[q], summed over q.
+
+    Both lie at one pitch, with zeros where a shift leads beyond an edge. Sums are float32.
+    """
+    cin, (_, *size, cout) = x.shape[-1], dy.shape
+    pitch, shifts = _pitch(k, size)
+    x = _at_pitch(x, pitch, [lo for lo, _ in padding]).reshape(-1, cin)
+    rows = _at_pitch(dy, pitch, (0, 0, 0)).reshape(-1, cout).T
+    lines = x.shape[0] // pitch[2]
+    most = max(1, _ROW_VOXELS // pitch[2])  # lines of a chunk; without a rest, if possible
+    chunk = next((n for n in range(most, most // 2, -1) if lines % n == 0), most) * pitch[2]
+    rest = -x.shape[0] % chunk
+    x = jnp.pad(x, ((0, rest), (0, 0)))
+    rows = jnp.pad(rows, ((0, 0), (shifts[-1], rest)))
+
+    def add(total, start):
+        places = [start + shifts[-1] - shift for shift in shifts]
+        taps = jnp.concatenate([lax.dynamic_slice_in_dim(rows, at, chunk, 1) for at in places])
+        of = lax.dynamic_slice_in_dim(x, start, chunk)
+        return total + jnp.dot(taps, of, preferred_element_type=jnp.float32), None
+
+    total = jnp.zeros((len(shifts) * cout, cin), jnp.float32)
+    total, _ = lax.scan(add, total, chunk * jnp.arange(len(x) // chunk))
+    return total.reshape(*k, cout, cin).swapaxes(3, 4).astype(x.dtype)
+
+
+def _pitch(k: Sequence[int], size: Sequence[int]) -> tuple[list[int], list[int]]:
+    """T, H and W of a padded input, and how far into it each tap lies if it is one long row."""
+    _, h, w = pitch = [n + m - 1 for n, m in zip(size, k)]
+    return pitch, [(i * h + j) * w + l for i, j, l in itertools.product(*map(range, k))]
+
+
+def _at_pitch(x: jax.Array, pitch: Sequence[int], before: Sequence[int]) -> jax.Array:
+    """Zeros around T, H and W."""
+    return _pad_or_crop(x, [(lo, n - lo - m) for lo, n, m in zip(before, pitch, x.shape[1:4])])
 
 
 def _pad_or_crop(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:

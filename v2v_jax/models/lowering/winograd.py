@@ -109,7 +109,7 @@ class _Plan:
         x = lax.dynamic_slice_in_dim(x, start, self._frames + self._kernel_size[0] - 1, axis=1)
         for axis, b, m, tiles in reversed([*zip(AXES, self._b, self._tile, self._tiles)]):
             last = (tiles - 1) * m + 1
-            x = _combine(
+            x = combine(
                 b, [lax.slice_in_dim(x, i, i + last, m, axis % x.ndim) for i in range(len(b))]
             )
         return x.reshape(self.num_points, -1, x.shape[-1])
@@ -120,14 +120,14 @@ class _Plan:
         for axis, a, tile in reversed([*zip(AXES, self._a, self._tile)]):
             axis %= dy.ndim
             dy = dy.reshape(*dy.shape[:axis], -1, tile, *dy.shape[axis + 1 :])
-            dy = _combine(a.T, _unstack(dy, axis + 1))
+            dy = combine(a.T, unstack(dy, axis + 1))
         return dy.reshape(self.num_points, -1, dy.shape[-1])
 
     def points_to_output(self, points: jax.Array) -> jax.Array:
         """(points, voxels of the chunk / tile, C) → (B,T,H,W,C) of the chunk's frames."""
         y = points.reshape(*map(len, self._b), self._batch, *self._tiles, -1)
         for axis, a in zip(AXES, self._a):
-            y = _combine(a, _unstack(y, 0), axis)
+            y = combine(a, unstack(y, 0), axis)
             axis %= y.ndim
             y = y.reshape(*y.shape[: axis - 1], -1, *y.shape[axis + 1 :])
         return y
@@ -143,11 +143,11 @@ class _Plan:
         return kernel.reshape(*self._kernel_size, *points.shape[1:])
 
 
-def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:
+def unstack(x: jax.Array, axis: int) -> list[jax.Array]:
     return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
 
 
-def _combine(matrix: np.ndarray, parts: Sequence[jax.Array], axis: int = 0) -> jax.Array:
+def combine(matrix: np.ndarray, parts: Sequence[jax.Array], axis: int = 0) -> jax.Array:
     """Matrix (n,m) times a list of m arrays, stacked to n along a new axis. Zeros cost nothing."""
 
     def combination(row: np.ndarray) -> jax.Array:
