@@ -33,11 +33,11 @@ def load(
       scale: "training" scales frames so that their shorter side is about that of the training
         frames; "native" leaves the video's own size.
       overlap: share of a window that the next one covers too, in T, H and W; 0 <= overlap < 1.
-      full_frame: None: a frame is one window, scaled to the network's multiple where that is at most
-        a tenth away and padded otherwise; or, where that is more than four times the training clip,
-        as few windows as cost least. The programs are compiled anew for every size of window. True:
-        one window however large it is, padded. False: windows of the training clip's size, which
-        serve any size of video.
+      full_frame: None: a frame is one window, scaled to the network's multiple where that is a
+        tenth away at most and padded otherwise; or, where that is more than four times the training
+        clip, as few windows as cost least. The programs are compiled anew for every size of window.
+        True: one window however large it is, padded. False: windows of the training clip's size,
+        which serve any size of video.
       batch_size: windows a call of the network; None: 1 on CPUs, 32 elsewhere. A live stream wants
         as few as cover a frame (docs/guides/own_video.md).
       dtype: of the network's computation; "auto": what its configuration says, which is bfloat16 on
