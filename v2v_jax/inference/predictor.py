@@ -255,7 +255,7 @@ class Predictor:
         factor = min(min(trained) / min(size), max(1.0, _LONGEST * max(trained) / max(size)))
         h, w = (max(1, round(side * factor)) for side in size)
         if self._full_frame is None and self.network.any_size:
-            # Scaled by some percent a frame is a window without padding, which would cost quality.
+            # Scaled by some percent a frame needs no padding, which made flow worse.
             _, *multiples = self.network.multiple
             h, w = (nearest_multiple(n, m) for n, m in zip((h, w), multiples))
         return h, w
