@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     compilation_cache.enable()
     args.output.mkdir(parents=True, exist_ok=True)
-    predictor = v2v_jax.load(args.network)
+    predictor = v2v_jax.load(args.network, full_frame=False)
     sources: dict[str, Iterator[Clip]] = {}
     if args.scenes:
         sources[f"{args.scenes} unseen scenes"] = scenes(args.scenes, args.num_frames)

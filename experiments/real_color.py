@@ -29,7 +29,7 @@ from v2v_jax.system import compilation_cache
 def ways(predictor: Predictor, frames: np.ndarray) -> dict[str, np.ndarray]:
     """Name → colours (T,H,W,3) uint8."""
     grey = np.rint(frames @ np.array(LUMA, np.float32)).astype(np.uint8)
-    alone = Predictor(predictor.network, overlap=0.0)
+    alone = Predictor(predictor.network, full_frame=False, overlap=0.0)
     return {
         "windows": predictor(frames),
         "windows, end to end": alone(frames),
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     compilation_cache.enable()
     args.output.mkdir(parents=True, exist_ok=True)
-    predictor = half_precision.load(args.weights)
+    predictor = half_precision.load(args.weights, full_frame=False)
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for source in ("clips_test", "davis_val"):
         videos = RealVideos(args.data, [Part(source)])

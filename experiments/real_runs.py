@@ -103,7 +103,7 @@ class RealWorker(search_worker.Worker):
 
         if group.name not in self._predictors:
             trained = half_precision.trained(experiment.about, params, experiment.config.dtype)
-            self._predictors = {group.name: Predictor(trained)}
+            self._predictors = {group.name: Predictor(trained, full_frame=False)}
         predictor = self._predictors[group.name]
         predictor._params = blending.on_device(fold(params))  # compiled once for all runs
         found = {}

@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     import v2v_jax
 
-    predictor = v2v_jax.load(args.network)
+    predictor = v2v_jax.load(args.network, full_frame=False)
     network = both_ways(lambda frames: predictor(frames)[:-1], clips)
     result = evaluate(clips, network, brox)
     result |= {"clips": len(clips), "device": jax.devices()[0].device_kind}

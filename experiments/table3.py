@@ -76,7 +76,7 @@ def measure(dataset: Sintel, method: Method) -> Score:
 
 def network(path: pathlib.Path) -> Method:
     """The flow of a trained network."""
-    predictor = v2v_jax.load(path)
+    predictor = v2v_jax.load(path, full_frame=False)
     if predictor.task != "flow":
         raise ConfigError(f"{path} is a network for {predictor.task}; expected one for flow.")
     return lambda frames, indices: predictor(frames)[indices]

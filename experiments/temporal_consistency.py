@@ -41,8 +41,8 @@ Apply = Callable[[np.ndarray], np.ndarray]
 
 def ways(run: pathlib.Path) -> tuple[Predictor, dict[str, Apply]]:
     """A run's predictor and the ways to apply it: name → (video → predictions)."""
-    windows = Predictor(read_network(run))
-    apart = Predictor(windows.network, overlap=0.0)
+    windows = Predictor(read_network(run), full_frame=False)
+    apart = Predictor(windows.network, full_frame=False, overlap=0.0)
     length = windows.network.clip[0]
 
     def frame_by_frame(video: np.ndarray) -> np.ndarray:
