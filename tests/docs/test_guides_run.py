@@ -93,7 +93,7 @@ def shortened(argv: list[str]) -> list[str]:
 
 def run(command: list[str]) -> None:
     program, *argv = command
-    if program == "python":  # of the repository, which is not in this folder
+    if program in ("python", "make"):  # of the repository, which is not in this folder
         return
     assert program == "v2v"
     arguments = [argv[0], *shortened(argv[1:])]

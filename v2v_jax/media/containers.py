@@ -15,6 +15,10 @@ _VIDEO = (
     "nut,obu,ogg,rm,webm,yuv4mpegpipe"
 )
 _SOUND = "aac,ac3,aiff,caf,eac3,flac,mp3,w64,wav"
+# Titles and names of tracks are in whatever code their writer had; nobody reads them here. PyAV 19
+# has no such option any more.
+_OLD = int(av.__version__.partition(".")[0]) < 19
+_TITLES: dict[str, Any] = {"metadata_errors": "replace"} if _OLD else {}
 
 
 def open_input(
@@ -33,10 +37,7 @@ def open_input(
     known = {"protocol_whitelist": "file", "format_whitelist": f"{_VIDEO},{_SOUND}"}
     if all_frames:
         known["ignore_editlist"] = "1"
-    # Titles and names of tracks are in whatever code their writer had; nobody reads them here.
-    return av.open(
-        os.path.abspath(path), container_options=known, metadata_errors="replace", **options
-    )
+    return av.open(os.path.abspath(path), container_options=known, **_TITLES, **options)
 
 
 def demuxed(
