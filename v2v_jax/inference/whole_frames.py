@@ -1,11 +1,12 @@
 """Windows cut, blended and scaled back on the device, whole frames at a time.
 
-Meant for accelerators, where many small calls may keep the host busier than the device; none has
-measured it yet, so that `Predictor(…, blend="frames")` has to ask for it. Frames go there once, as
-the network sees them, and results come back once, of several windows in time together; in between
-are three programs (those of `blending` take some forty calls a window). The price is that two of
-them are compiled for every size of video: a CPU, which has no use for fewer calls, is better off
-with tiles.
+Meant for accelerators, where many small calls may keep the host busier than the device. Table 2
+(experiments.table2) is made with it; elsewhere `Predictor(…, blend="frames")` has to ask for it,
+as nobody has measured it there by itself (docs/records/inference.md). Frames go there once, as the
+network sees them, and results come back once, of several windows in time together; in between are
+three programs (those of `blending` take some forty calls a window). The price is that two of them
+are compiled for every size of video: a CPU, which has no use for fewer calls, is better off with
+tiles.
 """
 
 from __future__ import annotations

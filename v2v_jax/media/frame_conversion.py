@@ -18,7 +18,7 @@ class FrameConverter:
     """Converts decoded frames to RGB (H,W,3) uint8, upright and of one size."""
 
     def __init__(self, size: tuple[int, int] | None) -> None:
-        """size: (H,W); None takes the first frame's. ValueError for another one."""
+        """size: (H,W); None takes the first frame's. ValueError if it is neither."""
         check_size(size)
         self._size = size
         # Scaling to planes is nearly three times as fast as to interleaved colours, with the same

@@ -113,7 +113,7 @@ class Picture:
         Raises:
           CorruptVideoError: the picture is damaged.
           DataError: it is of a kind that cannot be shown faithfully.
-          ValueError: `size` is none.
+          ValueError: `size` is not (H,W), whole numbers of at least 1.
         """
         check_size(size)
         self._check_single()

@@ -116,7 +116,7 @@ class VideoFile:
           (T,H,W,3) uint8 RGB, 0..255, T = stop - start.
 
         Raises:
-          ValueError: frames that the video does not have, or a `size` that is none.
+          ValueError: frames that the video does not have, or a `size` that is not (H,W).
           TypeError: a number of a frame that is not a whole one.
           CorruptVideoError: a frame cannot be decoded.
         """

@@ -84,7 +84,7 @@ def as_present(names: Iterable[str], present: Iterable[str]) -> list[str]:
     A letter with an accent is one character in a list and two in the names of a Mac, and names of
     an old archive are in Windows' code, as its lists are read.
     """
-    exact = list(present)
+    exact = set(present)
     known = {_letters(name): name for name in exact}
     return [name if name in exact else known.get(_letters(name), name) for name in names]
 
