@@ -8,8 +8,9 @@ import pathlib
 from collections.abc import Mapping
 
 from v2v_jax.errors import ConfigError, DataError
-from v2v_jax.media.folders import find_videos, list_pictures, some
+from v2v_jax.media.folders import find_videos, list_pictures
 from v2v_jax.system.jobs import Job
+from v2v_jax.system.messages import some_of
 
 # In an output: the video's path in the folder, without extension where that tells it from others.
 NAME = "{name}"
@@ -86,8 +87,8 @@ def _written_by(job: Job) -> tuple[str, str]:
 def _check_template(folder: str, output: str) -> None:
     if NAME not in output:
         raise ConfigError(
-            f"--video={folder} is a folder of videos ({some(find_videos(folder))}); --output needs "
-            f"{NAME} in it, as in out/{NAME}.mp4."
+            f"--video={folder} is a folder of videos ({some_of(find_videos(folder))}); "
+            f"--output needs {NAME} in it, as in out/{NAME}.mp4."
         )
     directory, file = os.path.split(output)
     if not is_movie(output) and NAME not in directory:

@@ -19,6 +19,7 @@ from absl import logging
 
 from v2v_jax.errors import DataError
 from v2v_jax.system import causes
+from v2v_jax.system.messages import some_of
 from v2v_jax.system.natural_order import natural_key
 
 # In lower case; letter case does not count. All are containers or streams that `video` opens.
@@ -31,7 +32,6 @@ VIDEO_EXTENSIONS = (
 PICTURE_EXTENSIONS = (
     *(".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-_SHOWN = 5  # names in a message
 _RUN = ("checkpoints", "eval", "tensorboard")  # what is in a run's folder
 _said: set[str] = set()  # both splits of a dataset list the same folder
 _lock = threading.Lock()  # datasets list many folders at once
@@ -63,7 +63,7 @@ class LeftOut:
     def report(self, where: str) -> None:
         """Warns once of what was left out of a folder or dataset; says nothing if nothing was."""
         parts = [
-            f"{_count(len(names), what)} ({some(sorted(names))})"
+            f"{_count(len(names), what)} ({some_of(sorted(names))})"
             for what, names in (
                 ("hidden file", self.hidden),
                 ("broken link", self.broken),
@@ -74,7 +74,7 @@ class LeftOut:
         ]
         if self.others:
             kinds = [f"{ext or 'no extension'}: {n}" for ext, n in self.others.most_common()]
-            parts.append(f"{_count(self.others.total(), 'file')} of other kinds ({some(kinds)})")
+            parts.append(f"{_count(self.others.total(), 'file')} of other kinds ({some_of(kinds)})")
         sentence = f"{where}: left out {'; '.join(parts)}."
         with _lock:
             new = bool(parts) and sentence not in _said
@@ -228,9 +228,3 @@ def _is_file(folder: str, name: str) -> bool:
 def _count(number: int, what: str) -> str:
     first, _, rest = what.partition(" of ")
     return f"{number} {first}{'s' * (number != 1)}{' of ' * bool(rest)}{rest}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are, for a message."""
-    shown = ", ".join(names[:_SHOWN])
-    return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""Warnings and errors of all libraries as one line each, without the place in the code."""
+"""Warnings and errors of all libraries as one line each, and lists of names in our own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import absl.logging
+
+_SHOWN = 5  # names in a message
 
 
 class OneLineHandler(logging.Handler):
@@ -69,3 +71,9 @@ def _show_unraisable(error: Any) -> None:
     if isinstance(error.exc_value, RuntimeError) and "loop is closed" in str(error.exc_value):
         return  # tensorstore, which goes on writing for an event loop that orbax has left
     sys.__unraisablehook__(error)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are, for a message."""
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -19,13 +19,13 @@ from absl import logging
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError, TooManyCorruptError
 from v2v_jax.media.video import VideoFile
+from v2v_jax.system.messages import some_of
 
 # The warning of a video that is passed over: dataset, name, reason.
 LEAVES_OUT = "Dataset %s leaves out the corrupt video %s: %s"
 MIN_FRAMES = 16  # the length of V2V's clips
 _MAX_CORRUPT_SHARE = 0.01
 _THREADS = 8  # listing waits for the disk more than for the processor
-_SHOWN = 5  # names in a message
 
 T = TypeVar("T")
 
@@ -127,12 +127,6 @@ def _report(
             "Dataset %s leaves out %d of %d videos shorter than %d frames: %s",
             *(dataset, len(short), count, min_frames, some_of(short)),
         )
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are, for a message."""
-    shown = ", ".join(names[:_SHOWN])
-    return shown + (f", … {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def check_split(dataset: str, split: str) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 
 from absl import logging
 
-from v2v_jax.datasets.base.listing import some_of
 from v2v_jax.errors import DataError
+from v2v_jax.system.messages import some_of
 
 _MAX_BYTES = 1 << 26
 _MARKS = (  # of Windows' editors; UTF-32's begins with UTF-16's

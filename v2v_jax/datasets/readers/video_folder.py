@@ -13,11 +13,11 @@ from v2v_jax.datasets.base.listing import (
     MIN_FRAMES,
     VideoFileDataset,
     check_split,
-    some_of,
 )
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import VIDEO_EXTENSIONS, find_videos, list_folders
+from v2v_jax.system.messages import some_of
 
 
 class VideoFolder(VideoFileDataset):
