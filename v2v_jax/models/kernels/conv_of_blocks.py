@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -12,42 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from v2v_jax.models.kernels.block_layout import BlockLayout
 from v2v_jax.models.kernels.coverage import is_same_convolution
 from v2v_jax.system import triton
 
 _PATCH = 4  # voxels along W in a row of a patch of the output's gradient
 _CHANNELS = 8  # that conv_pre's gradient is padded to
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockLayout:
-    """Where the voxels (B,T,H,W,C) lie in blocks (B,T',H',W',st·sh·sw·C) that hold a margin too.
-
-    Attributes:
-      blocks: T',H',W'.
-      strides: voxels a block in T, H, W.
-      crop: voxels of margin before the first one that counts.
-      size: T,H,W.
-      channels: C.
-    """
-
-    blocks: tuple[int, int, int]
-    strides: tuple[int, int, int]
-    crop: tuple[int, int, int]
-    size: tuple[int, int, int]
-    channels: int
-
-    @property
-    def padded(self) -> tuple[int, int, int]:
-        """T,H,W with the margins."""
-        return tuple(n * s for n, s in zip(self.blocks, self.strides))
-
-    def offset(self, b, t, h, w):
-        """Element at which voxel (t,h,w) of clip b begins, t,h,w counted with the margin."""
-        (nt, nh, nw), (st, sh, sw) = self.blocks, self.strides
-        (bt, t), (bh, h), (bw, w) = triton.divide(t, st), triton.divide(h, sh), triton.divide(w, sw)
-        block = ((b * nt + bt) * nh + bh) * nw + bw
-        return (((block * st + t) * sh + h) * sw + w) * self.channels
 
 
 def can_read_blocks(layout: BlockLayout, kernel_shape: Sequence[int], padding, dtype) -> bool:

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from v2v_jax.models.kernels import conv_of_blocks as kernels
-from v2v_jax.models.kernels.conv_of_blocks import BlockLayout
+from v2v_jax.models.kernels.block_layout import BlockLayout
+from v2v_jax.models.kernels.block_lines import can_read_lines
+from v2v_jax.models.kernels.conv_of_lines import conv_of_lines
+from v2v_jax.models.kernels.gradients_of_lines import can_take_gradients, gradients_of_lines
 from v2v_jax.models.lowering import choice, convolution
 from v2v_jax.models.lowering.forms import (
     Form,
@@ -213,9 +216,10 @@ def _conv_of_relu_forward(layout, padding, blocks, bias, kernel):
         return convolution.forward(padding, None, _voxels(y, layout), kernel).astype(jnp.float32)
 
     def by_kernel(y, kernel):
-        convolution = functools.partial(kernels.conv_of_blocks, layout=layout)
-        return triton.per_device(convolution, y, whole=(kernel,))
+        convolve = conv_of_lines if by_lines else kernels.conv_of_blocks
+        return triton.per_device(functools.partial(convolve, layout=layout), y, whole=(kernel,))
 
+    by_lines = can_read_lines(layout, kernel.shape, padding, y.dtype)
     covered = kernels.can_read_blocks(layout, kernel.shape, padding, y.dtype)
     return choice.by_kernel_on_cuda(covered, by_kernel, by_forms, y, kernel), y
 
@@ -233,12 +237,17 @@ def _conv_of_relu_backward(layout, padding, residuals, dy):
         return dx, dbias, dkernel
 
     def by_kernel(dy, y, kernel):
-        to_input = functools.partial(kernels.conv_of_blocks_input_gradient, layout=layout)
-        to_kernel = functools.partial(
-            kernels.conv_of_blocks_weight_gradient, kt=kernel.shape[0], layout=layout
-        )
-        dx, dbias = triton.per_device(to_input, dy, y, whole=(kernel,), summed=(False, True))
-        dkernel = triton.per_device(to_kernel, dy, y, summed=True)
+        if can_take_gradients(layout, kernel.shape, padding, y.dtype):
+            gradients = functools.partial(gradients_of_lines, layout=layout)
+            summed = (False, True, True)
+            dx, dbias, dkernel = triton.per_device(gradients, dy, y, whole=(kernel,), summed=summed)
+        else:
+            to_input = functools.partial(kernels.conv_of_blocks_input_gradient, layout=layout)
+            to_kernel = functools.partial(
+                kernels.conv_of_blocks_weight_gradient, kt=kernel.shape[0], layout=layout
+            )
+            dx, dbias = triton.per_device(to_input, dy, y, whole=(kernel,), summed=(False, True))
+            dkernel = triton.per_device(to_kernel, dy, y, summed=True)
         return dx, dbias, dkernel.astype(kernel.dtype)
 
     covered = kernels.can_read_blocks(layout, kernel.shape, padding, y.dtype)
