@@ -14,7 +14,7 @@ import jax
 # Kinds of kernels by name; what matches none is "other": fused loops, reductions, copies.
 KINDS = {
     "all-reduce": r"nccl|all_?reduce|all_?to_?all|all_?gather",
-    "own kernels": r"conv_of_blocks|conv_relu_pool|gather_taps",
+    "own kernels": r"conv_of_blocks|_of_lines|conv_relu_pool|gather_taps",
     "convolutions and products": r"conv(?!ert)|xmma|cudnn|cutlass|gemm|nvjet|[fdw](prop|grad)",
 }
 

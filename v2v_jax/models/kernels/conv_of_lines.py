@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from v2v_jax.models.kernels.block_layout import BlockLayout
 from v2v_jax.models.kernels.block_lines import CHANNELS, OUTPUTS, ROWS, Lines, pad_outputs
 from v2v_jax.system import hopper, triton
-from v2v_jax.system.hopper import Matrix, Number, Ring, Sums
+from v2v_jax.system import hopper_products as tensor_cores
+from v2v_jax.system.hopper import Number, Ring
+from v2v_jax.system.hopper_products import Matrix, Sums
 
 _FRAMES = 2  # of output that a warp group computes
 _GROUPS = 2  # warp groups that compute
@@ -178,8 +180,8 @@ class _Job:
                         products[half].values[n * width : (n + 1) * width] for n in range(3)
                     )
                     at = (j * halves + half) * 2
-                    done = list(map(hopper.add, sums[at], last))
-                    sums[at], sums[at + 1] = list(map(hopper.add, sums[at + 1], same)), new
+                    done = list(map(tensor_cores.add, sums[at], last))
+                    sums[at], sums[at + 1] = list(map(tensor_cores.add, sums[at + 1], same)), new
                     _store_taps(hopper.part(taps, j), done, thread, half)
                 hopper.wait_for_warpgroup()
                 with hopper.when(i >= 2):
@@ -199,7 +201,7 @@ class _Job:
                 for c in range(0, CHANNELS, 16):
                     columns = kernel.moved(tap * _COLUMNS * CHANNELS + c)
                     product.add(line.moved(half * 64 * CHANNELS + c), columns)
-        hopper.finish()
+        tensor_cores.finish()
         return products
 
     def _release(self, i: Number) -> None:
@@ -214,12 +216,12 @@ class _Job:
 
 def _store_taps(taps, values, thread: Number, half: int) -> None:
     """A thread's sums of 64 rows → (3,128,8), by taps along W."""
-    column = hopper.column_of(thread)
+    column = tensor_cores.column_of(thread)
     for tap in range(3):
-        for i, row in enumerate(hopper.rows_of(thread)):
+        for i, row in enumerate(tensor_cores.rows_of(thread)):
             pair = values[4 * tap + 2 * i : 4 * tap + 2 * i + 2]
             at = ((row + half * 64 + tap * ROWS) * OUTPUTS) + column
-            hopper.store_pair(pair, taps, at)
+            tensor_cores.store_pair(pair, taps, at)
 
 
 def _write_line(job: _Job, y, taps, frame: Number, i: Number, voxel: Number, *, outputs) -> None:
@@ -234,8 +236,8 @@ def _write_line(job: _Job, y, taps, frame: Number, i: Number, voxel: Number, *, 
             for tap, condition in inside.items():
                 row = voxel + margin - 1 + tap + tap * ROWS
                 part = hopper.load4(taps, row * OUTPUTS + half)
-                part = part if condition is None else hopper.keep_where(condition, part)
-                total = part if total is None else hopper.add(total, part)
+                part = part if condition is None else tensor_cores.keep_where(condition, part)
+                total = part if total is None else tensor_cores.add(total, part)
             halves.append(total)
         line = hopper.part(y, job.clip, job.frame + frame, job.line + i - 2)
         hopper.store_first(halves, outputs, line, voxel * outputs)

@@ -21,7 +21,9 @@ from v2v_jax.models.kernels.block_lines import (
     pad_outputs,
 )
 from v2v_jax.system import hopper, triton
-from v2v_jax.system.hopper import Matrix, Number, Ring, Sums
+from v2v_jax.system import hopper_products as tensor_cores
+from v2v_jax.system.hopper import Number, Ring
+from v2v_jax.system.hopper_products import Matrix, Sums
 
 _GRADIENT_LINE = 136  # voxels of a line of the output's gradient in shared memory
 _BEFORE = 8  # of them before the clip's first one; the copy fills them, and those after it, with 0
@@ -272,7 +274,7 @@ class _Job:
                 self._add(halves, lines[2 - dt], 0, beside, pairs, 3 * dt + dh)
             self._add(halves, lines[1], 2, between, pairs, 9 + dh)
             self._add(halves, lines[0], 2, between, pairs, 12 + dh)
-        hopper.finish()
+        tensor_cores.finish()
         return halves
 
     def _add(self, halves, line, voxel: int, stride: int, pairs: Matrix, pair: int) -> None:
@@ -285,18 +287,18 @@ class _Job:
         """Zeros where ReLU or the margin has them; rounds to `ready`, adds to a thread's sums."""
         margin, width = self.lines.layout.crop[2], self.lines.layout.size[2]
         for half, products in enumerate(halves):
-            for i, row in enumerate(hopper.rows_of(self.thread)):
+            for i, row in enumerate(tensor_cores.rows_of(self.thread)):
                 row = row + half * 64
                 inside = row.within(margin, width)
                 for eight in range(CHANNELS // 8):
-                    at = hopper.columns_of_swizzled_row(row, eight, self.thread)
+                    at = tensor_cores.columns_of_swizzled_row(row, eight, self.thread)
                     pair = products.values[4 * eight + 2 * i : 4 * eight + 2 * i + 2]
-                    for p, x in enumerate(hopper.load_bfloat16_pair(buffer, at)):
-                        keep = hopper.all_of(inside, hopper.is_positive(x))
-                        pair[p] = hopper.keep_where(keep, pair[p])
+                    for p, x in enumerate(tensor_cores.load_bfloat16_pair(buffer, at)):
+                        keep = hopper.all_of(inside, tensor_cores.is_positive(x))
+                        pair[p] = tensor_cores.keep_where(keep, pair[p])
                         column = 2 * eight + p
-                        totals[column] = hopper.add(totals[column], pair[p])
-                    hopper.store_bfloat16_pair(*pair, ready, at)
+                        totals[column] = tensor_cores.add(totals[column], pair[p])
+                    tensor_cores.store_bfloat16_pair(*pair, ready, at)
         return totals
 
     def _copy_out(self, context, s: Number, g: Number, ready, dx) -> None:
@@ -314,13 +316,13 @@ class _Job:
         def step(s, values):
             sums = [Sums(3 * OUTPUTS, v) for v in values]
             self.gradients_ring.wait_filled(s + 2)
-            hopper.begin()
+            tensor_cores.begin()
             for g in range(2):
                 self.buffers_ring.wait_filled(s * 2 + g)
                 buffer = hopper.part(self.buffers, self.buffers_ring.slot(s * 2 + g))
                 x = Matrix.swizzled(buffer, transposed=True)
                 self._kernel_products(s, g, x, sums)
-            hopper.finish()
+            tensor_cores.finish()
             hopper.wait_for_warpgroup()
             with hopper.one_thread():
                 for g in range(2):
