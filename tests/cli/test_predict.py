@@ -378,6 +378,40 @@ def test_the_program_itself(trained, tmp_path):
     assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
 
 
+def test_several_processes_write_the_same_files(trained, tmp_path, capsys):
+    """Byte for byte; and a broken video costs no other."""
+    lengths = {"a": 3, "b": 5, "deep/c": 9}
+    for name, length in lengths.items():
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "videos" / f"{name}.mp4", smooth(length, 40, 50))
+    (tmp_path / "videos" / "broken.mp4").write_text("hello")
+    workdir, found = trained("seg").workdir, []
+    capsys.readouterr()
+    for how in (["--processes=1"], ["--processes=2", "--threads=2"]):
+        out = tmp_path / f"out{len(how)}"
+        command = ["predict", f"--checkpoint={workdir}", *how]
+        command += [f"--video={tmp_path / 'videos'}", f"--output={out}/{{name}}/%d.png"]
+        assert commands.execute(command) == 1
+        printed = capsys.readouterr().out
+        assert "3 done (17 frames" in printed and "0 were there, 1 failed" in printed
+        assert printed.splitlines()[-1].startswith("failed: broken: ")
+        found.append(contents(out))
+    assert found[0] == found[1]
+    pictures = [name for name in found[0] if name.endswith(".png")]
+    assert len(pictures) == sum(lengths.values())
+
+
+def test_a_process_that_cannot_load_the_weights_says_why(tmp_path, capsys):
+    make_videos(tmp_path, "videos/a.mp4", "videos/b.mp4")
+    command = [f"--video={tmp_path}/videos", f"--output={tmp_path}/{{name}}.mp4", "--processes=2"]
+    sentences = []
+    for processes in ("--processes=1", "--processes=2"):
+        arguments = [f"--checkpoint={tmp_path}/none", *command, processes]
+        assert commands.execute(["predict", *arguments]) == 1
+        sentences.append(capsys.readouterr().err)
+    assert sentences[0] == sentences[1] and sentences[0].count("\n") == 1
+
+
 @pytest.mark.slow
 def test_the_program_itself_over_ray(trained, tmp_path):
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'v2v_jax[ray]'")

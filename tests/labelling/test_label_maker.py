@@ -63,11 +63,16 @@ def hidden(folder):
     return [path for path in pathlib.Path(folder).rglob(".*")]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_pair_of_every_video(videos, batch_size, threads):
+@pytest.mark.parametrize(
+    "batch_size, backend",
+    [
+        *((size, Backend(threads=threads)) for size in (1, 4, 32) for threads in (1, 3)),
+        (4, Backend(processes=2)),
+    ],
+)
+def test_every_pair_of_every_video(videos, batch_size, backend):
     labels = label_set(videos, batch_size=batch_size)
-    report = label_videos(labels, Backend(threads=threads))
+    report = label_videos(labels, backend)
     assert sorted(report.done) == sorted(NAMES) and report.status == 0
     assert report.frames == sum(FRAMES.values())
     check_content(labels)

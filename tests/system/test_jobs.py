@@ -10,58 +10,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 
+from tests.copying import ROOT, check_outputs, counts, make_copying, make_jobs
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.system.jobs import Backend, Job, run_jobs
 from v2v_jax.system.whole_files import is_temporary
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def make_jobs(folder, count=6, extension=".out"):
-    (folder / "in").mkdir()
-    jobs = []
-    for i in range(count):
-        source = folder / "in" / f"v{i}"
-        source.write_text(str(i))
-        jobs.append(Job(f"v{i}", str(source), str(folder / f"out/v{i}{extension}")))
-    return jobs
-
-
-def make_copying(log, kill="", seconds=0.0):
-    """Work that copies its source and writes down when; the first time at `kill` it dies."""
-
-    def note(text):
-        with open(log, "a") as file:
-            file.write(f"{text}\n")
-
-    def work(job, output, tick):
-        note(f"begin {job.name}")
-        pathlib.Path(output).write_text("half")
-        if job.name == kill and not os.path.exists(f"{log}.killed"):
-            pathlib.Path(f"{log}.killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(seconds)
-        pathlib.Path(output).write_text(pathlib.Path(job.source).read_text())
-        tick(10)
-        note(f"end {job.name}")
-
-    return work
-
-
-def counts(log, word):
-    lines = [line.split() for line in pathlib.Path(log).read_text().splitlines()]
-    return collections.Counter(name for kind, name in lines if kind == word)
-
-
-def check_outputs(jobs, missing=()):
-    """Every output is whole, and nothing else is in the folder."""
-    folder = pathlib.Path(jobs[0].output).parent
-    wanted = {pathlib.Path(j.output).name: j.name[1:] for j in jobs if j.name not in missing}
-    assert {path.name: path.read_text() for path in folder.iterdir()} == wanted
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -167,7 +122,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
 
 KILLED = """
     import functools, sys
-    from tests.system.test_jobs import make_copying
+    from tests.copying import make_copying
     from v2v_jax.system.jobs import Backend, Job, run_jobs
     folder, threads = sys.argv[1], int(sys.argv[2])
     jobs = [Job(f"v{i}", f"{folder}/in/v{i}", f"{folder}/out/v{i}.out") for i in range(6)]

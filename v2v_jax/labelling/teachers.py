@@ -294,8 +294,11 @@ def _brox(name: str, parameters: Mapping[str, Any]) -> Teacher:
             )
         )
 
-    # On a CPU brox_flow itself compiles for one pair, whose fields then stay in its cache.
-    call = encoded if jax.default_backend() == "cpu" else in_parts
+    def call(frames: np.ndarray, step: float) -> tuple[jax.Array, jax.Array]:
+        # On a CPU brox_flow itself compiles for one pair, whose fields then stay in its cache.
+        # Asked only now: who has processes do the work does not take the device for itself.
+        return (encoded if jax.default_backend() == "cpu" else in_parts)(frames, step)
+
     return Teacher(
         name, parameters, _compile_once(call), compiled=True, min_size=brox_flow.MIN_SIZE
     )

@@ -1,4 +1,4 @@
-"""Runs work over many videos, each done exactly once: on this machine, or on many through Ray Data.
+"""Runs work over many videos, each done exactly once: here, or on many machines through Ray Data.
 
 A `Job` names a source and an output. Its work is written under a hidden temporary name and renamed
 when it is complete, so an output that is there is a whole one: a run that was killed is started
@@ -8,6 +8,7 @@ again and goes on with what is missing. A job that fails is listed at the end; t
     report.print()
     sys.exit(report.status)
 
+With `Backend(processes=4)` several processes of this machine share the jobs and its accelerator.
 With `Backend(ray="local")`, or the address of a cluster, Ray Data deals the jobs out to worker
 processes. All machines must see sources and outputs under the same paths.
 """
@@ -34,8 +35,8 @@ from v2v_jax.system import causes
 from v2v_jax.system.console import JobsBar, console
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
+from v2v_jax.system.worker_processes import ATTEMPTS, WorkerProcesses
 
-ATTEMPTS = 3  # times that a job is begun whose worker dies, through Ray
 _SHOWN = 20  # failures printed
 _LOCK = ".lock"
 
@@ -70,17 +71,19 @@ class Backend:
     """Where jobs run.
 
     Attributes:
-      threads: jobs at a time in this process, without Ray: one decodes while another computes.
+      threads: jobs at a time in each process, without Ray: one decodes while another computes.
       ray: "" for this process; "local" starts Ray on this machine; else a cluster's address, such
         as "auto" on one of its machines.
       workers: Ray's worker processes.
       gpus: of each worker; a fraction lets several share one.
+      processes: without Ray; 1: this one. More share the accelerator and its memory.
     """
 
     threads: int = 1
     ray: str = ""
     workers: int = 2
     gpus: float = 0.0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.workers < 1 or not self.gpus >= 0:
@@ -88,13 +91,28 @@ class Backend:
                 f"threads is {self.threads}, workers {self.workers} and gpus_per_worker "
                 f"{self.gpus}; expected at least 1, 1 and 0."
             )
+        if self.processes < 1:
+            raise ConfigError(f"processes is {self.processes}; expected at least 1.")
+        if self.ray and self.processes > 1:
+            raise ConfigError(
+                "--processes is for this machine without Ray; with --ray give --workers."
+            )
 
 
 def add_arguments(parser: argparse.ArgumentParser, threads: int = 1) -> None:
-    """Adds --threads, --ray, --workers and --gpus_per_worker to a program's options."""
+    """Adds --threads, --processes, --ray, --workers and --gpus_per_worker to the options."""
     group = parser.add_argument_group("where to run")
     group.add_argument(
-        "--threads", type=int, default=threads, help="videos at a time (default: %(default)s)"
+        "--threads",
+        type=int,
+        default=threads,
+        help="videos at a time, of each process (default: %(default)s)",
+    )
+    group.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="on this machine, which share its accelerator (default: %(default)s)",
     )
     group.add_argument(
         "--ray",
@@ -111,7 +129,11 @@ def add_arguments(parser: argparse.ArgumentParser, threads: int = 1) -> None:
 def backend_from(arguments: argparse.Namespace) -> Backend:
     """The backend that `add_arguments`' options describe; ConfigError if they make no sense."""
     return Backend(
-        arguments.threads, arguments.ray, arguments.workers, gpus=arguments.gpus_per_worker
+        arguments.threads,
+        arguments.ray,
+        arguments.workers,
+        gpus=arguments.gpus_per_worker,
+        processes=arguments.processes,
     )
 
 
@@ -158,7 +180,7 @@ def output_is_there(job: Job) -> bool:
 
 def run_jobs(
     jobs: Sequence[Job],
-    make_work: MakeWork,
+    make_work: MakeWork | WorkerProcesses,
     *,
     backend: Backend | None = None,
     done: Done = output_is_there,
@@ -170,12 +192,13 @@ def run_jobs(
 
     Args:
       jobs: with different outputs.
-      make_work: builds the work, once a worker process; through Ray it is pickled.
+      make_work: builds the work, once a worker process, for which it is pickled. Or processes that
+        have built it and go on after this run; `backend` does not matter then.
       done: tells whether a job's output is there; asked before and, by the worker, at its start.
       lock: a folder of outputs that belongs to this run alone: a second run on it is an error, and
         what killed runs left there is removed.
       publish: gives what a job has written (first argument) its name (second). By default a file
-        is replaced, and a folder that holds something never is. Through Ray it is pickled.
+        is replaced, and a folder that holds something never is. Pickled, as `done` is.
       description: for the progress bar.
 
     Returns:
@@ -184,6 +207,7 @@ def run_jobs(
     Raises:
       ConfigError: two jobs have the same output, or Ray is asked for and not installed.
       DataError: another run is writing to `lock`.
+      UserError: a process died while it built its work.
     """
     backend = backend or Backend()
     outputs = [os.path.abspath(job.output) for job in jobs]
@@ -201,16 +225,15 @@ def run_jobs(
         report.skipped = [job.name for job in report.skipped]
         bar.start(len(report.skipped))
         start = time.perf_counter()
-        runner = _run_ray if backend.ray else _run_threads
         do = functools.partial(_do, done=done, clean=alone, publish=publish)
-        for job, error in runner(waiting, make_work, do, backend, bar) if waiting else ():
+        held.callback(_remove_temporaries, folders)  # of workers that died
+        for job, error in _results(waiting, make_work, do, backend, bar, held):
             if error is None:
                 report.done.append(job.name)
             else:
                 report.failed.append((job.name, error))
             bar.finish_one(bool(error))
         report.seconds = time.perf_counter() - start
-        _remove_temporaries(folders)  # of workers that died
         report.frames = bar.frames
     return report
 
@@ -278,8 +301,7 @@ def _lock(folder: str | os.PathLike[str] | None, held: contextlib.ExitStack) -> 
         return held.enter_context(locked(os.path.join(folder, _LOCK)))
     except InUseError as error:
         raise DataError(
-            f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another "
-            "output."
+            f"Another run is writing to {os.fspath(folder)}; wait for it, or choose another output."
         ) from error
     except OSError as error:
         raise DataError(
@@ -293,6 +315,35 @@ def _lock(folder: str | os.PathLike[str] | None, held: contextlib.ExitStack) -> 
 
 _Do = Callable[[Job, Work, Tick], "str | None"]
 _Results = Iterator[tuple[Job, "str | None"]]
+
+
+def _results(
+    jobs: Sequence[Job],
+    make_work: MakeWork | WorkerProcesses,
+    do: _Do,
+    backend: Backend,
+    bar: JobsBar,
+    held: contextlib.ExitStack,
+) -> _Results:
+    """By the backend that is asked for; `held` ends processes that it starts."""
+    if not jobs:
+        return iter(())
+    if isinstance(make_work, WorkerProcesses):
+        return _run_processes(jobs, make_work, do, bar)
+    if backend.ray:
+        return _run_ray(jobs, make_work, do, backend, bar)
+    if backend.processes == 1:
+        return _run_threads(jobs, make_work, do, backend, bar)
+    count = min(backend.processes, len(jobs))
+    workers = held.enter_context(WorkerProcesses(make_work, count, backend.threads))
+    return _run_processes(jobs, workers, do, bar)
+
+
+def _run_processes(
+    jobs: Sequence[Job], workers: WorkerProcesses, do: _Do, bar: JobsBar
+) -> _Results:
+    for number, error in workers.run(jobs, do, bar.tick):
+        yield jobs[number], error
 
 
 def _run_threads(
