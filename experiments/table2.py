@@ -24,6 +24,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,34 +42,38 @@ from v2v_jax.media.video import VideoFile
 from v2v_jax.system import compilation_cache
 from v2v_jax.system.jobs import Backend, Job, Report, Tick, Work, run_jobs
 from v2v_jax.system.whole_files import write_text
+from v2v_jax.system.worker_processes import WorkerProcesses
 from v2v_jax.tasks import Task
 
 # Frames/s on UCF101's test split 1, one Tesla K40, reading and writing included.
 PAPER = {"Brox": 1.3, "V2V": 91.6}
 # Of the processors; the others compress, which takes about as long, and feed the device.
-PROCESSES = max(1, 3 * (os.cpu_count() or 1) // 8)
+DECODERS = max(1, 3 * (os.cpu_count() or 1) // 8)
 TOO_LARGE = 32767  # stands for all vectors of 511.98 px and more
 
 
 class NetworkWork:
     """`video_jobs.Work` that writes the flow that a network predicts; for several threads.
 
-    Processes decode and scale. The frames go to the device as the network sees them, and come back
-    as the integers that are stored. There are more threads than processes: while one's video is
-    compressed, another's is decoded.
+    Processes decode and scale, or this one's threads do. The frames go to the device as the network
+    sees them, and come back as the integers that are stored. There are more threads than processes:
+    while one's video is compressed, another's is decoded.
 
     Attributes:
       predictor: of the network.
       decoders: the processes.
     """
 
-    def __init__(self, make_predictor: Callable[[], Predictor], processes: int = PROCESSES) -> None:
-        """processes: that decode. Raises DataError where the network is not one for flow."""
+    def __init__(self, make_predictor: Callable[[], Predictor], decoders: int = DECODERS) -> None:
+        """decoders: processes that decode, 0 for none; DataError where the network is not for flow.
+
+        Of several processes that share a device, each makes one of these.
+        """
         self.predictor = make_predictor()
         if self.predictor.task != "flow":
             raise DataError(f"The network is for {self.predictor.task}, not for flow.")
         self._finish = functools.partial(flow_codes, self.predictor.network.task)
-        self.decoders = DecodingPool(processes)
+        self.decoders = DecodingPool(decoders)
 
     def __call__(self, job: Job, output: str, tick: Tick) -> None:
         """Writes the flow of all frames but the last, which leads nowhere."""
@@ -119,42 +124,88 @@ def brox_work(batch_size: int) -> Work:
     return LabelWork(LabelSet("", (), "", "brox", batch_size=batch_size))
 
 
-def methods(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Work], int, str]]:
-    """name → (how to build its work, threads, which of the paper's rows it is)."""
+class Method(NamedTuple):
+    """How one method's row is made.
+
+    Attributes:
+      make_work: builds its work, once a process.
+      threads: videos at a time, of each process.
+      paper: which of the paper's rows it is.
+      processes: how many share the device; 1: this one.
+    """
+
+    make_work: Callable[[], Work]
+    threads: int
+    paper: str
+    processes: int = 1
+
+
+def methods(args: argparse.Namespace) -> dict[str, Method]:
+    """name → how its row is made."""
     load = functools.partial(v2v_jax.load, args.workdir)
     whole = functools.partial(load, full_frame=True, overlap=0.0)
-    load, whole = (functools.partial(NetworkWork, make, args.processes) for make in (load, whole))
-    threads = args.threads
+    decoders = args.decoders
+    if decoders is None:
+        decoders = DECODERS if args.processes == 1 else 0
+    load, whole = (functools.partial(_network_work, make, decoders) for make in (load, whole))
+    threads = max(1, args.threads // args.processes)
     return {
         # The device limits it; what more videos would add is memory.
-        "Brox": (functools.partial(brox_work, args.batch_size), min(4, threads), "Brox"),
-        "V2V, whole frames": (whole, threads, "V2V"),
-        "V2V, windows that overlap": (load, threads, "V2V"),
+        "Brox": Method(functools.partial(brox_work, args.batch_size), min(4, args.threads), "Brox"),
+        "V2V, whole frames": Method(whole, threads, "V2V", args.processes),
+        "V2V, windows that overlap": Method(load, threads, "V2V", args.processes),
     }
 
 
-def measure(
-    make_work: Callable[[], Work], threads: int, labels: LabelSet, first: list[str], repeats: int
-) -> list[Report]:
+def _network_work(make_predictor: Callable[[], Predictor], decoders: int) -> NetworkWork:
+    compilation_cache.enable()  # in this process, which may be one of several
+    return NetworkWork(make_predictor, decoders)
+
+
+def measure(method: Method, labels: LabelSet, first: list[str], repeats: int) -> list[Report]:
     """A report a pass, after one over the videos `first`, which compiles.
+
+    With several processes another pass goes before, in which each of them finds what is compiled.
 
     Raises:
       DataError: a video failed.
     """
-    work = make_work()
-    with contextlib.closing(work) if hasattr(work, "close") else contextlib.nullcontext():
+    names = list(labels.names)
+    before = [first]
+    if method.processes > 1:
+        before.append(names[: 2 * method.processes * method.threads])
+    with _started(method) as work:
         reports = [
-            run_pass(work, dataclasses.replace(labels, names=names), threads)
-            for names in [first, *[list(labels.names)] * repeats]
+            run_pass(work, dataclasses.replace(labels, names=some), method.threads)
+            for some in [*before, *[names] * repeats]
         ]
-    return reports[1:]
+    return reports[len(before) :]
 
 
-def run_pass(work: Work, labels: LabelSet, threads: int) -> Report:
-    """Makes all labels anew; DataError if a video failed."""
+@contextlib.contextmanager
+def _started(method: Method) -> Iterator[Work | WorkerProcesses]:
+    """The work of this process, or processes that have built theirs."""
+    if method.processes > 1:
+        with WorkerProcesses(method.make_work, method.processes, method.threads) as workers:
+            workers.wait()
+            yield workers
+        return
+    work = method.make_work()
+    try:
+        yield work
+    finally:
+        if hasattr(work, "close"):
+            work.close()
+
+
+def run_pass(work: Work | WorkerProcesses, labels: LabelSet, threads: int) -> Report:
+    """Makes all labels anew, by `threads` of this process or by others; DataError if one failed."""
     shutil.rmtree(labels.output, ignore_errors=True)
     report = run_jobs(
-        labels.jobs(), lambda: work, backend=Backend(threads=threads), lock=labels.output
+        labels.jobs(),
+        work if isinstance(work, WorkerProcesses) else lambda: work,
+        backend=Backend(threads=threads),
+        lock=labels.output,
     )
     if report.status:
         raise DataError(f"Video {report.failed[0][0]} failed: {report.failed[0][1]}")
@@ -198,12 +249,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time")
-    parser.add_argument("--processes", type=int, default=PROCESSES, help="that decode, for V2V")
+    parser.add_argument("--processes", type=int, default=1, help="that share the device, for V2V")
+    parser.add_argument(
+        "--decoders",
+        type=int,
+        help="processes that decode, of each of those; 0: its threads do (default: of one process "
+        f"{DECODERS}, of several 0)",
+    )
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="only so many videos")
     parser.add_argument("--keep", action="store_true", help="keep the flow that is written")
     args = parser.parse_args(argv)
     compilation_cache.enable()
+    if args.processes > 1:  # this one must leave them room on the device
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         return _run(args)
     except UserError as error:
@@ -212,6 +271,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    Backend(threads=args.threads, processes=args.processes)  # refuses what makes no sense
     names = find_videos(args.videos)[: args.limit]
     if not names:
         raise DataError(f"Video folder {args.videos} holds no videos.")
@@ -227,14 +287,15 @@ def _run(args: argparse.Namespace) -> int:
     }
     args.output.mkdir(parents=True, exist_ok=True)
     rows = {}
-    for name, (make_work, threads, paper) in methods(args).items():
+    for name, method in methods(args).items():
         folder = args.output / name.split(",")[-1].strip().replace(" ", "_")
         labels = LabelSet(args.videos, names, str(folder))
-        reports = measure(make_work, threads, labels, first, args.repeats)
+        reports = measure(method, labels, first, args.repeats)
         speeds = [report.frames / report.seconds for report in reports]
         rows[name] = {
-            "paper": paper,
-            "threads": threads,
+            "paper": method.paper,
+            "processes": method.processes,
+            "threads": method.threads,
             "fps": max(speeds),
             "all_fps": speeds,
             "frames": reports[0].frames,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import layers, network, predict, serving
+from benchmarks import layers, network, predict, serving, serving_work
 from v2v_jax.models import V2V
 
 pytestmark = pytest.mark.slow  # full-size layers on a CPU
@@ -52,6 +52,26 @@ def test_serving(tmp_path, capsys):
     assert [row["frames"] for row in written["mp4"]] == [9, 9, *[9, 9, 18] * 3]
     assert all(row["fps"] > 0 for rows in (written["flow"], written["mp4"]) for row in rows)
     assert "of the slower of decode and write alone" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_serving_by_processes(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    options = ["--width=0.05", "--videos=3", "--frames=9", "--size=48x64", "--threads=4"]
+    options += ["--at_once=2", "--mp4_frames=9", "--repeats=1", f"--folder={tmp_path}", "--profile"]
+    options += ["--parts", "flow_processes", "mp4_processes", "--processes", "1", "2"]
+    assert serving.main([*options, f"--output={path}"]) == 0
+    written = json.loads(path.read_text())
+    flow, mp4 = written["flow_processes"], written["mp4_processes"]
+    assert [row["part"] for row in flow] == [*serving_work.FLOW * 2, "whole"]
+    assert [row["part"] for row in mp4] == [*serving_work.MP4 * 2]
+    assert [row["processes"] for row in flow] == [*[1] * 5, *[2] * 5, 1]
+    assert [row["frames"] for row in flow] == [*[27] * 10, 9]
+    assert {row["frames"] for row in mp4} == {18}
+    assert all(row["fps"] > 0 for row in (*flow, *mp4))
+    assert all(row["samples"]["samples"] > 0 for row in (*flow, *mp4))
+    printed = capsys.readouterr().out
+    assert "--processes=2, whole: " in printed and "the sampler had Python's lock" in printed
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
 
 

@@ -13,7 +13,8 @@ from v2v_jax.media.video import write_video
 
 
 @pytest.mark.slow
-def test_both_methods_write_flow_for_every_frame(trained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_both_methods_write_flow_for_every_frame(trained, tmp_path, monkeypatch, capsys, processes):
     import v2v_jax
 
     labels = lambda batch_size: LabelSet("", (), "", MINE, batch_size=batch_size)
@@ -25,7 +26,8 @@ def test_both_methods_write_flow_for_every_frame(trained, tmp_path, monkeypatch,
         write_video(videos / name, moving_squares(count, (36, 44)))
     workdir = str(trained("flow").workdir)
     options = [f"--workdir={workdir}", f"--videos={videos}", f"--output={tmp_path / 'out'}"]
-    assert table2.main([*options, "--repeats=1", "--keep"]) == 0
+    options += ["--repeats=1", "--keep", f"--processes={processes}", "--threads=2"]
+    assert table2.main(options) == 0
     result = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert [row["frames"] for row in result["rows"].values()] == [20, 20, 20]
     assert all(row["fps"] > 0 for row in result["rows"].values())

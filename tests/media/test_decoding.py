@@ -12,9 +12,9 @@ from v2v_jax.media.frame_sources import FrameResizer
 from v2v_jax.media.video import VideoFile, write_video
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with DecodingPool(2) as pool:
+@pytest.fixture(scope="module", params=[2, 0], ids=["processes", "here"])
+def pool(request):
+    with DecodingPool(request.param) as pool:
         yield pool
 
 

@@ -37,6 +37,8 @@ class DecodingPool:
     """A number of decoding processes, lent to threads one video at a time; started when needed."""
 
     def __init__(self, processes: int) -> None:
+        """processes: how many; 0: who draws a video's frames decodes them."""
+        self._here = processes == 0
         self._places: queue.LifoQueue[DecodingProcess | None] = queue.LifoQueue()
         for _ in range(processes):
             self._places.put(None)
@@ -48,6 +50,9 @@ class DecodingPool:
         Raises:
           DataError, CorruptVideoError: as `VideoFile`.
         """
+        if self._here:
+            decoder = DecodingHere()
+            return DecodedVideo(decoder, decoder.open(path), lambda decoder: None)
         process = self._places.get()
         try:
             if process is None:
@@ -72,7 +77,7 @@ class DecodingPool:
 
 
 class DecodedVideo:
-    """A video that a pool's process decodes; the process is free once the last frame is read.
+    """A video of a pool, whose process, if it has any, is free once the last frame is read.
 
     Attributes:
       facts: its number of frames and their size.
@@ -80,12 +85,12 @@ class DecodedVideo:
 
     def __init__(
         self,
-        process: DecodingProcess,
+        process: DecodingProcess | DecodingHere,
         facts: VideoFacts,
-        give_back: Callable[[DecodingProcess], None],
+        give_back: Callable[[Any], None],
     ) -> None:
         self.facts = facts
-        self._process: DecodingProcess | None = process
+        self._process: DecodingProcess | DecodingHere | None = process
         self._give_back = give_back
 
     def frames(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -113,6 +118,23 @@ class VideoFacts(NamedTuple):
 
     num_frames: int
     size: tuple[int, int]
+
+
+class DecodingHere:
+    """Decodes in the thread that draws the frames, as `DecodingProcess` does elsewhere."""
+
+    def open(self, path: str | os.PathLike[str]) -> VideoFacts:
+        """See `DecodingProcess.open`."""
+        from v2v_jax.media.video import VideoFile
+
+        self._video = VideoFile(path)
+        return VideoFacts(self._video.num_frames, self._video.size)
+
+    def frames(self, size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """See `DecodingProcess.frames`."""
+        from v2v_jax.media.frame_sources import FrameResizer
+
+        return map(FrameResizer(size), self._video.stream())
 
 
 class DecodingProcess:
