@@ -378,6 +378,7 @@ def test_the_program_itself(trained, tmp_path):
     assert read_video(tmp_path / "out.mp4")[0].shape == (5, 40, 50, 3)
 
 
+@pytest.mark.slow  # labels by several processes are tested quickly (tests/labelling)
 def test_several_processes_write_the_same_files(trained, tmp_path, capsys):
     """Byte for byte; and a broken video costs no other."""
     lengths = {"a": 3, "b": 5, "deep/c": 9}

@@ -203,6 +203,20 @@ def test_what_a_killed_process_left_is_removed_by_who_writes_the_same_again(tmp_
     assert [path.name for path in tmp_path.iterdir()] == [f".x.{'0' * 32}.part.json"]
 
 
+def test_what_is_written_beside_an_unfinished_file_is_of_the_same_file(tmp_path):
+    """As an MP4's writer does for a job: what a killed one leaves is found by the file's name."""
+    for name in ("clip.mp4", "folder", "a.b.mp4", f"{'x' * 250}.mp4"):
+        path = tmp_path / name
+        outer = whole_files.temporary_path(path)
+        inner = whole_files.temporary_path(outer)
+        assert outer != inner and outer.suffix == inner.suffix == (path.suffix or ".part")
+        outer.touch()
+        inner.touch()
+        assert whole_files.leftovers(path) == sorted([outer, inner])
+        third = whole_files.temporary_path(inner)
+        assert outer.exists() and inner.exists() and not third.exists()  # their process lives
+
+
 def test_a_process_that_has_the_number_of_a_dead_one_is_another(tmp_path):
     name = temporary_path(tmp_path / "x").name
     digits = name.removeprefix(".x.")[:32]

@@ -12,6 +12,7 @@ import time
 
 import jax
 import pytest
+from absl import logging
 
 from tests.copying import ROOT, check_outputs, counts, make_copying, make_jobs
 from v2v_jax.errors import ConfigError, DataError, TooManyCorruptError, UserError
@@ -162,6 +163,21 @@ def test_started_processes_serve_several_runs(tmp_path):
             assert len(run_jobs(some, workers).done) == 4
     assert {pathlib.Path(job.output).read_text().split()[0] for job in jobs} <= built
     assert len(list((tmp_path / "built").iterdir())) == 2
+
+
+def make_warning():
+    def work(job, output, tick):
+        logging.warning("%s is grey.", job.name)
+        pathlib.Path(output).write_text(job.name[1:])
+
+    return work
+
+
+def test_warnings_are_shown_by_the_process_that_has_the_terminal(tmp_path, caplog):
+    jobs = make_jobs(tmp_path, 3)
+    run_jobs(jobs, make_warning, backend=TWO)
+    assert sorted(caplog.messages) == ["v0 is grey.", "v1 is grey.", "v2 is grey."]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 def make_environment():

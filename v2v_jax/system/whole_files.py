@@ -26,7 +26,7 @@ StrPath = str | os.PathLike[str]
 
 _RANDOM = r"[0-9a-f]{32}"
 _PART = ".part"
-_TEMPORARY = re.compile(rf"\..*\.{_RANDOM}{re.escape(_PART)}(\.[^.]*)?", re.DOTALL)
+_TEMPORARY = re.compile(rf"\.(.*)\.{_RANDOM}{re.escape(_PART)}(\.[^.]*)?", re.DOTALL)
 _LONGEST_NAME = 255  # bytes, of nearly all file systems
 
 
@@ -70,9 +70,12 @@ def temporary_path(path: StrPath) -> pathlib.Path:
     """A new hidden name beside `path`, with its extension: `.clip.<32 digits>.part.mp4`.
 
     For those who write over a longer time than a block: then `publish`, or `discard`. What
-    processes of this machine that are dead have begun to write for `path` is removed.
+    processes of this machine that are dead have begun to write for `path` is removed. For a path
+    that is such a name itself it is another one of the same file, so that it is found as well.
     """
     path = pathlib.Path(path)
+    if outer := _TEMPORARY.fullmatch(path.name):
+        path = path.with_name(f"{outer[1]}{outer[2] or ''}")
     for left in leftovers(path):
         if _is_dead(left.name.removeprefix(_prefix(path))[:32]):
             discard(left)
