@@ -97,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=pathlib.Path, default=pathlib.Path("serving.json"))
     options = parser.parse_args(argv)
     compilation_cache.enable()
-    # Other processes may need the device's memory, too.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if any(part in _PARTS_OF_PROCESSES for part in options.parts):
+        # This one must leave them room on the device.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     about = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
@@ -498,12 +499,8 @@ class _Mp4Processes(_Processes):
         return [_mp4_video(self._options, self._folder)] * self._options.at_once
 
 
-_PARTS = {
-    "flow": _Flow,
-    "mp4": _Mp4,
-    "flow_processes": _FlowProcesses,
-    "mp4_processes": _Mp4Processes,
-}
+_PARTS_OF_PROCESSES = {"flow_processes": _FlowProcesses, "mp4_processes": _Mp4Processes}
+_PARTS = {"flow": _Flow, "mp4": _Mp4, **_PARTS_OF_PROCESSES}
 
 
 if __name__ == "__main__":
