@@ -97,11 +97,22 @@ def _predict(output: str) -> Callable[[pathlib.Path], list[str]]:
     return command
 
 
-def _label(folder: pathlib.Path) -> list[str]:
-    for number in range(4):
-        make_video(folder / "videos" / f"{number}.mp4", 30 + number)
-    videos, labels = f"--videos={folder / 'videos'}", f"--output={folder / 'labels'}"
-    return ["label", videos, labels, "--teacher=tests.teachers:slow_flow", "--threads=2"]
+def _predict_folder(folder: pathlib.Path) -> list[str]:
+    for number in range(3):
+        make_video(folder / "videos" / f"{number}.mp4", 20 + number)
+    run = folder / "given" / "run"
+    return ["predict", f"--checkpoint={run}", f"--video={folder / 'videos'}", "--processes=2",
+            f"--output={folder / 'out'}/{{name}}.mp4"]  # fmt: skip
+
+
+def _label(*how: str) -> Callable[[pathlib.Path], list[str]]:
+    def command(folder: pathlib.Path) -> list[str]:
+        for number in range(4):
+            make_video(folder / "videos" / f"{number}.mp4", 30 + number)
+        videos, labels = f"--videos={folder / 'videos'}", f"--output={folder / 'labels'}"
+        return ["label", videos, labels, "--teacher=tests.teachers:slow_flow", *how]
+
+    return command
 
 
 def _label_contents(folder: pathlib.Path) -> dict[str, object]:
@@ -141,7 +152,11 @@ TARGETS = {
     "predict, frames": Target(
         _predict("frames/%03d.png"), lambda folder: _files(folder / "out"), "train, device"
     ),
-    "label": Target(_label, _label_contents),
+    "predict, processes": Target(
+        _predict_folder, lambda folder: _files(folder / "out"), "train, device"
+    ),
+    "label": Target(_label("--threads=2"), _label_contents),
+    "label, processes": Target(_label("--processes=2", "--threads=2"), _label_contents),
     "pack": Target(_pack, _pack_contents),
     "export": Target(
         _export, lambda folder: {"a": (folder / "a.v2v").read_bytes()}, "train, device"

@@ -102,8 +102,11 @@ class WorkerProcesses:
 
         Raises:
           UserError: a process died while it built its work.
+          ValueError: the processes were ended.
           Any exception of `make_work`.
         """
+        if not self._workers:
+            raise ValueError("These processes were ended.")
         waiting = collections.deque(range(len(items)))
         begun: collections.Counter[int] = collections.Counter()
         left = len(items)
