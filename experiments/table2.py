@@ -6,8 +6,8 @@
 Both decode every video of a folder, find the flow at the video's own size and write it as flow
 labels (docs/guides/teacher_labels.md) on the machine at hand; every pass starts with an empty
 folder. A pass over the first video of every size of frame goes before and is not counted: it
-compiles. Prints the table, writes OUTPUT/table2.json and OUTPUT/table2.md, and removes the flow
-again unless --keep.
+compiles. With --processes=N as many processes share the device for V2V. Prints the table, writes
+OUTPUT/table2.json and OUTPUT/table2.md, and removes the flow again unless --keep.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Labels videos with what a teacher finds in them: optical flow, classes or depth.
 
     v2v label --videos=DIR --output=LABELS
+    v2v label --videos=DIR --output=LABELS --processes=4
     v2v label --dataset=ucf101 --root=data/ucf101 --output=LABELS
     v2v label --videos=DIR --output=LABELS --task=segmentation --teacher=tflite:people.tflite
     v2v label --videos=DIR --output=LABELS --task=depth --teacher=my_module:my_function

@@ -3,6 +3,7 @@
     v2v predict --checkpoint=runs/seg --video=in.mp4 --output=out.mp4
     v2v predict --checkpoint=runs/flow --video=in.mp4 --output=flow/%05d.flo
     v2v predict --checkpoint=runs/seg --video=videos --output=out/{name}.mp4
+    v2v predict --checkpoint=runs/seg --video=videos --output=out/{name}.mp4 --processes=4
     v2v predict --checkpoint=flow --video=videos --output=out/{name}.mp4 --color_scale=5
 
 The last one draws all videos on one scale of colours, so that they can be compared: 5 pixels a
