@@ -439,7 +439,7 @@ class _Processes:
         with WorkerProcesses(self._work(count), count, threads) as workers:
             workers.wait()
             self._pass(workers, self.kinds[0], self._folder, one=True)  # one goes first alone
-            note = f"{threads} threads each; started in {time.perf_counter() - begin:.0f} s"
+            note = f"threads of each: {threads}; started in {time.perf_counter() - begin:.0f} s"
             how = dict(processes=count, profile=options.profile)
             for kind in self.kinds:
                 run = functools.partial(self._pass, workers, kind, self._folder)
