@@ -2,6 +2,7 @@
 
 The step's own is one `psum` of float32 arrays, one a parameter, which XLA gathers into all-reduces
 of some 30 MB on GPUs. Others differ in what XLA is told (`options`) or in what is sent (`add_up`).
+What is told to NCCL, or to XLA for a whole process, is `experiments.scaling_settings`'.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def not_at_all(sums: Any) -> Any:
 
 _OVERLAPPED: Options = {"xla_gpu_enable_latency_hiding_scheduler": True}
 _BUCKETS: Options = _OVERLAPPED | {"xla_gpu_all_reduce_combine_threshold_bytes": 16 * 2**20}
+_EARLY: Options = {"xla_gpu_experimental_collective_start_as_early_as_possible": True}
+_STREAMS: Options = {
+    "xla_gpu_experimental_enable_collective_multi_streaming": True,
+    "xla_gpu_experimental_parallel_collective_overlap_limit": 2,
+}
 
 WAYS = {
     "as_is": Way("as the step does it, float32"),
@@ -60,5 +66,29 @@ WAYS = {
     "bfloat16": Way("bfloat16", in_bfloat16),
     "bfloat16_buckets": Way("bfloat16, overlapped, 16 MiB", in_bfloat16, _BUCKETS),
     "bfloat16_sums": Way("all_reduce=bfloat16", accumulation.add_up_gradient_in_bfloat16),
+    # Worth joining, as in bfloat16_sums+each+early.
+    "each": Way("one a parameter", options={"xla_gpu_all_reduce_combine_threshold_bytes": 1}),
+    "early": Way("begun as early as possible", options=_OVERLAPPED | _EARLY),
+    "streams": Way("two at a time", options=_OVERLAPPED | _STREAMS),
+    "modelled": Way(
+        "scheduled by XLA's model of the cards' speed of light",
+        options=_OVERLAPPED | {"xla_gpu_enable_analytical_sol_latency_estimator": True},
+    ),
+    "no_graphs": Way("no CUDA graphs", options={"xla_gpu_enable_command_buffer": ""}),
+    "graphs": Way(
+        "CUDA graphs in the scheduler's order",
+        options=_OVERLAPPED | {"xla_gpu_command_buffer_scheduling_mode": "LHS"},
+    ),
     "none": Way("not at all: every device trains alone", not_at_all),
 }
+
+
+def find_way(name: str) -> Way:
+    """One of `WAYS`; or several, joined by "+": what the first sends, with the options of all.
+
+    Raises:
+      KeyError: there is no such way.
+    """
+    parts = [WAYS[part] for part in name.split("+")]
+    options = {key: value for part in parts for key, value in part.options.items()}
+    return Way(", ".join(part.what for part in parts), parts[0].add_up, options)

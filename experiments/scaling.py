@@ -11,13 +11,14 @@ of the fewest devices before the rest, which then find the compiler's trials don
 within a round, so that another program slows all of them; clips/s are medians over the rounds.
 Efficiency is clips/s a device over those of the first way on the fewest devices, same clips.
 
---reduce names ways to add up the gradients (`experiments/all_reduce.py`), of which the first is
-measured everywhere, the others on several devices, with --reduce_clips clips on each. Beside their
-speed: their losses from the same start. --profile tells where the time of a step goes, on the
-fewest and the most devices. A part that fails is printed and left out. --json is written after
-every part.
+--reduce names ways to add up the gradients (`experiments/all_reduce.py`; a+b is a with b's options
+too), of which the first is measured everywhere, the others on several devices, with --reduce_clips
+clips on each. Beside their speed: their losses from the same start. --profile tells where the time
+of a step goes, on the fewest and the most devices. A part that fails is printed and left out.
+--json is written after every part.
 
-Several processes, one device each: `experiments.scaling_processes`.
+Several processes, one device each: `experiments.scaling_processes`. Settings of NCCL, one process
+for each: `experiments.scaling_settings`.
 
 On a machine without accelerators, to see that it runs (its efficiency there means nothing):
 
@@ -40,7 +41,7 @@ import numpy as np
 
 from benchmarks import device_trace
 from experiments import scaling_step
-from experiments.all_reduce import WAYS
+from experiments.all_reduce import WAYS, find_way
 from experiments.scaling_report import Report, markdown, rows
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.system import compilation_cache, sharding
@@ -146,7 +147,7 @@ def compile_all(programs: list[Program], report: Report) -> States:
         futures: dict[Program, list[concurrent.futures.Future]] = {}
 
         def submit(program: Program) -> None:
-            options = WAYS[program.way].options
+            options = find_way(program.way).options
             step, batch = lower(program), scaling_step.make_batch(program.experiment).lower()
             futures[program] = [
                 pool.submit(compile_after, before, step, options),
@@ -183,7 +184,7 @@ def lower(program: Program) -> jax.stages.Lowered:
     """The step, traced."""
     experiment = program.experiment
     with jax.set_mesh(experiment.mesh):
-        step = scaling_step.make_step(experiment, WAYS[program.way].add_up)
+        step = scaling_step.make_step(experiment, find_way(program.way).add_up)
         batch = scaling_step.abstract_batch(experiment)
         return step.lower(experiment.abstract_state(), (), batch)
 
@@ -314,7 +315,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.reduce_clips = args.reduce_clips or args.clips_per_device
     if max(args.devices) > jax.device_count():
         parser.error(f"--devices={args.devices}: there are {jax.device_count()}")
-    if unknown := {*args.reduce, *args.profile} - {*WAYS}:
+    parts = {part for name in (*args.reduce, *args.profile) for part in name.split("+")}
+    if unknown := parts - {*WAYS}:
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(WAYS)}")
     return args
 

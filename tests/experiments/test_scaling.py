@@ -90,6 +90,20 @@ def test_options_of_ways_are_known(way):
     assert compiled(1.0) == -1
 
 
+def test_ways_can_be_joined():
+    """The first says what is sent; options are all theirs, later ones before earlier ones."""
+    joined = all_reduce.find_way("bfloat16_sums+buckets+each")
+    assert joined.add_up is accumulation.add_up_gradient_in_bfloat16
+    assert joined.options == {
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+        "xla_gpu_all_reduce_combine_threshold_bytes": 1,
+    }
+    assert all_reduce.find_way("none").options == {}
+    assert scaling.parse(["--reduce=as_is,as_is+early", "--devices=1"]).reduce[1] == "as_is+early"
+    with pytest.raises(SystemExit):
+        scaling.parse(["--reduce=as_is+nonsense", "--devices=1"])
+
+
 def test_as_is_is_what_the_step_does():
     way = all_reduce.WAYS["as_is"]
     assert way.add_up is accumulation.add_up and not way.options
