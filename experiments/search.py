@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plan", choices=tuple(PLANS), default="rates")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--data", type=pathlib.Path, help="default: WORKDIR/data")
-    parser.add_argument("--gpus", default="0", help="numbers, with commas")
+    parser.add_argument(
+        "--gpus", default="0", help="numbers, with commas; 0+1,2+3: processes of two cards each"
+    )
     parser.add_argument("--slots", type=int, default=1, help="processes a GPU")
     parser.add_argument("--seconds", type=float, default=math.inf, help="then training ends")
     parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)
@@ -106,8 +108,11 @@ def selected(plan: Sequence[Group], only: str) -> list[Group]:
 def spawn(
     module: str, options: Sequence[str], workdir: pathlib.Path, gpu: str, slot: int, slots: int
 ) -> subprocess.Popen:
-    """Starts one of `slots` workers of a GPU; its log is WORKDIR/gpuG-S.log."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+    """Starts one of `slots` workers of a GPU, or of several such as "0+1".
+
+    Its log is WORKDIR/gpuG-S.log.
+    """
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu.replace("+", ",")}
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.92 / slots:.3f}")
     command = [sys.executable, "-m", module, "--worker", *options]
     with open(workdir / f"gpu{gpu}-{slot}.log", "a") as log:

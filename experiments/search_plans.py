@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from v2v_jax.datasets.base.video_dataset import FRAME_SIZE, VIDEO_LABEL
@@ -70,6 +71,7 @@ class Group:
 DATA = {
     "plain": Data(400, 48),
     "many": Data(4000, 16),
+    "plain, labels": Data(400, 48, fields=("video", "labels")),
     # A clip long, so that the video's label is the clip's. 4,800 are learned by heart.
     "clips": Data(4800, 16, 400, 16, fields=("video", VIDEO_LABEL)),
     "many clips": Data(12000, 16, 400, 16, fields=("video", VIDEO_LABEL)),
@@ -93,7 +95,7 @@ def augmented(*kinds: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((f"augmentation.{k}", v) for kind in kinds for k, v in kind.items())
 
 
-def runs(steps: int, *rates: float, seeds: tuple[int, ...] = (0,)) -> tuple[Run, ...]:
+def runs(steps: int, *rates: float, seeds: Sequence[int] = (0,)) -> tuple[Run, ...]:
     """Every rate with every seed."""
     return tuple(Run(rate, steps, seed) for rate in rates for seed in seeds)
 
@@ -309,6 +311,21 @@ def _more_demos() -> list[Group]:
     ]
 
 
+_WAYS = ("float32", "bfloat16")
+
+
+def _all_reduce() -> list[Group]:
+    """Table 1's V2V-0, shorter, with gradients sent in either way between several devices."""
+    return [
+        Group(
+            *(f"all-reduce in {way}", "seg", "plain, labels", runs(1000, 2e-3, seeds=range(5))),
+            arg="model=v2v",
+            set=_settings(all_reduce=way),
+        )
+        for way in _WAYS
+    ]
+
+
 def _tiny() -> list[Group]:
     """A rehearsal of seconds on a CPU."""
     small = _settings(
@@ -338,6 +355,13 @@ def _tiny() -> list[Group]:
         tiny("seg", "seg", 1e-3, save=True),
         tiny("wide seg, half", "seg", 1e-3, save=True),
         tiny("wide depth, half", "depth", 1e-3, save=True),
+        *(
+            Group(
+                *(f"all-reduce in {way}", "seg", "tiny", runs(4, 1e-3, seeds=range(2))),
+                set=(*small, ("model.width", 0.125), ("all_reduce", way)),  # 0.04 has none to round
+            )
+            for way in _WAYS
+        ),
     ]
 
 
@@ -347,5 +371,6 @@ PLANS = {
     "more demos": _more_demos(),
     "final": _final(),
     "converged": _converged(),
+    "all_reduce": _all_reduce(),
     "tiny": _tiny(),
 }

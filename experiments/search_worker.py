@@ -47,9 +47,10 @@ def open_data(name: str, which: str) -> Scenes:
 
 
 def prepare(plan: list[Group], folder: pathlib.Path) -> None:
-    """Renders the plan's scenes."""
+    """Renders the plan's scenes; of the test split where a group is measured on it."""
     for name in dict.fromkeys(group.data for group in plan):
-        for which in _WHICH:
+        tested = any(group.test for group in plan if group.data == name)
+        for which in _WHICH[: 2 + tested]:
             start = time.perf_counter()
             source = open_data(name, which)
             render(source, _place(folder, name, which), DATA[name].fields)
@@ -252,7 +253,8 @@ class Worker:
 
     def has_data(self, group: Group) -> bool:
         """Whether its scenes are rendered."""
-        return all((_place(self._data, group.data, w) / "done").exists() for w in _WHICH)
+        which = _WHICH[: 2 + group.test]
+        return all((_place(self._data, group.data, w) / "done").exists() for w in which)
 
     def feeds(self, group: Group, *experiments: Any) -> tuple[Any, ...]:
         """Of each experiment; those of the group before are kept where they are the same."""
