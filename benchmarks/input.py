@@ -5,10 +5,12 @@
     python -m benchmarks.input --step [--arg=demo]      # what feed=device adds to a training step
 
 All rows read the same random clips (16 frames, resized to 128x171) with as many threads. "PyAV
-alone" opens the file, seeks to the keyframe, decodes and resizes, in a pool of threads; its frames
-are first compared with the reader's. The feeds' rows are all that it takes to have the cropped
+alone" opens the file, seeks to the keyframe, decodes and resizes, in a pool of threads, and with
+--processes in one of processes, which share no lock; its frames are first compared with the
+reader's. The feeds' rows are all that it takes to have the cropped
 batches as JAX arrays. Rows take turns within a round; ratios are medians over the rounds, so that
-another program on the same machine slows all of them.
+another program on the same machine slows all of them. --need adds what that is of the clips/s that
+an accelerator trains.
 
 --step trains the configuration seg.py (with --arg) on rendered scenes, with feed=device and with
 one batch that stays on the accelerator, in turns.
@@ -23,6 +25,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -56,6 +59,7 @@ RULES = Preprocessing()
 FIELDS = ("video",)
 CACHE_FACTOR = 20  # how many more clips are taken from the cache, which would be over too soon
 ALONE, STREAMED, CACHED = "PyAV alone, decode + resize", "feed=tf_data", "feed=tf_data, cache"
+PROCESSES = "PyAV alone, processes"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -128,6 +132,39 @@ def bare_speed(videos: list[BareVideo], plans: list[Clips], threads: int) -> flo
         return len(starts) / (time.perf_counter() - begin)
 
 
+_of_process: list[BareVideo] = []  # in a process of the pool
+
+
+def bare_processes(videos: list[BareVideo], count: int) -> concurrent.futures.Executor:
+    """A pool of `count` processes that have begun."""
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_process,
+        initargs=(videos,),
+    )
+    list(pool.map(time.sleep, [0.1] * count))
+    return pool
+
+
+def bare_speed_of_processes(pool: concurrent.futures.Executor, plans: list[Clips]) -> float:
+    """Clips/s of PyAV alone in `bare_processes`; frames stay in the process that read them."""
+    video = np.concatenate([plan.video for plan in plans]).tolist()
+    starts = np.concatenate([plan.start for plan in plans]).tolist()
+    begin = time.perf_counter()
+    for _ in pool.map(_read_in_process, video, starts, chunksize=2):
+        pass
+    return len(starts) / (time.perf_counter() - begin)
+
+
+def _begin_process(videos: list[BareVideo]) -> None:
+    _of_process.extend(videos)
+
+
+def _read_in_process(video: int, start: int) -> None:
+    _of_process[video].read(start)
+
+
 # ------------------------------------------------------------------------------------------------
 # Feeds
 
@@ -190,9 +227,14 @@ def measure(dataset: VideoDataset, folder: str, cache: str, args: argparse.Names
     bare = bare_videos(dataset, folder)
     packed = PackedVideos(dataset, cache, "train")
     steps = max(1, args.clips // args.batch)
+    plans = lambda first: [sampler.plan(first + i) for i in range(steps)]
     rows: dict[str, Callable[[int], float]] = {
-        ALONE: lambda k: bare_speed(bare, [sampler.plan(k + i) for i in range(steps)], args.threads)
+        ALONE: lambda k: bare_speed(bare, plans(k), args.threads)
     }
+    pool: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if args.processes:
+        pool = executor = bare_processes(bare, args.processes)
+        rows[PROCESSES] = lambda k: bare_speed_of_processes(executor, plans(k))
     costs, skipped = device_costs(packed, sampler, 20), {}
     if importlib.util.find_spec("tensorflow"):
         mesh = sharding.make_mesh()
@@ -205,9 +247,10 @@ def measure(dataset: VideoDataset, folder: str, cache: str, args: argparse.Names
     else:
         skipped = dict.fromkeys((STREAMED, CACHED), "TensorFlow is not installed")
     speeds: dict[str, list[float]] = {name: [] for name in rows}
-    for number in range(args.rounds):
-        for name, speed in rows.items():
-            speeds[name].append(speed(1000 * number))
+    with pool:
+        for number in range(args.rounds):
+            for name, speed in rows.items():
+                speeds[name].append(speed(1000 * number))
     return {"clips_per_second": speeds, "seconds_per_step": costs, "skipped": skipped}
 
 
@@ -297,18 +340,22 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[VideoDataset, str, str]]:
         yield dataset, folder, "a folder of videos" if args.videos else "rendered videos"
 
 
-def feed_table(result: dict, batch: int) -> str:
-    """The Markdown table of `measure`'s result."""
+def feed_table(result: dict, batch: int, need: float = 0.0) -> str:
+    """The Markdown table of `measure`'s result; need: clips/s that an accelerator trains."""
     speeds = result["clips_per_second"]
-    lines = [f"| | clips/s | times PyAV alone | ms a step of {batch} |", "|---|---|---|---|"]
+    heads = ["", "clips/s", "times PyAV alone", f"ms a step of {batch}"]
+    heads += [f"of the {need:.0f} that are needed"] if need else []
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    last = " |" if need else ""
     for name, values in speeds.items():
         ratio = statistics.median(a / b for a, b in zip(values, speeds[ALONE]))
         speed = statistics.median(values)
-        lines.append(f"| {name} | {speed:.0f} | {ratio:.2f} | {1e3 * batch / speed:.1f} |")
+        share = f" {speed / need:.2f} |" if need else ""
+        lines.append(f"| {name} | {speed:.0f} | {ratio:.2f} | {1e3 * batch / speed:.1f} |{share}")
     for name, seconds in result["seconds_per_step"].items():
-        lines.append(f"| {name} | | | {1e3 * seconds:.2f} |")
+        lines.append(f"| {name} | | | {1e3 * seconds:.2f} |{last}")
     for name, reason in result["skipped"].items():
-        lines.append(f"| {name} | skipped: {reason} | | |")
+        lines.append(f"| {name} | skipped: {reason} | | |{last}")
     return "\n".join(lines)
 
 
@@ -332,6 +379,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="clips a step (32; --step: as configured)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyAV alone")
+    parser.add_argument("--processes", type=int, default=0, help="of PyAV alone; 0: no such row")
+    parser.add_argument("--need", type=float, default=0.0, help="clips/s that are to be trained")
     parser.add_argument("--json", type=pathlib.Path, help="file to write all figures to")
     parser.add_argument("--step", action="store_true", help="measure the training step instead")
     parser.add_argument("--arg", help="for --step: of configs/seg.py; on a CPU 'demo'")
@@ -355,7 +404,7 @@ def main(argv: list[str] | None = None) -> None:
         args.batch = args.batch or 32
         with opened(args) as (dataset, folder, name), tempfile.TemporaryDirectory() as cache:
             result = {"data": name, **measure(dataset, folder, cache, args)}
-        table = feed_table(result, args.batch)
+        table = feed_table(result, args.batch, args.need)
     result |= {"device": device, "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds}
     print(f"{result.get('data') or result['config']}; {device}; {result['date']}\n\n{table}")
     if args.json:
