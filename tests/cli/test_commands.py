@@ -14,7 +14,8 @@ import pytest
 import v2v_jax
 from tests.tiny import ROOT
 from v2v_jax.cli import command_line, commands, config_options, predict
-from v2v_jax.errors import ConfigError
+from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.run import recipe_files
 from v2v_jax.run.recipe_files import known_recipes
 
 EACH = pytest.mark.parametrize("name", commands.COMMANDS)
@@ -216,6 +217,22 @@ def test_an_unknown_recipe_suggests_the_nearest():
         config_options.read("sge:demo")
     with pytest.raises(ConfigError, match="configs/segm.py does not exist; did you mean seg?"):
         config_options.read("configs/segm.py")
+
+
+def test_a_recipe_may_be_an_address_of_this_machine(tmp_path):
+    """As every other path may; a colon of an address begins no argument."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def get_config(arg): return arg\n")
+    address = (folder / "mine.py").as_uri()
+    assert "%20" in address
+    found = [recipe_files.find_recipe(text) for text in (address, address + ":size=small,demo")]
+    assert found == [(folder / "mine.py", ""), (folder / "mine.py", "size=small,demo")]
+    assert recipe_files.find_recipe("seg:a=b:c")[1] == "a=b:c"
+    with pytest.raises(ConfigError, match="Recipe file:///no/sge.py does not exist; did you mean"):
+        recipe_files.find_recipe("file:///no/sge.py:demo")
+    with pytest.raises(DataError, match="https://host/seg.py is an address, and only files of"):
+        recipe_files.find_recipe("https://host/seg.py:demo")
 
 
 # ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -204,7 +205,7 @@ def predict_to_files(
         try:
             for frames in ready:
                 if not written:
-                    _warn_of_size(output, source, frames[0])
+                    _warn_of_size(predictor, output, source, frames[0])
                 writer.add(frames)
                 written += len(frames)
                 tick(len(frames))
@@ -221,14 +222,21 @@ def predict_to_files(
     return written
 
 
-def _warn_of_size(output: Output, source: FrameSource, first: np.ndarray) -> None:
-    """Says how large files a frame will be, where that may fill a disk."""
-    if output.pattern is None or source.num_frames is None:
+_warned: weakref.WeakSet[Predictor] = weakref.WeakSet()
+
+
+def _warn_of_size(
+    predictor: Predictor, output: Output, source: FrameSource, first: np.ndarray
+) -> None:
+    """Says how large files a frame will be, where that may fill a disk; once a predictor."""
+    if output.pattern is None or source.num_frames is None or predictor in _warned:
         return
     size = first.nbytes * source.num_frames
     if size > _MUCH:
+        _warned.add(predictor)
         logging.warning(
-            "%s will hold %d frames of %.1f MB, %.1f GB before they are compressed.",
+            "%s will hold %d frames of %.1f MB, %.1f GB before they are compressed; videos after "
+            "it are not mentioned.",
             *(output.path, source.num_frames, first.nbytes / 1e6, size / 1e9),
         )
 

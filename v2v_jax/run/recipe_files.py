@@ -8,14 +8,19 @@ from __future__ import annotations
 import difflib
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING
 
 import v2v_jax
 from v2v_jax.errors import ConfigError
 from v2v_jax.system import own_modules
+from v2v_jax.system.paths import local_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+
+_PARTS = re.compile(r"((?:[\w+.-]+://)?[^:]*):?(.*)", re.DOTALL)  # no colon of an address
 
 
 def read_config(recipe: str | os.PathLike[str]) -> ConfigDict:
@@ -33,6 +38,7 @@ def read_config(recipe: str | os.PathLike[str]) -> ConfigDict:
 
     Raises:
       ConfigError: there is no such recipe, or its argument cannot be used.
+      DataError: it is an address of another machine.
     """
     from ml_collections import ConfigDict
 
@@ -57,13 +63,14 @@ def known_recipes() -> list[str]:
 
 
 def find_recipe(recipe: str) -> tuple[pathlib.Path, str]:
-    """(file, argument) of NAME, NAME:ARG, FILE or FILE:ARG.
+    """(file, argument) of NAME, NAME:ARG, FILE or FILE:ARG, where FILE may begin with file://.
 
     Raises:
       ConfigError: there is no such recipe.
+      DataError: it is an address of another machine.
     """
-    name, _, arg = recipe.partition(":")
-    file = pathlib.Path(os.path.expanduser(name))
+    name, arg = _PARTS.fullmatch(recipe).groups(default="")
+    file = pathlib.Path(local_path(name))
     if file.is_file():
         return file, arg
     known = known_recipes()
