@@ -167,6 +167,15 @@ def test_they_run_only_where_they_were_tried(monkeypatch, capability, version, e
         hopper._is_tried.cache_clear()
 
 
+@pytest.mark.parametrize("cores, expected", [(78, 78), (None, 132)])
+def test_work_is_shared_out_to_the_multiprocessors_there_are(monkeypatch, cores, expected):
+    class Device:
+        core_count = cores
+
+    monkeypatch.setattr(jax, "devices", lambda *_: [Device()])
+    assert hopper.multiprocessors() == expected
+
+
 def test_they_can_be_switched_off(monkeypatch):
     monkeypatch.setattr(triton, "_shared_memory", lambda: 227)
     monkeypatch.setattr(hopper, "_is_tried", lambda: True)

@@ -32,6 +32,7 @@ except ImportError:
 VERSIONS = ((0, 11),)  # of JAX, that the kernels have run with on a GPU
 THREADS = 128  # of a warp group
 SWIZZLE = 128  # bytes of a row in shared memory, whose 16-byte pieces change places row by row
+_MULTIPROCESSORS = 132
 _CAPABILITY = "9.0"  # its instruction for products (wgmma) is on no GPU before or after
 
 
@@ -49,6 +50,11 @@ def available() -> bool:
 def _is_tried() -> bool:
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     return capability == _CAPABILITY and jax.__version_info__[:2] in VERSIONS
+
+
+def multiprocessors() -> int:
+    """Of this process's GPU; 132, as H100 and H200 have, where JAX doesn't say (H20: 78)."""
+    return getattr(jax.devices()[0], "core_count", None) or _MULTIPROCESSORS
 
 
 def launch(

@@ -21,7 +21,6 @@ _FRAMES = 2  # of output that a warp group computes
 _GROUPS = 2  # warp groups that compute
 _COLUMNS = 9 * OUTPUTS  # of a product: lines of the kernel, taps along W, outputs
 _SLOTS = 9  # lines of input in shared memory; measured: 6 to 8 are up to a tenth slower
-_PROGRAMS = 128  # that keep a GPU busy, one a multiprocessor
 _REGISTERS = {"copy": 40, "compute": 232}
 
 
@@ -79,7 +78,8 @@ def _conv_of_lines(blocks, kernel, layout):
 def _chunks(h: int, programs: int) -> int:
     """Into how many parts H is divided, so that few clips keep a GPU busy, too."""
     divisors = [n for n in range(1, h + 1) if h % n == 0 and h // n >= 4]
-    enough = [n for n in divisors if n * programs >= _PROGRAMS]
+    busy = hopper.multiprocessors() - 4  # 128 of 132 are close enough
+    enough = [n for n in divisors if n * programs >= busy]
     return min(enough, default=max(divisors, default=1))
 
 

@@ -30,7 +30,6 @@ _BEFORE = 8  # of them before the clip's first one; the copy fills them, and tho
 _FRAME = _GRADIENT_LINE * OUTPUTS  # numbers
 _FRAMES = 4  # of the output's gradient, that two frames of voxels take their gradient from
 _SLOTS = {"gradients": 4, "lines": 2}  # measured: more of either is slower
-_PROGRAMS = 132  # multiprocessors of an H100 or H200, one program each
 _KERNEL, _COPY = 2, 3  # warp groups, beside 0 and 1 for the two frames of a block
 _REGISTERS = {"input": 152, "kernel": 168, "copy": 40}
 
@@ -73,6 +72,7 @@ def gradients_of_lines(
 
 def _gradients_of_lines(dy, blocks, kernel, layout):
     b, k, w = blocks.shape[0], kernel.shape[-1], layout.size[2]
+    programs = hopper.multiprocessors()  # one each: they take most of its shared memory
     lines = Lines(layout, b)
     dy = pad_outputs(dy.astype(blocks.dtype)).reshape(*dy.shape[:3], w // 8, 8 * OUTPUTS)
     weights = _pairs_of_taps(pad_outputs(kernel)).astype(blocks.dtype)
@@ -82,16 +82,16 @@ def _gradients_of_lines(dy, blocks, kernel, layout):
         "lines": Ring.barriers(2 * _SLOTS["lines"], 2),
     }
     dx, sums, taps = hopper.launch(
-        functools.partial(_program, lines=lines),
+        functools.partial(_program, lines=lines, programs=programs),
         dy,
         blocks.reshape(lines.shape),
         weights,
         outputs=[
             shape(lines.shape, blocks.dtype),
-            shape((_PROGRAMS, 2, hopper.THREADS, CHANNELS // 4), jnp.float32),
-            shape((_PROGRAMS, 9, hopper.THREADS, 3 * OUTPUTS // 2), jnp.float32),
+            shape((programs, 2, hopper.THREADS, CHANNELS // 4), jnp.float32),
+            shape((programs, 9, hopper.THREADS, 3 * OUTPUTS // 2), jnp.float32),
         ],
-        programs=_PROGRAMS,
+        programs=programs,
         warpgroups=4,
         shared=[
             shape((2 * _SLOTS["lines"], ROWS, CHANNELS), blocks.dtype),
@@ -136,9 +136,9 @@ def _by_tap(taps: jax.Array) -> jax.Array:
     return jnp.flip(taps, 2)
 
 
-def _program(context, dy, x, weights, dx, sums, taps, shared, *, lines):
+def _program(context, dy, x, weights, dx, sums, taps, shared, *, lines, programs):
     buffers, ready, gradients, kernel, full_dy, empty_dy, full_x, empty_x, kernel_there = shared
-    per = -(-lines.clips * lines.layout.blocks[0] * _steps_of_column(lines) // _PROGRAMS)
+    per = -(-lines.clips * lines.layout.blocks[0] * _steps_of_column(lines) // programs)
     program = hopper.program()
     job = _Job(
         lines=lines,
