@@ -9,19 +9,19 @@ the whole, on the same files, after all is compiled; the better of --repeats pas
 is the processor time of this process a frame, "others" that of all that it has started; --profile
 says where this process's threads stand meanwhile (`benchmarks.host_time`). The part flow has
 
-    decode      processes decode and scale, this one receives the frames
+    decode      threads decode and scale
     network     frames at hand → 16-bit flow at the video's size, in memory
     write       flow in memory → compressed labels on disk
     whole       decode, network and write at once (experiments.table2)
-    before      as it was until 2026-11-27: threads decode, windows are cut, tiles put together and
-                flow is quantised on the host
+    before      as it was until 2026-11-27: windows are cut, tiles put together and flow is
+                quantised on the host
     Brox        the same files by Brox's method, on the same device
 
 and the part mp4 the overlays of a segmentation by presets of the encoder, one video alone and
 several at once. flow_processes and mp4_processes have whole processes share the machine, each with
 all parts of the way (`benchmarks.serving_work`): --processes=N of them, and --threads, or --at_once
-for MP4s, shared out among them. Threads of each decode, but in "whole, decoders", where --decoders,
-shared out, do. The first number of processes compiles, the others find that in the cache.
+for MP4s, shared out among them. The first number of processes compiles, the others find that in the
+cache.
 
 Prints tables in Markdown; the figures are in --output (JSON) as soon as they are known.
 """
@@ -60,7 +60,6 @@ from v2v_jax.inference.network import TrainedNetwork, read_network
 from v2v_jax.inference.output_files import Output, predict_to_files
 from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.labelling.label_maker import LabelSet
-from v2v_jax.media.decoding import DecodingPool, VideoFacts
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.label_codes import STEPS, encode_flow
 from v2v_jax.media.label_files import LabelWriter
@@ -85,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--frames", type=int, default=180, help="of a video for flow (default: %(default)s)")
     add("--size", default="240x320", help="HxW")
     add("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time, for flow")
-    add("--decoders", type=int, default=table2.DECODERS, help="processes that decode, for flow")
     add("--processes", type=int, nargs="+", default=(1, 2, 4, 8), metavar="N", help="side by side")
     add("--at_once", type=int, default=8, help="videos at a time, for MP4s")
     add("--mp4_frames", type=int, default=600)
@@ -204,8 +202,8 @@ def _timed(
 # Flow
 
 
-def _flow_videos(options: argparse.Namespace, folder: str) -> tuple[LabelSet, VideoFacts]:
-    """Makes the videos, if another part has not, and says what is known of each."""
+def _flow_videos(options: argparse.Namespace, folder: str) -> tuple[LabelSet, VideoFile]:
+    """Makes the videos, if another part has not; with the first, which all are like."""
     source = os.path.join(folder, "videos")
     names = [f"{number}.avi" for number in range(options.videos)]
     size = tuple(map(int, options.size.split("x")))
@@ -218,7 +216,7 @@ def _flow_videos(options: argparse.Namespace, folder: str) -> tuple[LabelSet, Vi
             else:
                 shutil.copy(os.path.join(source, names[number % _DIFFERENT]), path)
     labels = LabelSet(source, names, os.path.join(folder, "flow"))
-    return labels, VideoFacts(VideoFile(os.path.join(source, names[0])).num_frames, size)
+    return labels, VideoFile(os.path.join(source, names[0]))
 
 
 class _Flow:
@@ -226,12 +224,12 @@ class _Flow:
 
     def __init__(self, options: argparse.Namespace, folder: str):
         self._options = options
-        self._labels, self._facts = _flow_videos(options, folder)
+        self._labels, self._video = _flow_videos(options, folder)
 
     def groups(self) -> Iterator[Iterator[dict]]:
         options, name = self._options, f"V2V, width {self._options.width:g}"
         random, few = random_network(options.width, Flow()), self._count_of_few
-        yield self._decode(Predictor(random))
+        yield self._decode(table2.NetworkWork(lambda: Predictor(random)))
         yield self._of_network(f"{name}, windows that overlap", random, {})
         yield self._of_network(f"{name}, whole frames", random, WHOLE)
         yield self.brox()
@@ -254,15 +252,13 @@ class _Flow:
         yield self._end_to_end(name, part, make(), *how)
 
     def _of_network(self, name: str, network: TrainedNetwork, how: dict) -> Iterator[dict]:
-        make = lambda: Predictor(network, blend="frames", **how)
-        work = table2.NetworkWork(make, self._options.decoders)
+        work = table2.NetworkWork(lambda: Predictor(network, blend="frames", **how))
         codes = self._codes(work)
         yield self._network(name, work, codes)
         yield self._end_to_end(name, "write", functools.partial(write, codes))
         yield self._end_to_end(name, "whole", work)
         if self._options.disk:
             yield self._end_to_end(name, "whole, to disk", work, folder=self._options.disk)
-        work.close()
 
     def _end_to_end(
         self, name: str, part: str, work: Work, threads: int = 0, few: int = 0, folder: str = ""
@@ -277,25 +273,24 @@ class _Flow:
             table2.run_pass(work, one, 1)  # compiles
             size = sum(p.stat().st_size for p in pathlib.Path(out).rglob("*") if p.is_file())
             run = lambda: table2.run_pass(work, labels, threads)
-            note = f"{threads} videos at once, {size / self._facts.num_frames / 1e3:.0f} kB a frame"
+            note = f"{threads} videos at once, {size / self._video.num_frames / 1e3:.0f} kB a frame"
             profile = self._options.profile
             return _timed(name, part, run, self._options.repeats, note, profile=profile)
 
-    def _decode(self, predictor: Predictor) -> Iterator[dict]:
+    def _decode(self, work: table2.NetworkWork) -> Iterator[dict]:
         def decode(job: Job) -> int:
-            with pool.open(job.source) as video:
-                return sum(1 for _ in video.frames(predictor.scaled_size(video.facts.size)))
+            return sum(1 for _ in work.frames(VideoFile(job.source)))
 
-        with DecodingPool(self._options.decoders) as pool:
-            run = functools.partial(self._on_threads, decode, self._options.threads)
-            note, profile = f"{self._options.decoders} decoders", self._options.profile
-            yield _timed("", "decode", run, self._options.repeats + 1, note, profile=profile)
+        threads, profile = self._options.threads, self._options.profile
+        run = functools.partial(self._on_threads, decode, threads)
+        note = f"{threads} videos at once"
+        yield _timed("", "decode", run, self._options.repeats, note, profile=profile)
 
     def _network(self, name: str, work: table2.NetworkWork, codes: np.ndarray) -> dict:
-        frames = self._scaled(work)
+        frames = list(work.frames(self._video))
 
         def predict(job: Job) -> int:
-            return sum(len(codes) for codes in work.codes(iter(frames), self._facts.size))
+            return sum(len(codes) for codes in work.codes(iter(frames), self._video.size))
 
         speed = np.linalg.norm(codes.astype(np.float32) * STEPS[0], axis=-1).mean()
         run = functools.partial(self._on_threads, predict, min(4, self._options.threads))
@@ -305,14 +300,10 @@ class _Flow:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             return sum(pool.map(function, self._labels.jobs()))
 
-    def _scaled(self, work: table2.NetworkWork) -> list[np.ndarray]:
-        with work.decoders.open(self._labels.jobs()[0].source) as video:
-            return list(video.frames(work.predictor.scaled_size(video.facts.size)))
-
     def _codes(self, work: table2.NetworkWork) -> np.ndarray:
         """One video's; compiles."""
-        codes = np.concatenate(list(work.codes(iter(self._scaled(work)), self._facts.size)))
-        return codes[: self._facts.num_frames - 1]
+        codes = np.concatenate(list(work.codes(work.frames(self._video), self._video.size)))
+        return codes[: self._video.num_frames - 1]
 
 
 class _Before:
@@ -326,8 +317,8 @@ class _Before:
         writer, left = None, video.num_frames - 1
         for frames, flow in self._predictor.chunks(job.source):
             if writer is None:
-                facts = VideoFacts(video.num_frames, frames.shape[1:3])
-                writer = LabelWriter(output, table2.info(job.source, facts))
+                about = table2.info(job.source, video.num_frames, frames.shape[1:3])
+                writer = LabelWriter(output, about)
             codes, _ = encode_flow(np.asarray(flow)[:left], STEPS[0])
             writer.append(codes)
             left -= len(codes)
@@ -477,8 +468,7 @@ class _FlowProcesses(_Processes):
         return max(2, round(self._options.threads / count))
 
     def _work(self, count: int) -> serving_work.ServingWork:
-        decoders = max(1, round(self._options.decoders / count))
-        return serving_work.ServingWork(self._options.width, self._sources()[0], "", decoders)
+        return serving_work.ServingWork(self._options.width, self._sources()[0], "")
 
     def _sources(self) -> list[str]:
         labels, _ = _flow_videos(self._options, self._folder)
@@ -493,7 +483,7 @@ class _Mp4Processes(_Processes):
         return max(1, math.ceil(self._options.at_once / count))
 
     def _work(self, count: int) -> serving_work.ServingWork:
-        return serving_work.ServingWork(self._options.width, "", self._sources()[0], 0)
+        return serving_work.ServingWork(self._options.width, "", self._sources()[0])
 
     def _sources(self) -> list[str]:
         return [_mp4_video(self._options, self._folder)] * self._options.at_once

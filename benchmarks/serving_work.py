@@ -5,7 +5,6 @@ Every process loads its networks once and then does jobs of any kind: a job's na
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -20,18 +19,17 @@ from benchmarks.predict import draw_and_encode, random_network
 from experiments import table2
 from v2v_jax.inference.output_files import Output, predict_to_files
 from v2v_jax.inference.predictor import Predictor
-from v2v_jax.media.decoding import DecodingPool, VideoFacts
 from v2v_jax.media.frame_sources import open_source
 from v2v_jax.media.label_files import LabelWriter
+from v2v_jax.media.video import VideoFile
 from v2v_jax.media.video_writer import Preset
-from v2v_jax.system import compilation_cache
 from v2v_jax.system.jobs import Job, Tick
 from v2v_jax.tasks import Flow
 
 WHOLE = dict(full_frame=True, overlap=0.0)
 PRESETS: tuple[Preset, ...] = ("medium", "veryfast", "ultrafast")
 # The kinds of jobs, in the order in which they are timed.
-FLOW = ("decode", "network", "write", "whole", "whole, decoders")
+FLOW = ("decode", "network", "write", "whole")
 MP4 = (
     "decode and network",
     *(f"{preset}: {part}" for preset in PRESETS[1:] for part in ("draw and encode", "whole")),
@@ -51,16 +49,13 @@ class ServingWork:
       width: of V2V with random weights.
       flow: a video for flow, "" where there is no such job.
       mp4: a video for MP4s, "" where there is no such job.
-      decoders: processes that decode, of this one, in "whole, decoders".
     """
 
     width: float
     flow: str
     mp4: str
-    decoders: int
 
     def __call__(self) -> Serving:
-        compilation_cache.enable()
         return Serving(self)
 
 
@@ -69,7 +64,6 @@ class Serving:
 
     def __init__(self, how: ServingWork) -> None:
         self._kinds: dict[str, Callable[[Job, str, Tick], None]] = {}
-        self._closing = contextlib.ExitStack()
         if how.flow:
             self._kinds |= self._of_flow(how)
         if how.mp4:
@@ -78,35 +72,25 @@ class Serving:
     def __call__(self, job: Job, output: str, tick: Tick) -> None:
         self._kinds[job.name.partition("|")[0]](job, output, tick)
 
-    def close(self) -> None:
-        """Ends what decodes."""
-        self._closing.close()
-
     def _of_flow(self, how: ServingWork) -> dict[str, Callable[[Job, str, Tick], None]]:
         predictor = Predictor(random_network(how.width, Flow()), blend="frames", **WHOLE)
-        here, elsewhere = (table2.NetworkWork(lambda: predictor, n) for n in (0, how.decoders))
-        self._closing.callback(elsewhere.close)
-        with DecodingPool(0) as pool, pool.open(how.flow) as video:
-            facts, size = video.facts, predictor.scaled_size(video.facts.size)
-            frames = list(video.frames(size))
-        codes = np.concatenate(list(here.codes(iter(frames), facts.size)))[: facts.num_frames - 1]
-        for work in (here, elsewhere):  # compiles, and starts a decoder
-            with tempfile.TemporaryDirectory() as folder:
-                work(Job("", how.flow, ""), os.path.join(folder, "flow"), lambda count: None)
+        work, video = table2.NetworkWork(lambda: predictor), VideoFile(how.flow)
+        frames = list(work.frames(video))
+        codes = np.concatenate(list(work.codes(iter(frames), video.size)))[: video.num_frames - 1]
+        with tempfile.TemporaryDirectory() as folder:  # compiles
+            work(Job("", how.flow, ""), os.path.join(folder, "flow"), lambda count: None)
 
         def decode(job: Job) -> int:
-            with DecodingPool(0) as pool, pool.open(job.source) as video:
-                return sum(1 for _ in video.frames(size))
+            return sum(1 for _ in work.frames(VideoFile(job.source)))
 
         def network(job: Job) -> int:
-            return sum(len(codes) for codes in here.codes(iter(frames), facts.size))
+            return sum(len(codes) for codes in work.codes(iter(frames), video.size))
 
         return {
             "decode": _unwritten(decode),
             "network": _unwritten(network),
             "write": functools.partial(write, codes),
-            "whole": here,
-            "whole, decoders": elsewhere,
+            "whole": work,
         }
 
     def _of_mp4(self, how: ServingWork) -> dict[str, Callable[[Job, str, Tick], None]]:
@@ -134,8 +118,7 @@ def _unwritten(count: Callable[[Job], int]) -> Callable[[Job, str, Tick], None]:
 
 def write(codes: np.ndarray, job: Job, output: str, tick: Tick) -> None:
     """Writes flow that is at hand, (T-1,H,W,2) int16, as Table 2 does."""
-    video = VideoFacts(len(codes) + 1, codes.shape[1:3])
-    writer = LabelWriter(output, table2.info(job.source, video))
+    writer = LabelWriter(output, table2.info(job.source, len(codes) + 1, codes.shape[1:3]))
     writer.append(codes)
     writer.finish()
     tick(len(codes) + 1)

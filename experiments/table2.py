@@ -6,8 +6,9 @@
 Both decode every video of a folder, find the flow at the video's own size and write it as flow
 labels (docs/guides/teacher_labels.md) on the machine at hand; every pass starts with an empty
 folder. A pass over the first video of every size of frame goes before and is not counted: it
-compiles. With --processes=N as many processes share the device for V2V. Prints the table, writes
-OUTPUT/table2.json and OUTPUT/table2.md, and removes the flow again unless --keep.
+compiles. For V2V several processes share the device, each with threads that do all of a video's
+way: by default one process for two processors. Prints the table, writes OUTPUT/table2.json and
+OUTPUT/table2.md, and removes the flow again unless --keep.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ import v2v_jax
 from v2v_jax.errors import DataError, UserError
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
-from v2v_jax.media.decoding import DecodingPool, VideoFacts
 from v2v_jax.media.folders import find_videos
+from v2v_jax.media.frame_sources import FrameResizer
 from v2v_jax.media.label_codes import STEPS, encode_flow
 from v2v_jax.media.label_files import LabelInfo, LabelWriter, files_sha256
 from v2v_jax.media.video import VideoFile
@@ -47,56 +48,50 @@ from v2v_jax.tasks import Task
 
 # Frames/s on UCF101's test split 1, one Tesla K40, reading and writing included.
 PAPER = {"Brox": 1.3, "V2V": 91.6}
-# Of the processors; the others compress, which takes about as long, and feed the device.
-DECODERS = max(1, 3 * (os.cpu_count() or 1) // 8)
+# Of each process: while one's video is compressed, another's is decoded.
+THREADS = 2
 TOO_LARGE = 32767  # stands for all vectors of 511.98 px and more
 
 
 class NetworkWork:
     """`video_jobs.Work` that writes the flow that a network predicts; for several threads.
 
-    Processes decode and scale, or this one's threads do. The frames go to the device as the network
-    sees them, and come back as the integers that are stored. There are more threads than processes:
-    while one's video is compressed, another's is decoded.
+    A thread decodes and scales its video, the frames go to the device as the network sees them, and
+    come back as the integers that are stored. Of several processes that share a device, each makes
+    one of these.
 
     Attributes:
       predictor: of the network.
-      decoders: the processes.
     """
 
-    def __init__(self, make_predictor: Callable[[], Predictor], decoders: int = DECODERS) -> None:
-        """decoders: processes that decode, 0 for none; DataError where the network is not for flow.
-
-        Of several processes that share a device, each makes one of these.
-        """
+    def __init__(self, make_predictor: Callable[[], Predictor]) -> None:
+        """DataError where the network is not for flow."""
         self.predictor = make_predictor()
         if self.predictor.task != "flow":
             raise DataError(f"The network is for {self.predictor.task}, not for flow.")
         self._finish = functools.partial(flow_codes, self.predictor.network.task)
-        self.decoders = DecodingPool(decoders)
 
     def __call__(self, job: Job, output: str, tick: Tick) -> None:
         """Writes the flow of all frames but the last, which leads nowhere."""
-        with self.decoders.open(job.source) as video:
-            size, left = video.facts.size, video.facts.num_frames - 1
-            writer = LabelWriter(output, info(job.source, video.facts))
-            frames = video.frames(self.predictor.scaled_size(size))
-            for codes in self.codes(frames, size):
-                tick(len(codes))
-                codes = codes[:left]
-                if codes.size and max(codes.max(), -int(codes.min())) >= TOO_LARGE:
-                    raise DataError(f"The network's flow of {job.source} is over 511 px.")
-                writer.append(codes)
-                left -= len(codes)
+        video = VideoFile(job.source)
+        left = video.num_frames - 1
+        writer = LabelWriter(output, info(job.source, video.num_frames, video.size))
+        for codes in self.codes(self.frames(video), video.size):
+            tick(len(codes))
+            codes = codes[:left]
+            if codes.size and max(codes.max(), -int(codes.min())) >= TOO_LARGE:
+                raise DataError(f"The network's flow of {job.source} is over 511 px.")
+            writer.append(codes)
+            left -= len(codes)
         writer.finish()
+
+    def frames(self, video: VideoFile) -> Iterator[np.ndarray]:
+        """(h,w,3) uint8 RGB of all frames, scaled for the network; decodes as they are drawn."""
+        return map(FrameResizer(self.predictor.scaled_size(video.size)), video.stream())
 
     def codes(self, frames: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """(n,H,W,2) int16 of frames that are scaled for the network, of a video of (H,W) = size."""
         return self.predictor.scaled_chunks(frames, size, self._finish)
-
-    def close(self) -> None:
-        """Ends the processes."""
-        self.decoders.close()
 
 
 def flow_codes(task: Task, values: jax.Array, video: None, scale: jax.Array) -> jax.Array:
@@ -106,16 +101,16 @@ def flow_codes(task: Task, values: jax.Array, video: None, scale: jax.Array) -> 
     return encode_flow(jnp.clip(flow, -limit, limit), STEPS[0], jnp)[0]
 
 
-def info(path: str, video: VideoFacts) -> LabelInfo:
-    """What the labels of a video say of themselves."""
+def info(path: str, num_frames: int, size: tuple[int, int]) -> LabelInfo:
+    """What the labels of a video of (H,W) = size say of themselves."""
     return LabelInfo(
         teacher="network",
         parameters={},
         video_bytes=os.path.getsize(path),
         video_sha256=files_sha256([path]),
-        num_frames=video.num_frames,
-        video_size=video.size,
-        size=video.size,
+        num_frames=num_frames,
+        video_size=size,
+        size=size,
     )
 
 
@@ -144,10 +139,7 @@ def methods(args: argparse.Namespace) -> dict[str, Method]:
     """name → how its row is made."""
     load = functools.partial(v2v_jax.load, args.workdir)
     whole = functools.partial(load, full_frame=True, overlap=0.0)
-    decoders = args.decoders
-    if decoders is None:
-        decoders = DECODERS if args.processes == 1 else 0
-    load, whole = (functools.partial(_network_work, make, decoders) for make in (load, whole))
+    load, whole = (functools.partial(NetworkWork, make) for make in (load, whole))
     threads = max(1, args.threads // args.processes)
     return {
         # The device limits it; what more videos would add is memory.
@@ -157,9 +149,9 @@ def methods(args: argparse.Namespace) -> dict[str, Method]:
     }
 
 
-def _network_work(make_predictor: Callable[[], Predictor], decoders: int) -> NetworkWork:
-    compilation_cache.enable()  # in this process, which may be one of several
-    return NetworkWork(make_predictor, decoders)
+def default_processes(threads: int) -> int:
+    """How many processes share so many threads: each gets two, or one process all of fewer."""
+    return max(1, threads // THREADS)
 
 
 def measure(method: Method, labels: LabelSet, first: list[str], repeats: int) -> list[Report]:
@@ -190,12 +182,7 @@ def _started(method: Method) -> Iterator[Work | WorkerProcesses]:
             workers.wait()
             yield workers
         return
-    work = method.make_work()
-    try:
-        yield work
-    finally:
-        if hasattr(work, "close"):
-            work.close()
+    yield method.make_work()
 
 
 def run_pass(work: Work | WorkerProcesses, labels: LabelSet, threads: int) -> Report:
@@ -229,14 +216,14 @@ def table(rows: dict[str, dict], args: argparse.Namespace, about: dict) -> str:
         f"{os.path.basename(os.path.normpath(args.videos))}, {about['device']}, "
         f"{about['cpus']} processors, {about['date']}; the better of {args.repeats} passes:",
         "",
-        "| method | fps | × Brox | paper, Tesla K40 | × Brox |",
-        "|---|---|---|---|---|",
+        "| method | processes | threads of each | fps | × Brox | paper, Tesla K40 | × Brox |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         paper = PAPER[row["paper"]]
         lines.append(
-            f"| {name} | {row['fps']:.1f} | {row['fps'] / brox:.1f} | {paper} | "
-            f"{paper / PAPER['Brox']:.0f} |"
+            f"| {name} | {row['processes']} | {row['threads']} | {row['fps']:.1f} | "
+            f"{row['fps'] / brox:.1f} | {paper} | {paper / PAPER['Brox']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -248,19 +235,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--videos", required=True, help="a folder of videos, with its subfolders")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--batch_size", type=int, default=32, help="Brox's frame pairs at a time")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="videos at a time")
-    parser.add_argument("--processes", type=int, default=1, help="that share the device, for V2V")
     parser.add_argument(
-        "--decoders",
+        "--threads",
         type=int,
-        help="processes that decode, of each of those; 0: its threads do (default: of one process "
-        f"{DECODERS}, of several 0)",
+        default=os.cpu_count() or 1,
+        help="videos at a time, of all processes together (default: one a processor)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="that share the device, for V2V (default: so many that each has two threads)",
     )
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--limit", type=int, default=None, help="only so many videos")
     parser.add_argument("--keep", action="store_true", help="keep the flow that is written")
     args = parser.parse_args(argv)
     compilation_cache.enable()
+    if args.processes is None:
+        args.processes = default_processes(args.threads)
     if args.processes > 1:  # this one must leave them room on the device
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
@@ -275,6 +267,7 @@ def _run(args: argparse.Namespace) -> int:
     names = find_videos(args.videos)[: args.limit]
     if not names:
         raise DataError(f"Video folder {args.videos} holds no videos.")
+    args.processes = min(args.processes, len(names))
     first = first_of_every_size(args.videos, names)
     about = {
         "command": "python -m experiments.table2",

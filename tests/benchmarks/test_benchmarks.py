@@ -65,8 +65,8 @@ def test_serving_by_processes(tmp_path, capsys):
     flow, mp4 = written["flow_processes"], written["mp4_processes"]
     assert [row["part"] for row in flow] == [*serving_work.FLOW * 2, "whole"]
     assert [row["part"] for row in mp4] == [*serving_work.MP4 * 2]
-    assert [row["processes"] for row in flow] == [*[1] * 5, *[2] * 5, 1]
-    assert [row["frames"] for row in flow] == [*[27] * 10, 9]
+    assert [row["processes"] for row in flow] == [*[1] * 4, *[2] * 4, 1]
+    assert [row["frames"] for row in flow] == [*[27] * 8, 9]
     assert {row["frames"] for row in mp4} == {18}
     assert all(row["fps"] > 0 for row in (*flow, *mp4))
     assert all(row["samples"]["samples"] > 0 for row in (*flow, *mp4))
