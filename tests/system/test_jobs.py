@@ -11,10 +11,12 @@ import sys
 import textwrap
 import threading
 
+import jax
 import pytest
 
 from tests.copying import ROOT, check_outputs, counts, make_copying, make_jobs
 from v2v_jax.errors import ConfigError, DataError
+from v2v_jax.system import jobs as jobs_module
 from v2v_jax.system.jobs import Backend, Job, run_jobs
 from v2v_jax.system.whole_files import is_temporary
 
@@ -191,3 +193,50 @@ def test_ray_with_a_worker_killed(tmp_path, cluster):
     begun = counts(tmp_path / "log", "begin")
     assert begun == collections.Counter({job.name: 1 + (job.name == "v3") for job in jobs})
     assert set(counts(tmp_path / "log", "end").values()) == {1}
+
+
+def make_telling():
+    """Work that writes down where its process keeps compiled programs."""
+    return lambda job, output, tick: pathlib.Path(output).write_text(
+        str(jax.config.jax_compilation_cache_dir)
+    )
+
+
+@pytest.fixture(params=[True, False], ids=["kept", "not_kept"])
+def programs_are_kept(request, tmp_path, monkeypatch):
+    """Whether this process keeps compiled programs, and what workers say by default."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path) if request.param else None)
+    yield request.param
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def check_told(job, tmp_path, kept):
+    """In the folder of the worker's own machine, or nowhere."""
+    told = pathlib.Path(job.output).read_text()
+    assert told.startswith(f"{tmp_path}/cache/v2v_jax/compiled/") if kept else told == "None"
+
+
+def test_a_worker_of_ray_keeps_programs_if_it_shall(tmp_path, programs_are_kept):
+    """Without Ray: what it would start on each machine."""
+    (job,) = make_jobs(tmp_path, 1)
+    jax.config.update("jax_compilation_cache_dir", None)  # as in a new process
+    done, publish = jobs_module.output_is_there, os.replace
+    do = functools.partial(jobs_module._do, done=done, clean=False, publish=publish)
+    worker = jobs_module._RayWorker(make_telling, do, programs_are_kept)
+    assert worker({"index": 0, "name": job.name, "source": job.source, "output": job.output}) == {
+        "index": 0,
+        "frames": 0,
+        "error": "",
+    }
+    check_told(job, tmp_path, programs_are_kept)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_keep_programs_if_this_process_does(tmp_path, programs_are_kept, cluster):
+    jobs = make_jobs(tmp_path, 2)
+    run_jobs(jobs, make_telling, backend=Backend(ray=cluster[0].address, workers=2))
+    for job in jobs:
+        check_told(job, tmp_path, programs_are_kept)

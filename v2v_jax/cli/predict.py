@@ -278,10 +278,8 @@ class _Work:
 
     def __init__(self, options: argparse.Namespace):
         from v2v_jax.inference import output_files
-        from v2v_jax.system import compilation_cache
 
         self._options = options
-        compilation_cache.enable()
         self._predictor = _load(options)
         self._predict = output_files.predict_to_files
         self._color_scale = _color_scale(options, self._predictor)

@@ -11,6 +11,8 @@ again and goes on with what is missing. A job that fails is listed at the end; t
 With `Backend(processes=4)` several processes of this machine share the jobs and its accelerator.
 With `Backend(ray="local")`, or the address of a cluster, Ray Data deals the jobs out to worker
 processes. All machines must see sources and outputs under the same paths.
+
+Worker processes keep compiled programs if this process does.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from v2v_jax.system import causes
 from v2v_jax.system.console import JobsBar, console
 from v2v_jax.system.locks import InUseError, locked
 from v2v_jax.system.whole_files import discard, is_temporary, leftovers, sync, temporary_path
-from v2v_jax.system.worker_processes import ATTEMPTS, WorkerProcesses
+from v2v_jax.system.worker_processes import ATTEMPTS, WorkerProcesses, folder_of_programs
 
 _SHOWN = 20  # failures printed
 _LOCK = ".lock"
@@ -368,7 +370,12 @@ def _run_threads(
 class _RayWorker:
     """An actor of Ray Data: does the jobs that it is given, one at a time."""
 
-    def __init__(self, make_work: MakeWork, do: _Do) -> None:
+    def __init__(self, make_work: MakeWork, do: _Do, keeps_programs: bool) -> None:
+        if keeps_programs:
+            # Where this machine keeps them, which need not be where the one that deals out does.
+            from v2v_jax.system import compilation_cache
+
+            compilation_cache.enable()
         self._work = make_work()
         self._do = do
 
@@ -388,7 +395,7 @@ def _run_ray(
     with _ray(backend) as ray:
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _RayWorker,
-            fn_constructor_args=(make_work, do),
+            fn_constructor_args=(make_work, do, folder_of_programs() is not None),
             # A job at a time on a worker: those that wait die with it, and would count as begun.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,

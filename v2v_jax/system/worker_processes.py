@@ -57,10 +57,15 @@ def environment_of_workers() -> dict[str, str]:
     """
     chosen = any(name in os.environ for name in _MEMORY)
     environment = {} if chosen else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.config.jax_compilation_cache_dir:
-        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    if folder := folder_of_programs():
+        environment["JAX_COMPILATION_CACHE_DIR"] = folder
     return environment
+
+
+def folder_of_programs() -> str | None:
+    """Where this process keeps compiled programs, if it does; JAX is not imported for it."""
+    jax = sys.modules.get("jax")
+    return None if jax is None else jax.config.jax_compilation_cache_dir or None
 
 
 class WorkerProcesses:
@@ -70,7 +75,7 @@ class WorkerProcesses:
         """Starts the processes, and does not wait for them.
 
         Args:
-          make_work: pickled; builds the work, once a process. What has a method `close` is closed.
+          make_work: pickled; builds the work, once a process.
           processes: how many.
           threads: items at a time, of each.
         """
@@ -303,8 +308,6 @@ def _serve(connection: multiprocessing.connection.Connection, payload: bytes) ->
         work = make_work()
         talk.send("ready")
         _Items(talk, work).serve(threads)
-        if hasattr(work, "close"):
-            work.close()
     except BaseException as error:
         talk.send("failed", _portable(error))
     _leave()
