@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.export import is_symbolic_dim
 
 from v2v_jax.models.lowering.forms import Form
+from v2v_jax.system.platforms import by_platform
 
 
 def convolution_forms(x: jax.Array, kernel_shape: Sequence[int]) -> dict[str, Form]:
@@ -104,17 +104,18 @@ def _by_channels(cin: int, cout: int) -> Form:
 def by_kernel_on_cuda(covered: bool, by_kernel: Callable, by_forms: Callable, *args: Any) -> Any:
     """by_forms(*args), or by_kernel(*args) on NVIDIA GPUs where a kernel covers the operation."""
     if covered:
-        return lax.platform_dependent(*args, cuda=by_kernel, default=by_forms)
+        return by_platform(*args, cuda=by_kernel, default=by_forms)
     return by_forms(*args)
 
 
 def unless_tpu(native: Callable, forward: Callable, *args: jax.Array) -> tuple[Any, Any]:
     """forward(*args) → (y, residuals), or on TPUs native(*args) and residuals that nobody reads."""
-    kept = jax.eval_shape(forward, *args)[1]
-    nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
-    return lax.platform_dependent(
-        *args, tpu=lambda *args: (native(*args), nothing()), default=forward
-    )
+
+    def on_tpu(*args: jax.Array) -> tuple[Any, Any]:
+        kept = jax.eval_shape(forward, *args)[1]
+        return native(*args), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+
+    return by_platform(*args, tpu=on_tpu, default=forward)
 
 
 def gradient_unless_tpu(
@@ -124,7 +125,7 @@ def gradient_unless_tpu(
 
     What native computes a second time here is XLA's to find and to merge.
     """
-    return lax.platform_dependent(
+    return by_platform(
         residuals,
         args,
         dy,

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from v2v_jax.models.kernels import conv_relu_pool as kernels
 from v2v_jax.models.lowering import choice, convolution, few_frames
 from v2v_jax.models.lowering.forms import Padding, convolve, max_pool_native
 from v2v_jax.system import triton
+from v2v_jax.system.platforms import by_platform
 
 
 def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
@@ -109,7 +109,7 @@ def _compute_conv_relu_pool(padding, window, with_winner, x, kernel, bias):
             return few_frames.conv_then(x, kernel, padding, form, pooled, window[0])
 
         whole = lambda x, kernel: pooled(convolution.forward(padding, None, x, kernel))
-        return lax.platform_dependent(x, kernel, cpu=few_at_a_time, default=whole)
+        return by_platform(x, kernel, cpu=few_at_a_time, default=whole)
 
     def by_kernel(x, kernel, bias):
         whole = functools.partial(kernels.conv_relu_pool, with_winner=with_winner)

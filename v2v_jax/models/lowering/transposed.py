@@ -32,6 +32,7 @@ from v2v_jax.models.lowering.forms import (
     transpose_native,
 )
 from v2v_jax.system import triton
+from v2v_jax.system.platforms import by_platform
 
 
 def conv3d_transpose(
@@ -70,7 +71,7 @@ def _transpose_by_blocks(strides, padding, x, kernel):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv3d_transpose(strides, padding, x, kernel):
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         tpu=functools.partial(transpose_native, strides, padding),
@@ -182,9 +183,7 @@ def _conv_of_transpose(static, x, deconv_kernel, bias, kernel):
             x, blocks_kernel, bias.astype(x.dtype), layout, form, kernel, padding
         )
 
-    return lax.platform_dependent(
-        *(x, deconv_kernel, bias, kernel), cpu=few_at_a_time, default=whole
-    )
+    return by_platform(*(x, deconv_kernel, bias, kernel), cpu=few_at_a_time, default=whole)
 
 
 def _taps(kernel, strides):
