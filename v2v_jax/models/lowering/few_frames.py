@@ -21,7 +21,7 @@ from jax import lax
 from jax.export import is_symbolic_dim
 
 from v2v_jax.models.kernels.block_layout import BlockLayout
-from v2v_jax.models.lowering import winograd, winograd_planes
+from v2v_jax.models.lowering import winograd
 from v2v_jax.models.lowering.forms import Form, Padding, convolve, depth_to_space
 
 FEW_VOXELS = 16384  # of the output that lies between, at a time
@@ -95,19 +95,15 @@ def conv_of_relu_of_transpose(
     pads = [(m - 1, m - 1) for m in mhw]
     num, (st, _, _) = layout.blocks[0], layout.strides
     count = _divisor(num, FEW_VOXELS // (_known(x.shape[0]) * math.prod(layout.padded[1:]) * st))
-    if form == "winograd_planes":
-        all_of_them = winograd_planes.relu_of_blocks(
-            x, blocks_kernel, ((mt - 1, mt - 1), *pads), bias, layout.strides
-        )
-        voxels = lambda first: lax.dynamic_slice_in_dim(all_of_them, first * st, count * st, 1)
-    else:
-        x = jnp.pad(x, ((0, 0), (mt - 1, mt - 1), (0, 0), (0, 0), (0, 0)))
-        biases = jnp.tile(bias, math.prod(layout.strides))
+    # By planes all frames would have to lie there at once: what that takes, the products save.
+    form = "taps_in_input" if form == "winograd_planes" else form
+    x = jnp.pad(x, ((0, 0), (mt - 1, mt - 1), (0, 0), (0, 0), (0, 0)))
+    biases = jnp.tile(bias, math.prod(layout.strides))
 
-        def voxels(first: jax.Array) -> jax.Array:
-            part = lax.dynamic_slice_in_dim(x, first, count + mt - 1, 1)
-            y = convolve(((0, 0), *pads), form, part, blocks_kernel)
-            return depth_to_space(nn.relu(y + biases), layout.strides)
+    def voxels(first: jax.Array) -> jax.Array:
+        part = lax.dynamic_slice_in_dim(x, first, count + mt - 1, 1)
+        y = convolve(((0, 0), *pads), form, part, blocks_kernel)
+        return depth_to_space(nn.relu(y + biases), layout.strides)
 
     return _conv_of_voxels(voxels, x.shape[0], count, layout, kernel, padding)
 

@@ -18,7 +18,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,46 +43,6 @@ def conv3d(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
     y = jnp.zeros((x.shape[0], *planes.size, kernel.shape[4]), x.dtype)
     return lax.scan(group, y, (jnp.arange(planes.groups), kernels))[0]
-
-
-def relu_of_blocks(
-    x: jax.Array, kernel: jax.Array, padding: Padding, bias: jax.Array, strides: Sequence[int]
-) -> jax.Array:
-    """relu(conv3d + bias) of blocks of voxels, in voxel order.
-
-    Args:
-      kernel: (kt,kh,kw,I,st·sh·sw·C).
-      bias: (C,).
-      strides: st, sh, sw: voxels of a block.
-
-    Returns:
-      (B,T'·st,H'·sh,W'·sw,C).
-    """
-    (st, sh, sw), c = strides, len(bias)
-    planes = _Planes(x.shape, kernel.shape, padding, whole=(sw, c))
-    taps, kernels = planes.input_to_points(x), planes.kernel_in_groups(kernel)
-    per_line = sw * c // planes.channels  # groups that share a line of the blocks
-    biases = jnp.tile(bias, planes.channels // c)
-    t, h, w = planes.size
-
-    def group(y: jax.Array, of_group: Any) -> tuple[jax.Array, None]:
-        n, kernel = of_group
-        products = _batched(taps, planes.kernel_to_points(kernel), (2, 1))
-        part = nn.relu(planes.points_to_output(products) + biases)
-        if per_line == 1:
-            part = part.reshape(-1, t, 1, h, 1, w * planes.channels)
-        else:
-            part = part.reshape(-1, t, 1, h, 1, w, 1, planes.channels)
-        line, place = n // per_line, n % per_line
-        at = (0, 0, line // sh, 0, line % sh, 0, place, 0)[: part.ndim]
-        return lax.dynamic_update_slice(y, part, at), None
-
-    shape = (x.shape[0], t, st, h, sh, w * planes.channels)
-    if per_line > 1:
-        shape = (x.shape[0], t, st, h, sh, w, per_line, planes.channels)
-    y = jnp.zeros(shape, x.dtype)
-    y, _ = lax.scan(group, y, (jnp.arange(planes.groups), kernels))
-    return y.reshape(-1, t * st, h * sh, w * sw, c)
 
 
 def gradients(
@@ -119,14 +78,7 @@ class _Planes:
       groups, channels: of the output's channels, how many parts of how many.
     """
 
-    def __init__(
-        self,
-        x_shape: Sequence[int],
-        kernel_shape: Sequence[int],
-        padding: Padding,
-        whole: tuple[int, int] | None = None,
-    ):
-        """whole: (sw,C) where a group is to be some of the sw voxels of a block's line of C."""
+    def __init__(self, x_shape: Sequence[int], kernel_shape: Sequence[int], padding: Padding):
         batch, *sides, _ = x_shape
         kt, *kernel_size, _, cout = kernel_shape
         self.size = tuple(
@@ -141,9 +93,7 @@ class _Planes:
         tiles = self.size[0] * self._tiles[0] * self._tiles[1]
         tiles *= 1 if is_symbolic_dim(batch) else batch
         most = max(1, _FEW_PRODUCTS // (_WINDOW**2 * tiles))
-        together, unit = whole or (cout, 1)
-        counts = [n for n in range(1, together + 1) if together % n == 0]
-        self.channels = unit * max([n for n in counts if n * unit <= most] or [1])
+        self.channels = max(n for n in range(1, min(most, cout) + 1) if cout % n == 0)
         self.groups = cout // self.channels
 
     def input_to_points(self, x: jax.Array) -> jax.Array:
