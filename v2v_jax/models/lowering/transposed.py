@@ -175,7 +175,7 @@ def _conv_of_transpose(static, x, deconv_kernel, bias, kernel):
         return _conv_of_transpose_forward(static, *args)[0]
 
     def few_at_a_time(x, deconv_kernel, bias, kernel):
-        taps, pads = _taps(deconv_kernel, strides)
+        taps, _ = _taps(deconv_kernel, strides)
         blocks_kernel = block_kernel(deconv_kernel, strides, taps)
         form = choice.convolution_forms(x, blocks_kernel.shape)["cpu"]
         layout = _layout(x.shape, deconv_kernel.shape, strides, cut)
