@@ -131,6 +131,24 @@ def test_one_window_is_the_network_applied_to_the_padded_frame(size, scaled, ble
     np.testing.assert_allclose(predictor.probabilities(video), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "size, options, frames",
+    [
+        ((25, 31), {}, True),
+        ((25, 31), {"full_frame": False}, False),  # serves any size
+        ((25, 31), {"blend": "tiles"}, False),
+        ((70, 90), {}, False),  # several windows
+    ],
+)
+def test_one_window_a_frame_is_blended_with_few_programs(size, options, frames):
+    apply = lambda params, video: video[..., :2].astype(jnp.float32)
+    video = noise(19, *size, 3)
+    predictor = Predictor(stub(apply, Flow()), scale="native", **options)
+    found = predictor(video)
+    assert bool(predictor._frame_programs) == frames
+    np.testing.assert_allclose(found, video[..., :2], atol=1e-3)
+
+
 def test_flow_is_in_pixels_of_the_video():
     # The network sees 24 rows and 48 columns, of a video of 48 rows and 96 columns.
     apply = lambda p, v: jnp.broadcast_to(jnp.array([1.5, -2.0]), (*v.shape[:4], 2))

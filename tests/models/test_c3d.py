@@ -25,7 +25,8 @@ from v2v_jax.input.feeds import make_feed
 from v2v_jax.models import C3D
 from v2v_jax.models.c3d import TRUNK_LAYERS
 from v2v_jax.pretrained import read_weights
-from v2v_jax.run.experiment import make_experiment, make_model
+from v2v_jax.run.experiment import make_experiment
+from v2v_jax.run.model import make_model
 from v2v_jax.tasks import Classification, make_task
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.setup import make_sampler

@@ -98,7 +98,11 @@ def test_form_on_cpu():
 
     assert form((8, 28, 28), (3, 3, 3), 256, 256) == "winograd"
     assert form((8, 28, 28), (3, 3, 3), 256, 256, jnp.bfloat16) == "per_tap"
-    assert form((4, 14, 14), (3, 3, 3), 512, 512) == "gathered_by_axis"
+    assert form((8, 28, 40), (3, 3, 3), 64, 128) == "per_tap"
+    assert form((16, 56, 56), (3, 3, 3), 64, 128) == "winograd"
+    assert form((4, 14, 14), (3, 3, 3), 512, 512) == "per_tap"
+    assert form((2, 7, 7), (3, 3, 3), 512, 512) == "gathered_by_axis"
+    assert form((16, 128, 176), (3, 3, 3), 32, 12) == "taps_in_output"
     assert form((16, 112, 112), (3, 3, 3), 3, 64) == "taps_in_input"
     assert form((16, 112, 112), (3, 3, 3), 64, 8) == "taps_in_output"
     assert form((9, 29, 29), (2, 2, 2), 2048, 128) == "product"

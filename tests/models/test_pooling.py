@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
+from v2v_jax.models.lowering import few_frames, winograd
 from v2v_jax.models.lowering.convolution import conv3d
 from v2v_jax.models.lowering.pooling import conv_relu_pool, max_pool3d
 
@@ -92,3 +94,20 @@ def test_conv_relu_pool_equals_its_parts(size, window, seed):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
     for a, b in zip(gradients, expected_gradients):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ("taps_in_input", "per_tap", "winograd"))
+@pytest.mark.parametrize("frames,window", ((6, 2), (7, 2), (5, 1), (9, 3), (1, 2)))
+def test_a_few_frames_at_a_time_are_pooled_as_all(monkeypatch, form, frames, window):
+    """Frames that fill no window or no chunk, and chunks that are no multiple of a tile."""
+    monkeypatch.setattr(few_frames, "FEW_VOXELS", 2 * 9 * 10)
+    monkeypatch.setattr(winograd, "FEW_VOXELS", 2 * 9 * 10)
+    rng = np.random.default_rng(6)
+    x, kernel, bias = random(rng, 2, frames, 9, 10, 5), random(rng, 3, 3, 3, 5, 4), random(rng, 4)
+    padding = ((1, 1),) * 3
+    pool = lambda y: max_pool3d(jax.nn.relu(y + bias), (window, 2, 2))
+    y = jax.jit(lambda x, k: few_frames.conv_then(x, k, padding, form, pool, window))(x, kernel)
+    everything = np.maximum(reference.conv3d(x, kernel, padding) + bias, 0)
+    expected = reference.max_pool3d(everything, (window, 2, 2))
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=2e-5)

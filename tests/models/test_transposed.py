@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
+from v2v_jax.models.lowering import few_frames
 from v2v_jax.models.lowering.convolution import conv3d
-from v2v_jax.models.lowering.transposed import ReluOfTranspose, conv3d_transpose, conv_of_relu
+from v2v_jax.models.lowering.forms import block_kernel
+from v2v_jax.models.lowering.transposed import (
+    ReluOfTranspose,
+    _layout,
+    conv3d_transpose,
+    conv_of_relu,
+)
 
 few = settings(max_examples=3, deadline=None)  # a program is compiled for each
 
@@ -126,3 +133,42 @@ def test_conv_of_relu_equals_its_parts(size, deconv, seed):
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
     for a, b in zip(gradients, expected_gradients):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ("taps_in_input", "product", "winograd_planes"))
+@pytest.mark.parametrize("before,after", ((1, 1), (0, 2), (4, 0), (0, 5)))
+@pytest.mark.parametrize("voxels", (1, 2**20))
+def test_conv_of_relu_a_few_frames_at_a_time(monkeypatch, form, before, after, voxels):
+    """With one block at a time and with all, and paddings that reach beyond the margins."""
+    monkeypatch.setattr(few_frames, "FEW_VOXELS", voxels)
+    strides, cut, padding = (2, 4, 4), (1, 2, 2), ((before, after), (1, 1), (2, 0))
+    rng = np.random.default_rng(7)
+    x, first = random(rng, 2, 3, 4, 5, 3), random(rng, 4, 8, 8, 3, 4)
+    bias, second = random(rng, 4), random(rng, 3, 3, 3, 4, 2)
+
+    @jax.jit
+    def run(x, first, bias, second):
+        to_blocks = block_kernel(first, strides, (2, 2, 2))
+        layout = _layout(x.shape, first.shape, strides, cut)
+        return few_frames.conv_of_relu_of_transpose(
+            *(x, to_blocks, bias, layout, form, second, padding)
+        )
+
+    voxels = np.maximum(reference.conv3d_transpose(x, first, strides, cut) + bias, 0)
+    assert relative(run(x, first, bias, second), reference.conv3d(voxels, second, padding)) < 1e-5
+
+
+def test_conv_of_relu_without_a_gradient():
+    """Not the way that the gradient's forward pass goes."""
+    rng = np.random.default_rng(8)
+    x, first = random(rng, 2, 2, 3, 2, 3), random(rng, 4, 8, 8, 3, 4)
+    bias, second = random(rng, 4), random(rng, 3, 3, 3, 4, 5)
+    strides, cut, padding = (2, 4, 4), (1, 2, 2), ((1, 1),) * 3
+
+    @jax.jit
+    def whole(x, first, bias, second):
+        return conv_of_relu(ReluOfTranspose(x, first, bias, strides, cut), second, padding)
+
+    y = whole(x, first, bias, second)
+    voxels = np.maximum(reference.conv3d_transpose(x, first, strides, cut) + bias, 0)
+    assert relative(y, reference.conv3d(voxels, second, padding)) < 1e-5

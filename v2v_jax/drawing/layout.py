@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import pathlib
 import textwrap
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,9 +24,12 @@ def expect(ok: bool, name: str, array: np.ndarray, wanted: str) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    # By path: matplotlib's font manager would search the whole machine's fonts first.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+    # By path: matplotlib's font manager would search the whole machine's fonts first, and importing
+    # matplotlib, only to ask where it keeps them, takes as long as ten frames.
+    matplotlib = importlib.util.find_spec("matplotlib")
+    assert matplotlib is not None and matplotlib.origin is not None
+    fonts = pathlib.Path(matplotlib.origin).with_name("mpl-data") / "fonts" / "ttf"
+    return ImageFont.truetype(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
 
 
 def text_picture(

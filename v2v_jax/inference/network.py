@@ -188,7 +188,7 @@ def _rebuilt(
     Args:
       dtype: of the computation; "auto": the configuration's.
     """
-    from v2v_jax.run.experiment import make_model
+    from v2v_jax.run.model import make_model
 
     config = ConfigDict(about["config"])
     dtype = config.dtype if dtype == "auto" else dtype

@@ -38,6 +38,7 @@ from v2v_jax.inference.windows import (
 from v2v_jax.media.frame_sources import FrameResizer, FrameSource, Video, open_source
 from v2v_jax.system import compiler_options
 from v2v_jax.system.background import in_background
+from v2v_jax.system.platforms import traced_for
 
 _LONGEST = 4  # times the training frames' longer side that a video may have after enlarging
 _OVERLAP = 0.25  # share of a window that the next one covers too
@@ -86,7 +87,7 @@ class Predictor:
         scale: Literal["training", "native"] = "training",
         overlap: float = _OVERLAP,
         batch_size: int | None = None,
-        blend: Literal["tiles", "frames"] = "tiles",
+        blend: Literal["tiles", "frames"] | None = None,
     ):
         """Puts the weights on the first device; nothing is compiled yet.
 
@@ -95,14 +96,16 @@ class Predictor:
           full_frame, scale, overlap, batch_size: see `v2v_jax.load`.
           blend: "tiles": in many small calls, which serve any size of video (`blending`);
             "frames": on the device, in few calls, which are compiled for every size, where they
-            fit (`whole_frames`). The answers are the same to rounding. No accelerator has measured
-            the second yet, so it has to be asked for.
+            fit (`whole_frames`). The answers are the same to rounding. None: "frames" on CPUs
+            where one window, not of the training clip's size but made for the frame, covers it, as
+            it does in all usual videos; else "tiles": no accelerator has measured the second yet,
+            so it has to be asked for.
 
         Raises:
           ValueError: an option's value is unknown, or full_frame for a network with a fixed size.
         """
-        if blend not in ("tiles", "frames"):
-            raise ValueError(f"blend is {blend!r}; expected 'tiles' or 'frames'.")
+        if blend not in (None, "tiles", "frames"):
+            raise ValueError(f"blend is {blend!r}; expected 'tiles', 'frames' or None.")
         if scale not in ("training", "native"):
             raise ValueError(f"scale is {scale!r}; expected 'training' or 'native'.")
         if full_frame and not network.any_size:
@@ -291,7 +294,7 @@ class Predictor:
     ) -> Iterator[FramesResult] | Iterator[TilesResult]:
         """What the device has been given to compute, in order; works ahead in the background."""
         num_values = self.network.task.num_values
-        if self._blend == "frames" and whole_frames.fits(plan, num_values):
+        if self._blends_frames(plan) and whole_frames.fits(plan, num_values):
             if plan.window not in self._frame_programs:
                 self._frame_programs[plan.window] = FramePrograms(
                     plan.window, num_values, self._overlap
@@ -304,10 +307,17 @@ class Predictor:
         # Enough results in flight for the network to have its next batch while they are read back.
         return in_background(results, 2 * math.ceil(plan.batch_size / plan.num_windows))
 
+    def _blends_frames(self, plan: Plan) -> bool:
+        if self._blend is not None:
+            return self._blend == "frames"
+        # Windows of the training clip's size serve every video, whatever its size.
+        any_size = self._full_frame is not False and self.network.any_size
+        return jax.default_backend() == "cpu" and any_size and plan.num_windows == 1
+
     def _apply(self, batch: jax.Array | np.ndarray) -> jax.Array:
         """(B,T,H,W,3) uint8 → (B,T,H,W,K) float32; one thread compiles and the others wait."""
         if batch.shape not in self._compiled:
-            with self._compiling:
+            with self._compiling, traced_for(jax.default_backend()):
                 result = self._forward(self._params, batch)
                 self._compiled.add(batch.shape)
                 return result

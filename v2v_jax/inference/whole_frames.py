@@ -5,8 +5,9 @@ Meant for accelerators, where many small calls may keep the host busier than the
 as nobody has measured it there by itself (docs/records/inference.md). Frames go there once, as the
 network sees them, and results come back once, of several windows in time together; in between are
 three programs (those of `blending` take some forty calls a window). The price is that two of them
-are compiled for every size of video: a CPU, which has no use for fewer calls, is better off with
-tiles.
+are compiled for every size of video. A CPU takes this way where one window covers a frame: two
+programs are loaded or compiled in half the time of tiles' eight, and nothing beyond the frame is
+computed.
 """
 
 from __future__ import annotations

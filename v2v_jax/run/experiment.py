@@ -21,8 +21,8 @@ from v2v_jax import datasets
 from v2v_jax.datasets.base.video_dataset import VideoDataset
 from v2v_jax.input.augmentation import Augmentation
 from v2v_jax.input.preprocess import Preprocessing
-from v2v_jax.models import CLASSIFIERS, MODELS
 from v2v_jax.run import recipes
+from v2v_jax.run.model import make_model, variant
 from v2v_jax.run.optimizers import frozen_layers, make_optimizer, names_to_freeze
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.tasks import Task, make_task, record, stored_options
@@ -136,7 +136,7 @@ def make_experiment(
     size, length = preprocessing.frame_size, preprocessing.clip_length
     dataset = datasets.load(config.data, split, size, min_frames=length, training=training)
     task = make_task(config.task, dataset, stored_options(config))
-    frozen = names_to_freeze(config.optimizer, _variant(config.model))
+    frozen = names_to_freeze(config.optimizer, variant(config.model))
     return Experiment(
         config,
         sharding.make_mesh() if mesh is None else mesh,
@@ -147,30 +147,3 @@ def make_experiment(
         make_optimizer(config.optimizer, config.num_steps, frozen),
         frozen,
     )
-
-
-def make_model(options: ConfigDict, dtype: str, num_outputs: int) -> nn.Module:
-    """The network of `config.model` and `config.dtype`, for K = num_outputs."""
-    more = {} if _variant(options) == "paper" else {"variant": options.variant}
-    if "dropout" in options:
-        more["dropout"] = options.dropout
-    if options.get("standardized", False):  # configurations before it lack it
-        more["standardized"] = True
-    return (MODELS | CLASSIFIERS)[options.name](
-        num_outputs=num_outputs,
-        width=options.width,
-        dtype=_dtype(dtype),
-        initialization=options.initialization,
-        **more,
-    )
-
-
-def _variant(options: ConfigDict) -> str:
-    """The network's variant; configurations before there were some lack it."""
-    return options.get("variant", "paper")
-
-
-def _dtype(name: str) -> jnp.dtype:
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)

@@ -17,10 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.export import is_symbolic_dim
 
 from v2v_jax.models.lowering.forms import Form
+from v2v_jax.system.platforms import by_platform
 
 
 def convolution_forms(x: jax.Array, kernel_shape: Sequence[int]) -> dict[str, Form]:
@@ -52,7 +52,7 @@ def weight_gradient_forms(
         # A transposed convolution's: cuDNN has no quick one for kernels of two taps.
         accelerator = "gathered"
     cpu = "rows" if 8 * dy.shape[-1] <= x.shape[-1] and min(kernel_size) > 1 else "product"
-    if _pays_winograd(x, (*kernel_size, x.shape[-1], dy.shape[-1])):
+    if _suits_winograd(x, kernel_size) and min(x.shape[-1], dy.shape[-1]) >= 32:
         cpu = "winograd"
     return {"cpu": cpu, "tpu": "native", "default": accelerator}
 
@@ -68,17 +68,24 @@ def _cpu_form(x: jax.Array, kernel_shape: Sequence[int]) -> Form:
         return "product"  # XLA's convolutions are ten times too slow there
     if 4 * cin <= cout:
         return "taps_in_input"
-    if 4 * cout <= cin:
+    # A product with fewer columns than two of a processor's vectors takes as long as with more.
+    if 4 * cout <= cin or cout <= min(cin, 16):
         return "taps_in_output"
     # Of an exported program the batch is not known: taken for a clip alone, as CPUs mostly have it.
     batch = 1 if is_symbolic_dim(x.shape[0]) else x.shape[0]
-    return "gathered_by_axis" if batch * math.prod(x.shape[1:4]) < 1024 else "per_tap"
+    return "gathered_by_axis" if batch * math.prod(x.shape[1:4]) < 512 else "per_tap"
 
 
 def _pays_winograd(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
-    _, kh, kw, cin, cout = kernel_shape
-    large = min(cin, cout) >= 32 and x.shape[2] * x.shape[3] >= 400
-    return x.dtype == jnp.float32 and (kh, kw) == (3, 3) and large
+    """Whether it saves more in products, cin·cout a voxel, than it moves more, cin + cout."""
+    *kernel_size, cin, cout = kernel_shape
+    least = 40 if x.shape[2] * x.shape[3] >= 2000 else 60
+    return _suits_winograd(x, kernel_size) and cin * cout >= least * (cin + cout)
+
+
+def _suits_winograd(x: jax.Array, kernel_size: Sequence[int]) -> bool:
+    large = x.shape[2] * x.shape[3] >= 400
+    return x.dtype == jnp.float32 and tuple(kernel_size[1:]) == (3, 3) and large
 
 
 def pays_planes(x: jax.Array, kernel_shape: Sequence[int]) -> bool:
@@ -97,17 +104,18 @@ def _by_channels(cin: int, cout: int) -> Form:
 def by_kernel_on_cuda(covered: bool, by_kernel: Callable, by_forms: Callable, *args: Any) -> Any:
     """by_forms(*args), or by_kernel(*args) on NVIDIA GPUs where a kernel covers the operation."""
     if covered:
-        return lax.platform_dependent(*args, cuda=by_kernel, default=by_forms)
+        return by_platform(*args, cuda=by_kernel, default=by_forms)
     return by_forms(*args)
 
 
 def unless_tpu(native: Callable, forward: Callable, *args: jax.Array) -> tuple[Any, Any]:
     """forward(*args) → (y, residuals), or on TPUs native(*args) and residuals that nobody reads."""
-    kept = jax.eval_shape(forward, *args)[1]
-    nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
-    return lax.platform_dependent(
-        *args, tpu=lambda *args: (native(*args), nothing()), default=forward
-    )
+
+    def on_tpu(*args: jax.Array) -> tuple[Any, Any]:
+        kept = jax.eval_shape(forward, *args)[1]
+        return native(*args), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+
+    return by_platform(*args, tpu=on_tpu, default=forward)
 
 
 def gradient_unless_tpu(
@@ -117,7 +125,7 @@ def gradient_unless_tpu(
 
     What native computes a second time here is XLA's to find and to merge.
     """
-    return lax.platform_dependent(
+    return by_platform(
         residuals,
         args,
         dy,

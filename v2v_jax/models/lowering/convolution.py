@@ -18,6 +18,7 @@ from v2v_jax.models.kernels.gather_taps import can_gather, gather_taps
 from v2v_jax.models.lowering import choice, forms, winograd_planes
 from v2v_jax.models.lowering.forms import Form, Padding
 from v2v_jax.system import triton
+from v2v_jax.system.platforms import by_platform
 
 
 def conv3d(
@@ -54,7 +55,7 @@ def _conv3d_backward(padding, form, residuals, dy):
     x, kernel = residuals
     if form is None and choice.pays_planes(x, kernel.shape):
         together = lambda x, kernel, dy: winograd_planes.gradients(x, kernel, padding, dy)
-        return lax.platform_dependent(x, kernel, dy, cpu=together, default=one_by_one)
+        return by_platform(x, kernel, dy, cpu=together, default=one_by_one)
     return one_by_one(x, kernel, dy)
 
 
@@ -69,7 +70,7 @@ def forward(padding: Padding, form: Form | None, x: jax.Array, kernel: jax.Array
         platform: functools.partial(forms.convolve, padding, chosen)
         for platform, chosen in choice.convolution_forms(x, kernel.shape).items()
     }
-    return lax.platform_dependent(x, kernel, **on)
+    return by_platform(x, kernel, **on)
 
 
 def input_gradient(
@@ -104,4 +105,4 @@ def weight_gradient(
             return forms.weight_gradient_of_taps(taps, dy, kernel_size)
 
         on["cuda"] = by_kernel
-    return lax.platform_dependent(x, dy, **on)
+    return by_platform(x, dy, **on)

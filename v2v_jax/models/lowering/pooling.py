@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from v2v_jax.models.kernels import conv_relu_pool as kernels
-from v2v_jax.models.lowering import choice, convolution
+from v2v_jax.models.lowering import choice, convolution, few_frames
 from v2v_jax.models.lowering.forms import Padding, convolve, max_pool_native
 from v2v_jax.system import triton
+from v2v_jax.system.platforms import by_platform
 
 
 def max_pool3d(x: jax.Array, window: Sequence[int]) -> jax.Array:
@@ -100,8 +101,15 @@ def _compute_conv_relu_pool(padding, window, with_winner, x, kernel, bias):
     """[pooled, winner] or [pooled]."""
 
     def by_forms(x, kernel, bias):
-        y = convolution.forward(padding, None, x, kernel) + bias.astype(x.dtype)
-        return _pool_with_winner(y, window, relu=True)[: 1 + with_winner]
+        def pooled(y):
+            return _pool_with_winner(y + bias.astype(x.dtype), window, relu=True)[: 1 + with_winner]
+
+        def few_at_a_time(x, kernel):
+            form = choice.convolution_forms(x, kernel.shape)["cpu"]
+            return few_frames.conv_then(x, kernel, padding, form, pooled, window[0])
+
+        whole = lambda x, kernel: pooled(convolution.forward(padding, None, x, kernel))
+        return by_platform(x, kernel, cpu=few_at_a_time, default=whole)
 
     def by_kernel(x, kernel, bias):
         whole = functools.partial(kernels.conv_relu_pool, with_winner=with_winner)

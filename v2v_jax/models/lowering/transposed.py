@@ -21,7 +21,7 @@ from v2v_jax.models.kernels.block_layout import BlockLayout
 from v2v_jax.models.kernels.block_lines import can_read_lines
 from v2v_jax.models.kernels.conv_of_lines import conv_of_lines
 from v2v_jax.models.kernels.gradients_of_lines import can_take_gradients, gradients_of_lines
-from v2v_jax.models.lowering import choice, convolution
+from v2v_jax.models.lowering import choice, convolution, few_frames
 from v2v_jax.models.lowering.forms import (
     Form,
     Padding,
@@ -32,6 +32,7 @@ from v2v_jax.models.lowering.forms import (
     transpose_native,
 )
 from v2v_jax.system import triton
+from v2v_jax.system.platforms import by_platform
 
 
 def conv3d_transpose(
@@ -70,7 +71,7 @@ def _transpose_by_blocks(strides, padding, x, kernel):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _conv3d_transpose(strides, padding, x, kernel):
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         tpu=functools.partial(transpose_native, strides, padding),
@@ -100,10 +101,8 @@ def _transpose_to_blocks(
     form: Form | None = None,
 ) -> tuple[jax.Array, BlockLayout]:
     """`conv3d_transpose` before depth-to-space and crop: (B,T*,H*,W*,st·sh·sw·C) and its layout."""
-    taps = [-(-k // s) for k, s in zip(kernel.shape[:3], strides)]  # input voxels a output one sees
-    blocks = convolution.conv3d(
-        x, block_kernel(kernel, strides, taps), tuple((m - 1, m - 1) for m in taps), form
-    )
+    taps, pads = _taps(kernel, strides)
+    blocks = convolution.conv3d(x, block_kernel(kernel, strides, taps), pads, form)
     return blocks, _layout(x.shape, kernel.shape, strides, padding)
 
 
@@ -170,7 +169,27 @@ def conv_of_relu(x: ReluOfTranspose, kernel: jax.Array, padding: Padding) -> jax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv_of_transpose(static, x, deconv_kernel, bias, kernel):
-    return _conv_of_transpose_forward(static, x, deconv_kernel, bias, kernel)[0]
+    strides, cut, padding = static
+
+    def whole(*args):
+        return _conv_of_transpose_forward(static, *args)[0]
+
+    def few_at_a_time(x, deconv_kernel, bias, kernel):
+        taps, _ = _taps(deconv_kernel, strides)
+        blocks_kernel = block_kernel(deconv_kernel, strides, taps)
+        form = choice.convolution_forms(x, blocks_kernel.shape)["cpu"]
+        layout = _layout(x.shape, deconv_kernel.shape, strides, cut)
+        return few_frames.conv_of_relu_of_transpose(
+            x, blocks_kernel, bias.astype(x.dtype), layout, form, kernel, padding
+        )
+
+    return by_platform(*(x, deconv_kernel, bias, kernel), cpu=few_at_a_time, default=whole)
+
+
+def _taps(kernel, strides):
+    """Input voxels that an output voxel sees, and the padding of the convolution to blocks."""
+    taps = [-(-k // s) for k, s in zip(kernel.shape[:3], strides)]
+    return taps, tuple((m - 1, m - 1) for m in taps)
 
 
 def _conv_of_transpose_native(static, x, deconv_kernel, bias, kernel):

@@ -19,7 +19,9 @@ no large temporary is allocated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +36,30 @@ FEW_VOXELS = 8192  # a chunk of frames has about as many
 
 def conv3d(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     """As `convolution.conv3d`: (B,T,H,W,I) and (kt,kh,kw,I,O) → (B,T',H',W',O)."""
+    return conv3d_then(x, kernel, padding, lambda y: y, 1)
+
+
+def conv3d_then(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: Padding,
+    then: Callable[[jax.Array], Any],
+    multiple: int,
+) -> Any:
+    """then(conv3d(x, kernel)), a few frames at a time: see `few_frames.conv_then`."""
     size = [n + lo + hi - k + 1 for n, k, (lo, hi) in zip(x.shape[1:4], kernel.shape, padding)]
-    plan = _Plan(x.shape[0], size, kernel.shape[:3])
+    plan = _Plan(x.shape[0], size, kernel.shape[:3], multiple)
     x, points = plan.pad_input(x, padding), plan.kernel_to_points(kernel)
 
     def frames(_, start):
         products = _batched_product(plan.input_to_points(x, start), points, contract=(2, 1))
-        return None, plan.points_to_output(products)
+        return None, then(plan.points_to_output(products)[:, :, : size[1], : size[2]])
 
-    _, y = lax.scan(frames, None, plan.starts)
-    y = jnp.moveaxis(y, 0, 1).reshape(x.shape[0], -1, *y.shape[3:])  # (B,chunks,t,…) → (B,T',…)
-    return y[:, : size[0], : size[1], : size[2]]
+    def together(y):  # (chunks,B,t,…) → (B,T'//multiple,…)
+        y = jnp.moveaxis(y, 0, 1)
+        return y.reshape(y.shape[0], -1, *y.shape[3:])[:, : size[0] // multiple]
+
+    return jax.tree.map(together, lax.scan(frames, None, plan.starts)[1])
 
 
 def weight_gradient(
@@ -75,7 +90,10 @@ class _Plan:
       num_points: matrix products.
     """
 
-    def __init__(self, batch: int, size: Sequence[int], kernel_size: Sequence[int]):
+    def __init__(
+        self, batch: int, size: Sequence[int], kernel_size: Sequence[int], multiple: int = 1
+    ):
+        """multiple: of which every chunk has a multiple of frames."""
         self._batch, self._kernel_size = batch, tuple(kernel_size)
         # Windows of at most 4 frames and of 6×6 voxels: beyond, rounding errors grow quickly.
         self._tile = [
@@ -87,6 +105,8 @@ class _Plan:
         self._tiles = [-(-n // m) for n, m in zip(size, self._tile)]
         voxels = batch * size[1] * size[2] * self._tile[0]
         self._tiles[0] = min(self._tiles[0], max(1, FEW_VOXELS // max(1, voxels)))  # of one chunk
+        whole = multiple // math.gcd(multiple, self._tile[0])
+        self._tiles[0] = -(-self._tiles[0] // whole) * whole
         self._frames = self._tiles[0] * self._tile[0]
         self.starts = self._frames * jnp.arange(-(-size[0] // self._frames))
         h, w = (n * m for n, m in zip(self._tiles[1:], self._tile[1:]))
