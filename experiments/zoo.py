@@ -1,7 +1,8 @@
 """Puts weights into the zoo: stores them in 8 or 16 bits, measures what that costs, lists them.
 
     python -m experiments.zoo add --name=flow --weights=runs/flow --trained_on="…" \\
-        --data_licence="…" --score="…" [--data=folder --set root=DIR] [--bits=8]
+        --data_licence="…" --score="…" [--data=folder --set root=DIR] [--bits=8] \\
+        [--split=validation --measured_on="…"]
     python -m experiments.zoo page
 
 WEIGHTS are a run's folder, a file of `v2v export --bits` or one of `experiments.half_precision`.
@@ -9,7 +10,9 @@ First write the card's text, v2v_jax/zoo/NAME.md.
 
 The task's own metrics are taken on the test split of the data that the weights were trained on, or
 of --data, once with the weights as they are and once as they will ship. Where the headline metric
-loses more than --most (1 %), nothing is added. Paths of this machine are taken out of the record.
+changes by more than --most (1 %), nothing is added. A few windows differ by that from chance alone:
+take forty videos, and --split=validation where bits are chosen by what is found. Paths of this
+machine are taken out of the record.
 One command, one commit: the file, index.json and docs/reference/models.md.
 """
 
@@ -72,43 +75,51 @@ def without_paths(value: Any) -> Any:
 
 
 def evaluate(
-    weights: Sequence[StoredWeights], data: dict[str, Any] | None = None
+    weights: Sequence[StoredWeights], data: dict[str, Any] | None = None, split: str = "test"
 ) -> list[dict[str, float]]:
-    """The task's metrics of each on a test split.
+    """The task's metrics of each on a split.
 
     Args:
       weights: of one network.
       data: what replaces `config.data` of the record; None: nothing does.
+      split: "test" or "validation".
     """
     import jax
 
     from v2v_jax.evaluation.evaluator import Evaluator
     from v2v_jax.models.standardization import fold
-    from v2v_jax.tasks import stored_options
 
-    about = weights[0].about
-    config = dict(about["config"]) | {"task_options": stored_options(about)}
-    experiment = _experiment(config, config["data"] if data is None else data)
+    experiment = experiment_of(weights[0].about, data, split)
     with jax.set_mesh(experiment.mesh):
         evaluator = Evaluator(experiment)
         return [evaluator(jax.device_put(fold(one.params))) for one in weights]
 
 
-def _experiment(stored: Mapping[str, Any], data: Mapping[str, Any]) -> Experiment:
-    """The test split of data for a stored configuration; fields that it lacks have defaults."""
+def experiment_of(
+    about: Mapping[str, Any], data: Mapping[str, Any] | None, split: str
+) -> Experiment:
+    """A split of data for the network of a stored record; fields that it lacks have defaults.
+
+    Args:
+      about: the record that is stored with every checkpoint.
+      data: what replaces its `config.data`; None: nothing does.
+      split: "test" or "validation".
+    """
     from v2v_jax.run import recipes
     from v2v_jax.run.experiment import make_experiment
+    from v2v_jax.tasks import stored_options
 
+    stored = dict(about["config"]) | {"task_options": stored_options(about)}
     options = recipes.parse_arg("", dataset="scenes", model=stored["model"]["name"])
     config = recipes.make_config(stored["task"], options, num_steps=1, learning_rate=1.0)
     for key in ("task_options", "model", "preprocessing"):
         config[key].update(stored[key])
     config.dtype, config.seed = stored["dtype"], stored["seed"]
     with config.unlocked():
-        config.data = dict(data) | {"cache": ""}
+        config.data = dict(stored["data"] if data is None else data) | {"cache": ""}
     config.feed, config.init_from = "device", ""
     config.batch_size = min(stored["batch_size"], 8)  # metrics do not depend on it; CPUs gain
-    return make_experiment(config, "test")
+    return make_experiment(config, split)
 
 
 def add(options: argparse.Namespace) -> ShippedWeights:
@@ -128,7 +139,7 @@ def add(options: argparse.Namespace) -> ShippedWeights:
     part = folder / f".{options.name}.part"
     try:
         write_weights(part, source)
-        before, after = evaluate((source, read_weights(part)), data)
+        before, after = evaluate((source, read_weights(part)), data, options.split)
         entry = _entry(options, source, before, after, part)
         print(f"{entry.metric}: {entry.value_before:.5f} before, {entry.value:.5f} after")
         if not entry.loss <= options.most:
@@ -225,9 +236,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--score", metavar="TEXT")
     parser.add_argument("--measured_on", metavar="TEXT", default="its own test split")
     parser.add_argument("--data", default="", help="dataset to measure on")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--bits", type=int, choices=(8, 16, 32), default=8)
-    parser.add_argument("--most", type=float, default=0.01, help="share of the metric to lose")
+    parser.add_argument(
+        "--most", type=float, default=0.01, help="by what share the metric may change"
+    )
     parser.add_argument("--zoo", default=index.FOLDER, help="default: the package's")
     parser.add_argument("--page", default=ROOT / "docs" / "reference" / "models.md")
     options = parser.parse_args(argv)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from experiments import espnetv2, half_precision, real_data, real_plans, real_runs
+from experiments import (
+    espnetv2,
+    half_precision,
+    real_color_scale,
+    real_data,
+    real_plans,
+    real_runs,
+)
 from experiments.real_data import FRAME_SIZE, Part, RealVideos, cover, pack_labels, unpack_labels
 from experiments.search_plans import PLANS
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL
@@ -139,25 +146,100 @@ def test_weights_in_half_precision(unpacked, tmp_path):
 
 
 def test_colour_is_scaled_by_what_is_best_on_the_validation_videos():
-    """The error of an evaluator that wants 0.6 of the colour; the test split only follows."""
+    """Windows that want 0.6 of the colour, two, and 0.2, one; the test split only follows.
+
+    Each window counts once: 0.6 has an error of 0.8 there, 0.2 of 1.6, 0.4 of 1.2. Were each source
+    counted once, all three would be as good.
+    """
     params = {"conv1a": {"kernel": np.float32(3)}, "conv_pre": {"kernel": np.float32(2)}}
 
     class Wants:
-        def __init__(self, best):
+        def __init__(self, **best):
             self.best = best
 
-        def __call__(self, params):
-            assert params["conv1a"]["kernel"] == 3
-            return {"ade": abs(params["conv_pre"]["kernel"] - 2 * self.best)}
-
         def windows(self, params):
-            values = {"ade": params["conv_pre"]["kernel"], "baseline_ade": 7.0}
-            return None, [types.SimpleNamespace(name="clips/a", values=values)]
+            assert params["conv1a"]["kernel"] == 3
+            painted = params["conv_pre"]["kernel"]
+            return None, [
+                types.SimpleNamespace(
+                    name=f"{name[:5]}/a", values={"ade": abs(painted - 2 * best), "baseline_ade": 7}
+                )
+                for name, best in self.best.items()
+            ]
 
-    found = real_runs.scaled([Wants(0.6), Wants(0.2)], params)
+    chosen = Wants(clips=0.6, clips_too=0.6, davis=0.2)
+    found = real_runs.scaled([chosen, Wants(clips=0.2)], params)
     assert found["scale"] == 0.6 and set(found["held_out"]) == set(real_runs.SCALES)
-    assert found["by source"]["clips"]["ade"] == pytest.approx(1.2)
-    assert real_runs.scaled([Wants(0.2)], params)["by source"] == {}
+    assert found["held_out"][0.4] == pytest.approx(1.2 / 3)
+    assert found["held_out"][0.6] == pytest.approx(0.8 / 3)
+    at_best = found["held out by source"][0.6]
+    assert at_best["clips"]["windows"] == 2 and at_best["davis"]["ade"] == pytest.approx(0.8)
+    assert found["by source"]["clips"]["ade"] == pytest.approx(0.8)
+    assert real_runs.scaled([chosen], params)["by source"] == {}
+
+
+@pytest.mark.slow
+def test_the_factor_of_weights(tmp_path):
+    """A network that adds one colour everywhere, on videos that want 0.6 of that.
+
+    Frames of one colour are grey plus that: at a factor s the error is grey's own by |s / 0.6 - 1|.
+    """
+    size, color = (32, 40), np.array([200, 100, 60], np.float32)
+    for source, names in (
+        ("clips_train", [f"clip{k}" for k in range(12)]),
+        ("davis_train", ["hike", *real_data.VALIDATION]),
+        ("clips_test", ["other"]),
+        ("davis_val", ["cows", "parkour"]),
+    ):
+        write_source(tmp_path, source, dict.fromkeys(names, 17), size)
+        frames = np.broadcast_to(color.astype(np.uint8), (17 * len(names), *size, 3))
+        np.save(tmp_path / source / "video.npy", frames)
+    write_source(tmp_path, "camvid", {"val_0016E5": 16}, size)
+    (tmp_path / "licensed.json").write_text('["clip1"]')
+    group = next(g for g in real_plans.plan() if g.name == "color shipped")
+    small = real_plans.settings(
+        preprocessing__crop_size=(32, 32), preprocessing__clip_length=8, batch_size=2
+    )
+    group = real_plans.tiny(dataclasses.replace(group, set=(*group.set, *small)))
+    config = real_runs.real_config(group, tmp_path)
+    experiment = make_experiment(config, "train")
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), experiment.abstract_params())
+    grey = color @ np.array([0.299, 0.587, 0.114], np.float32)
+    params["conv_pre"]["bias"] = (color - grey) / 255 / 0.6
+    weights = tmp_path / "color.npz"
+    half_precision.write(weights, experiment.about, params)
+
+    found = real_color_scale.measure(tmp_path, weights, test=True)
+    own = np.linalg.norm(color - grey) / 255
+    assert found["scale"] == 0.6
+    for scale, error in found["held_out"].items():
+        assert error == pytest.approx(own * abs(scale / 0.6 - 1), abs=1e-3), scale
+    counts = {source: values["windows"] for source, values in found["by source"].items()}
+    assert counts == {"clips_test": 2, "davis_val": 4}
+    assert set(found["held out by source"][1.0]) == {"clips_train", "davis_train"}
+    for values in found["by source"].values():
+        assert values["ade"] < 1e-3 and values["baseline"] == pytest.approx(own, abs=1e-3)
+
+
+def test_the_table_of_factors_and_a_factor_written(tmp_path, monkeypatch, capsys):
+    """What is printed of three windows of 0.1 and one of 0.2; the colour of written weights."""
+    sources = {
+        "clips": dict(ade=0.1, baseline=0.3, windows=3),
+        "davis": dict(ade=0.2, baseline=0.5, windows=1),
+    }
+    found = {"scale": 0.4, "held out by source": {0.4: sources}, "by source": sources}
+    monkeypatch.setattr(real_color_scale, "measure", lambda *_: found)
+    weights, written = tmp_path / "color.npz", tmp_path / "scaled.npz"
+    params = {"conv1a": {"bias": np.float32([3])}, "conv_pre": {"bias": np.float32([2, -1])}}
+    half_precision.write(weights, {"task": "color"}, params)
+    real_color_scale.main([f"--weights={weights}", f"--data={tmp_path}", "--test"])
+    printed = capsys.readouterr().out
+    cells = "0.1250 (0.3500) | clips, 3 windows: 0.1000 (0.3000) | davis, 1 windows: 0.2000"
+    assert f"| 0.4 | {cells}" in printed and f"| 0.4, test | {cells}" in printed
+    assert "The best on the validation videos is 0.4." in printed
+    real_color_scale.main([f"--weights={weights}", f"--write={written}", "--scale=0.5"])
+    _, scaled = half_precision.read(written)
+    assert scaled["conv1a"]["bias"] == 3 and scaled["conv_pre"]["bias"].tolist() == [1, -0.5]
 
 
 @pytest.mark.slow

@@ -67,6 +67,18 @@ def test_an_entry_of_half_precision_weights(trained, folder, capsys):
     assert page == cards.page([entry]) and entry.sha256 in page and "It knows nothing." in page
 
 
+def test_measured_on_the_split_that_is_asked_for(trained, folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "evaluate", lambda *a: asked.append(a[2]) or measured(0.5, 0.5)(a))
+    run = trained("seg").workdir
+    assert add(folder, run) == add(folder, run, "--split=validation") == 0
+    assert asked == ["test", "validation"]
+    about = making.read_source(str(run)).about
+    for split in asked:
+        videos = making.experiment_of(about, None, split).dataset.videos
+        assert videos and all(f"-{split}-" in info.name for info in videos)
+
+
 def measured(before, after):
     """In the place of `evaluate`: so much accuracy, of 0.2 that nothing needs."""
     rest = {"baseline_accuracy": 0.2}
