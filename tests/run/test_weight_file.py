@@ -27,7 +27,7 @@ def random_params(seed=0):
     kernel = rng.standard_normal((3, 3, 3, 2, 5)) * np.exp(rng.normal(0, 2, 5))  # uneven outputs
     kernel[..., 3] = 0
     layer = {"kernel": kernel.astype(np.float32), "bias": rng.standard_normal(5)}
-    return {"conv1a": {name: np.float32(value) for name, value in layer.items()}}
+    return {"conv2a": {name: np.float32(value) for name, value in layer.items()}}
 
 
 @pytest.mark.parametrize("bits", weight_file.BITS)
@@ -36,8 +36,8 @@ def test_how_far_off_they_are(tmp_path, bits):
     write_weights(tmp_path / "w", weights)
     found = read_weights(tmp_path / "w")
     assert (found.about, found.step, found.bits) == ({"task": "x"}, 7, bits)
-    kernel, bias = (weights.params["conv1a"][name] for name in ("kernel", "bias"))
-    read = found.params["conv1a"]
+    kernel, bias = (weights.params["conv2a"][name] for name in ("kernel", "bias"))
+    read = found.params["conv2a"]
     assert read["kernel"].dtype == read["bias"].dtype == np.float32
     off = np.abs(np.float64(read["kernel"]) - kernel)
     half_a_unit = np.abs(np.float64(kernel)).max((0, 1, 2, 3)) / 254
@@ -45,18 +45,18 @@ def test_how_far_off_they_are(tmp_path, bits):
     assert (off <= largest[bits]).all()
     np.testing.assert_allclose(read["bias"], bias, rtol=2.0**-11 if bits < 32 else 0)
     if bits == 8:  # a byte a weight, and what is said about them
-        large = {"conv1a": {"kernel": np.ones((3, 3, 3, 64, 64), np.float32)}}
+        large = {"conv2a": {"kernel": np.ones((3, 3, 3, 64, 64), np.float32)}}
         rng = np.random.default_rng(0)
-        large["conv1a"]["kernel"] *= rng.standard_normal((3, 3, 3, 64, 64), np.float32)
+        large["conv2a"]["kernel"] *= rng.standard_normal((3, 3, 3, 64, 64), np.float32)
         write_weights(tmp_path / "large", dataclasses.replace(weights, params=large))
-        assert (tmp_path / "large").stat().st_size < 1.02 * large["conv1a"]["kernel"].size
+        assert (tmp_path / "large").stat().st_size < 1.02 * large["conv2a"]["kernel"].size
     again = tmp_path / "again"
     write_weights(again, weights)
     assert again.read_bytes() == (tmp_path / "w").read_bytes()
 
 
 def test_quantized_kernels_are_the_nearest_integers():
-    kernel = random_params(1)["conv1a"]["kernel"]
+    kernel = random_params(1)["conv2a"]["kernel"]
     codes, scales = weight_file.quantize(kernel)
     assert codes.dtype == np.int8 and scales.shape == (5,) and scales[3] == 1
     for out in (0, 1, 2, 4):
@@ -66,12 +66,27 @@ def test_quantized_kernels_are_the_nearest_integers():
         assert np.abs(codes[..., out] - wide / scales[out]).max() <= 0.5 + 1e-4
 
 
+def test_the_first_layer_has_sixteen_bits_among_eight(tmp_path):
+    """It is off by half of the last of float16's eleven bits at most, and has no scales."""
+    layer = random_params()["conv2a"]
+    weights = StoredWeights({"conv1a": layer, "conv2a": layer}, {}, None, 8)
+    write_weights(tmp_path / "w", weights)
+    found = read_weights(tmp_path / "w").params
+    off = np.abs(np.float64(found["conv1a"]["kernel"]) - layer["kernel"])
+    assert (off <= np.abs(layer["kernel"]) * 2.0**-11 + 2.0**-25).all()
+    assert np.abs(found["conv2a"]["kernel"] - layer["kernel"]).max() > 10 * off.max()
+    with zipfile.ZipFile(tmp_path / "w") as archive:
+        assert sorted(n for n in archive.namelist() if "scales" in n) == [
+            "scales/conv2a/kernel.npy"
+        ]
+
+
 def test_what_cannot_be_stored(tmp_path):
     params = random_params()
     for value, bits in ((np.nan, 8), (1e5, 16), (np.inf, 32)):
-        kernel = params["conv1a"]["kernel"].copy()
+        kernel = params["conv2a"]["kernel"].copy()
         kernel[0, 0, 0, 0, 0] = value
-        wrong = {"conv1a": params["conv1a"] | {"kernel": kernel}}
+        wrong = {"conv2a": params["conv2a"] | {"kernel": kernel}}
         with pytest.raises(CheckpointError, match="not finite"):
             write_weights(tmp_path / "w", StoredWeights(wrong, {}, None, bits))
     with pytest.raises(ConfigError, match="bits is 4; known: 8, 16, 32"):

@@ -22,6 +22,7 @@ TRUNK = (
     (("conv5a", 512), ("conv5b", 512)),
 )
 TRUNK_LAYERS = tuple(name for stage in TRUNK for name, _ in stage)
+INPUT_LAYER = TRUNK_LAYERS[0]  # the one that sees the picture
 
 
 def scaled(filters: int, width: float) -> int:
@@ -39,7 +40,7 @@ def initializers(initialization: str, name: str, he_kernel: Any) -> dict[str, An
     """
     if initialization == "he":
         return dict(kernel_init=he_kernel, bias_init=nn.initializers.zeros_init())
-    bias = 0.0 if name == TRUNK_LAYERS[0] else 1.0
+    bias = 0.0 if name == INPUT_LAYER else 1.0
     return dict(kernel_init=normal(0.01), bias_init=nn.initializers.constant(bias))
 
 

@@ -4,12 +4,15 @@ A ZIP archive, compressed, that nothing in it can make execute code (`system.sea
 
     about.json               format, versions, bits, step, and the record that is stored with every
                              checkpoint: task, label names, model, preprocessing, configuration
-    weights/LAYER/….npy      bits=8: kernels int8, the rest float16; bits=16: float16; bits=32:
-                             float32
+    weights/LAYER/….npy      bits=8: kernels int8, the rest and the kernel of the first layer
+                             float16; bits=16: float16; bits=32: float32
     scales/LAYER/….npy       of each int8 array (out,) float32: what a unit is worth, output by
                              output
 
 A value of eight bits is off by half a unit at most, 1/254 of the largest of its output's kernel.
+The first layer's kernel has few inputs, so that its errors do not average out, and everything after
+it sees them: most of what eight bits cost comes from it (docs/records/inference.md), and it is less
+than a thousandth of the weights. Files from before 2026-11-28 have it in eight bits, too.
 Kernels are plain ones, with what standardises them in training folded away.
 """
 
@@ -59,7 +62,8 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
       CheckpointError: a weight is not finite, or too large for 16 bits.
       OSError: it cannot be written.
     """
-    from v2v_jax.models.standardization import fold  # an export is read without the models
+    from v2v_jax.models.c3d import INPUT_LAYER  # an export is read without the models
+    from v2v_jax.models.standardization import fold
 
     if weights.bits not in BITS:
         raise ConfigError(f"bits is {weights.bits}; known: {', '.join(map(str, BITS))}.")
@@ -73,7 +77,7 @@ def write_weights(path: str | os.PathLike[str], weights: StoredWeights) -> None:
     for layer, leaves in fold(weights.params).items():
         for leaf, value in leaves.items():
             name, array = f"{layer}/{leaf}.npy", np.asarray(value, np.float32)
-            if weights.bits == 8 and leaf == "kernel":
+            if weights.bits == 8 and leaf == "kernel" and layer != INPUT_LAYER:
                 codes, scales = quantize(array)
                 members[WEIGHTS + name] = bytes_of(codes)
                 members[_SCALES + name] = bytes_of(scales)

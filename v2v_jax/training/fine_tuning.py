@@ -9,14 +9,13 @@ import numpy as np
 
 from v2v_jax import zoo
 from v2v_jax.errors import WeightsError
+from v2v_jax.models.c3d import INPUT_LAYER
 from v2v_jax.models.standardization import GAIN, fold, plain_layers
 from v2v_jax.pretrained import Weights, read_weights
 from v2v_jax.pretrained.input_folding import fold_input
 from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.system import sharding
 from v2v_jax.system.console import console, print_table
-
-_INPUT_LAYER = "conv1a"
 
 
 def initialize(experiment: Experiment, state: TrainState) -> TrainState:
@@ -41,7 +40,7 @@ def initialize(experiment: Experiment, state: TrainState) -> TrainState:
         fits = stored is not None and _shapes(stored) == _shapes(layer)
         if fits and GAIN not in layer:
             stored = fold({name: stored})[name]
-        if fits and name == _INPUT_LAYER and experiment.task.input_channels == 3:
+        if fits and name == INPUT_LAYER and experiment.task.input_channels == 3:
             stored = _for_input(stored, weights, experiment)
         params[name] = _like(stored, layer) if fits else layer
         rows.append((name, _shape(stored), _shape(layer), _outcome(stored, layer, fits)))
@@ -70,7 +69,7 @@ def _for_input(layer: Any, weights: Weights, experiment: Experiment) -> Any:
     )
     if same:
         return layer
-    plain = jax.tree.map(np.asarray, fold({_INPUT_LAYER: layer})[_INPUT_LAYER])
+    plain = jax.tree.map(np.asarray, fold({INPUT_LAYER: layer})[INPUT_LAYER])
     return fold_input(plain, weights.preprocessing, experiment.preprocessing)
 
 
