@@ -32,6 +32,7 @@ test-all: $(VENV)/.installed
 # Style, and the types of the public names as a user's type checker sees them.
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 # The site, in build/site. Warnings are errors: a broken link, a page outside of the navigation, a name that does not

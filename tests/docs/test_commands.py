@@ -235,5 +235,3 @@ def found(node: ast.Attribute, predictors: set[str]) -> Any:
 def test_a_wrong_block_is_noticed(text):
     with pytest.raises((AssertionError, ImportError, SyntaxError)):
         check_python(text)
-
-

@@ -100,6 +100,7 @@ def test_training_and_evaluation_where_nothing_can_be_written(small_disk, read_o
         (line,) = errors(capfd.readouterr().err)
         assert line.startswith(message.format(folder))
 
+
 # ------------------------------------------------------------------------------------------------
 # The other commands that write
 

@@ -33,6 +33,8 @@ from v2v_jax.input.tf_data_feed import _BatchMemory
 from v2v_jax.system import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
 def cut_by_hand(dataset, plans):
     """The batches of the plans straight from the dataset's arrays."""
     result = []

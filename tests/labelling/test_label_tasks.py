@@ -124,9 +124,7 @@ def test_folders_of_pictures(tmp_path):
             Image.fromarray(frame).save(folder / f"{t}.png")
     read = label(tmp_path / "sequences", tmp_path / "labels", "segmentation", "redness")
     for name, video in sequences.items():
-        np.testing.assert_array_equal(
-            read(name).read(0, 5)["probabilities"][..., 1], video[..., 0]
-        )
+        np.testing.assert_array_equal(read(name).read(0, 5)["probabilities"][..., 1], video[..., 0])
     arguments = [f"--videos={tmp_path / 'sequences'}", f"--output={tmp_path / 'labels'}"]
     assert commands.execute(["label", *arguments, "--check"]) == 0
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "sequences/bear/2.png")

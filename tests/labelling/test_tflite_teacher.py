@@ -129,8 +129,10 @@ def test_people_of_mediapipe():
     from v2v_jax.media.pictures import Picture
 
     root = os.path.join(REAL, "davis2016")
-    names = [os.path.join(root, folder, "180p/dance-twirl/00020") for folder in
-             ("JPEGImages", "Annotations")]
+    names = [
+        os.path.join(root, folder, "180p/dance-twirl/00020")
+        for folder in ("JPEGImages", "Annotations")
+    ]
     if not os.path.exists(names[0] + ".jpg"):
         pytest.skip("DAVIS is not at hand")
     frame = Picture(names[0] + ".jpg").frame()

@@ -110,9 +110,10 @@ def test_dropped_frames_of_an_avi(tmp_path):
     """Which has no times but empty places where frames were dropped."""
     kept = [t for t in range(30) if t % 7 != 3]
     write(tmp_path / "whole.avi", range(0, 1200, 40), "mpeg4", options={"g": "1"})
-    with av.open(str(tmp_path / "whole.avi")) as source, av.open(
-        str(tmp_path / "dropped.avi"), "w"
-    ) as target:
+    with (
+        av.open(str(tmp_path / "whole.avi")) as source,
+        av.open(str(tmp_path / "dropped.avi"), "w") as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
             if number in kept:

@@ -151,8 +151,11 @@ def test_a_square_layer_alone_goes_by_its_name(tmp_path):
     convolutions = {n: pair for n, pair in ARRAYS.items() if n.startswith("conv")}
     for arrays in (
         files.named({**ARRAYS}, "pickle"),
-        {f"{n}/{leaf}": a for n, pair in files.to_tensorflow(ARRAYS).items()
-         for leaf, a in zip(("kernel", "bias"), pair)},
+        {
+            f"{n}/{leaf}": a
+            for n, pair in files.to_tensorflow(ARRAYS).items()
+            for leaf, a in zip(("kernel", "bias"), pair)
+        },
     ):
         kept = {n: a for n, a in arrays.items() if not n.startswith(("fc6", "fc8"))}
         params = read_weights(written(tmp_path, npz(kept))).params

@@ -135,7 +135,6 @@ def test_a_demo_of_any_dataset_is_small_and_valid(dataset):
     assert demo.model.width == 0.25 and not demo.grow_share
 
 
-
 @pytest.mark.parametrize("task", SCHEDULES)
 def test_the_paper_recipe_has_the_papers_numbers(task):
     config = make(task, recipe="paper")

@@ -136,9 +136,11 @@ KILLED = """
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_killed_run_is_taken_up_again(tmp_path, threads):
     jobs = make_jobs(tmp_path)
-    run = lambda: subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), threads], cwd=ROOT
-    ).returncode
+    run = lambda: (
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), threads], cwd=ROOT
+        ).returncode
+    )
     assert run() == -signal.SIGKILL
     left = [path.name for path in (tmp_path / "out").iterdir() if is_temporary(path.name)]
     assert left, "the killed run left no half output: the test would prove nothing"

@@ -150,9 +150,7 @@ def test_picture_shows_the_hints():
     assert list(picture.columns) == ["input", "hints", "prediction", "truth"]
     mask = np.asarray(hint_mask(video[None], most=8, fewest=8))[0]
     np.testing.assert_array_equal(picture.columns["hints"][mask], video[mask])
-    np.testing.assert_array_equal(
-        picture.columns["hints"][~mask], picture.columns["input"][~mask]
-    )
+    np.testing.assert_array_equal(picture.columns["hints"][~mask], picture.columns["input"][~mask])
     assert "hints" not in Color().picture({"video": video}, video / 255.0).columns
 
 

@@ -190,7 +190,7 @@ def variant(**changes):
     ("task", "message"),
     [
         (variant(name=""), "has no `name`"),
-        (variant(fields=("flow",)), "`fields` are .*\"video\" in it"),
+        (variant(fields=("flow",)), '`fields` are .*"video" in it'),
         (variant(fields="video"), "`fields` are 'video'"),
         (variant(better="more"), "`better` is 'more'"),
         (variant(answers="frames"), "`answers` 'frames'"),

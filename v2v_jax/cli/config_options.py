@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"--(no)?config\.(?P<key>[^=]+)")
 
 
-def add_options(
-    parser: Parser, *, needs_workdir: bool = True, may_print: bool = False
-) -> None:
+def add_options(parser: Parser, *, needs_workdir: bool = True, may_print: bool = False) -> None:
     """Adds --config, --config.KEY and --workdir; `options.config` will be the locked ConfigDict.
 
     Args:

@@ -117,9 +117,7 @@ def run(options: argparse.Namespace) -> int:
             f"--fps={options.fps:g}; expected {_FPS[0]:g} to {_FPS[1]:g} frames per second."
         )
     compilation_cache.enable()
-    if os.path.isdir(options.video) and video_folders.holds_videos(
-        options.video, options.output
-    ):
+    if os.path.isdir(options.video) and video_folders.holds_videos(options.video, options.output):
         return _predict_folder(options)
     return _predict_one(options)
 

@@ -1,7 +1,7 @@
 """A dataset to look at: some frames of some videos with what is known of them, on one HTML page.
 
-    samples = draw_samples(dataset, ("video", "labels"))
-    page = contact_sheet("gatech", tables, {"train": samples})
+samples = draw_samples(dataset, ("video", "labels"))
+page = contact_sheet("gatech", tables, {"train": samples})
 """
 
 from __future__ import annotations

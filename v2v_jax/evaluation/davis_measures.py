@@ -95,9 +95,7 @@ def contour(mask: np.ndarray) -> np.ndarray:
     The last row and column have fewer neighbours; the last pixel of all has none.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    return (
-        (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
-    )
+    return (mask != padded[:-1, 1:]) | (mask != padded[1:, :-1]) | (mask != padded[1:, 1:])
 
 
 def statistics(values: np.ndarray) -> Statistics:
@@ -112,7 +110,7 @@ def statistics(values: np.ndarray) -> Statistics:
 
 
 def measure(masks: np.ndarray, truth: np.ndarray) -> dict[str, Statistics]:
-    """"J" and "F" of one sequence.
+    """ "J" and "F" of one sequence.
 
     Args:
       masks: (T,H,W), what was predicted for every frame; what is not 0 is foreground.
@@ -131,7 +129,7 @@ def measure(masks: np.ndarray, truth: np.ndarray) -> dict[str, Statistics]:
 
 
 def summarize(sequences: Mapping[str, Mapping[str, Statistics]]) -> dict[str, Statistics]:
-    """"J" and "F": the means of each statistic over the sequences."""
+    """ "J" and "F": the means of each statistic over the sequences."""
     return {
         name: Statistics(*np.mean([found[name] for found in sequences.values()], 0).tolist())
         for name in ("J", "F")

@@ -106,9 +106,7 @@ class TfDataFeed(Feed):
     def _batch_shapes(self, batch_size: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """field → shape and dtype of what is read for a batch."""
         size = (batch_size, self._preprocessing.clip_length, *self._preprocessing.crop_size)
-        shapes = {
-            f: ((*size, *self._dataset.channels(f)), FIELDS[f].dtype) for f in self._fields
-        }
+        shapes = {f: ((*size, *self._dataset.channels(f)), FIELDS[f].dtype) for f in self._fields}
         if self._labels is not None:
             shapes[VIDEO_LABEL] = ((batch_size,), self._labels.dtype)
         return shapes

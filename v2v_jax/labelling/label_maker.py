@@ -68,9 +68,7 @@ class LabelSet:
 
     def jobs(self) -> list[Job]:
         """A job for every video."""
-        return [
-            Job(name, os.path.join(self.videos, name), self.path(name)) for name in self.names
-        ]
+        return [Job(name, os.path.join(self.videos, name), self.path(name)) for name in self.names]
 
     def path(self, name: str) -> str:
         """Where the labels of the video `name` are."""
@@ -188,9 +186,7 @@ class LabelWork:
         teacher = self._teacher
         video, files = self._set.open(job), self._set.files(job)
         if teacher.needs_next and video.num_frames < 2:
-            raise DataError(
-                f"Video {job.source} has one frame; teacher {teacher.name} needs two."
-            )
+            raise DataError(f"Video {job.source} has one frame; teacher {teacher.name} needs two.")
         if teacher.needs_next and not getattr(video, "is_even", True):
             logging.warning(
                 "Video %s has frames at uneven times; its flow is in pixels from one frame to the "
@@ -242,9 +238,7 @@ class LabelWork:
         """Labels at one step; FlowTooLargeError if a vector does not fit."""
         teacher, writer = self._teacher, None
         frames = video.stream(info.size if info.size != info.video_size else None)
-        batches = _batches(
-            frames, self._set.batch_size, teacher.needs_next, pad=teacher.compiled
-        )
+        batches = _batches(frames, self._set.batch_size, teacher.needs_next, pad=teacher.compiled)
 
         def write(codes: Any, too_large: Any, count: int) -> None:
             nonlocal writer

@@ -49,9 +49,7 @@ def demuxed(
 
 
 @contextlib.contextmanager
-def open_output(
-    path: str | os.PathLike[str], form: str
-) -> Iterator[av.container.OutputContainer]:
+def open_output(path: str | os.PathLike[str], form: str) -> Iterator[av.container.OutputContainer]:
     """Creates a file of a format, by FFmpeg's name, which is closed when the block ends.
 
     FFmpeg would keep its own file open for good where it could not be written to its end: the room

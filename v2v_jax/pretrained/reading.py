@@ -87,6 +87,4 @@ def _read_zip(file: MappedFile) -> Weights:
     for name in archive.namelist():
         if name == "data.pkl" or (name.count("/") == 1 and name.endswith("/data.pkl")):
             return pytorch.read_archive(file, archive, name)
-    return assemble(
-        numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio"
-    )
+    return assemble(numpy_archive.entries(file, archive), file.path, "NumPy archive", "thwio")

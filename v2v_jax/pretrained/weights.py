@@ -80,9 +80,7 @@ def _input_of(names: Iterable[str]) -> Preprocessing:
     return next((input for form, input in _INPUTS.items() if form in parts), C3D_INPUT)
 
 
-def assemble(
-    entries: Mapping[str, Entry], path: str, format: str, order: Order
-) -> Weights:
+def assemble(entries: Mapping[str, Entry], path: str, format: str, order: Order) -> Weights:
     """Picks, checks and reads the layers that this package knows.
 
     Args:

@@ -100,9 +100,7 @@ class Color(Task):
 
     def _target(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         video = batch["video"]
-        return video.astype(jnp.float32) / 255.0, clip_valid(
-            jnp.ones(video.shape[:4], bool), batch
-        )
+        return video.astype(jnp.float32) / 255.0, clip_valid(jnp.ones(video.shape[:4], bool), batch)
 
     def loss(self, outputs, batch):
         return losses.REGRESSION[self._loss](outputs, *self._target(batch))

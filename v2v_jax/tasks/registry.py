@@ -48,9 +48,7 @@ def task_class(name: str) -> type[Task]:
     return TASKS[name]
 
 
-def make_task(
-    name: str, dataset: VideoDataset, options: Mapping[str, Any] | None = None
-) -> Task:
+def make_task(name: str, dataset: VideoDataset, options: Mapping[str, Any] | None = None) -> Task:
     """The task of that name for a dataset, which decides the number of classes.
 
     Args:

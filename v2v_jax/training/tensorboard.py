@@ -1,6 +1,6 @@
 """TensorBoard's event files: metrics, learning rate, examples as pictures, the configuration.
 
-    tensorboard --logdir=runs
+tensorboard --logdir=runs
 """
 
 from __future__ import annotations

@@ -145,9 +145,7 @@ def read_checked(
     return frames
 
 
-def _executor(
-    dataset: VideoDataset, workers: int
-) -> tuple[concurrent.futures.Executor, bool]:
+def _executor(dataset: VideoDataset, workers: int) -> tuple[concurrent.futures.Executor, bool]:
     """Processes where Python's own time counts and there can be any, else threads; and which."""
     if dataset.python_bound:
         try:

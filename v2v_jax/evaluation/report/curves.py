@@ -112,9 +112,7 @@ def learning_curves(
     ]
 
 
-def compared_curves(
-    runs: Mapping[str, Mapping[str, Curve]], headline: str, name: str
-) -> list[str]:
+def compared_curves(runs: Mapping[str, Mapping[str, Curve]], headline: str, name: str) -> list[str]:
     """Draws the loss and the headline metric's evaluation of two runs, a chart for each.
 
     Args:

@@ -1,6 +1,6 @@
 """Pictures and videos as data URIs, for pages that are one file.
 
-    <img src="{png_uri(picture)}">    <video src="{mp4_uri(frames, fps=8)}">
+<img src="{png_uri(picture)}">    <video src="{mp4_uri(frames, fps=8)}">
 """
 
 from __future__ import annotations
