@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import reference
@@ -73,6 +73,8 @@ def test_max_pool_of_windows_whose_winner_takes_more_than_a_byte():
     st.tuples(*[st.integers(1, 2)] * 3),
     st.integers(0, 2**31),
 )
+@example((1, 1, 1), (1, 1, 2), 0)  # nothing is left
+@example((1, 3, 3), (2, 1, 1), 0)
 def test_conv_relu_pool_equals_its_parts(size, window, seed):
     rng = np.random.default_rng(seed)
     x, kernel, bias = random(rng, 2, *size, 3), random(rng, 3, 3, 3, 3, 4), random(rng, 4)

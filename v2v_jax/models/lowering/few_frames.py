@@ -65,7 +65,7 @@ def conv_then(
 def _in_one(y: jax.Array) -> jax.Array:
     """(chunks,B,t,…) → (B,chunks·t,…)."""
     y = jnp.moveaxis(y, 0, 1)
-    return y.reshape(y.shape[0], -1, *y.shape[3:])
+    return y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
 
 
 def conv_of_relu_of_transpose(

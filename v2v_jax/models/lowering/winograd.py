@@ -57,7 +57,8 @@ def conv3d_then(
 
     def together(y):  # (chunks,B,t,…) → (B,T'//multiple,…)
         y = jnp.moveaxis(y, 0, 1)
-        return y.reshape(y.shape[0], -1, *y.shape[3:])[:, : size[0] // multiple]
+        y = y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
+        return y[:, : size[0] // multiple]
 
     return jax.tree.map(together, lax.scan(frames, None, plan.starts)[1])
 
