@@ -250,7 +250,10 @@ def measure(dataset: VideoDataset, folder: str, cache: str, args: argparse.Names
     with pool:
         for number in range(args.rounds):
             for name, speed in rows.items():
-                speeds[name].append(speed(1000 * number))
+                clips_per_second = speed(1000 * number)
+                speeds[name].append(clips_per_second)
+                # What a time limit ends has said something.
+                print(f"round {number + 1}, {name}: {clips_per_second:,.0f} clips/s", flush=True)
     return {"clips_per_second": speeds, "seconds_per_step": costs, "skipped": skipped}
 
 
