@@ -128,6 +128,12 @@ def test_kernels_are_written_without_a_gpu(pretend_that_there_is_a_hopper_gpu, o
         ("frame by frame", layout_of(9, 29, 29), (1, 3, 3, 64, 8), jnp.bfloat16),
         ("more outputs than a product has", layout_of(9, 29, 29), (3, 3, 3, 64, 9), jnp.bfloat16),
         ("lines of 132 voxels", layout_of(9, 29, 33), (3, 3, 3, 64, 8), jnp.bfloat16),
+        (
+            "no margin",
+            BlockLayout((8, 28, 28), (2, 4, 4), (0, 0, 0), (16, 112, 112), 64),
+            (3, 3, 3, 64, 8),
+            jnp.bfloat16,
+        ),
     ],
 )
 def test_other_convolutions_are_not_covered(

@@ -11,6 +11,7 @@ everywhere else `v2v_jax.models.kernels` has a kernel in Triton for the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -182,7 +183,7 @@ def loop(count: int, carry: Sequence[Any], body: Callable[[Number, Sequence[Any]
     return run(lambda i, carry: tuple(body(Number(i), carry))).results
 
 
-def one_thread():
+def one_thread() -> contextlib.AbstractContextManager[None]:
     """What is inside is done by one thread of the warp group, always the same one."""
     return mgpu.single_thread(scope=mgpu.ThreadSubset.WARPGROUP)
 
@@ -343,6 +344,6 @@ def wait_for_warpgroup() -> None:
     mgpu.warpgroup_barrier()
 
 
-def when(condition: Any):
+def when(condition: Any) -> contextlib.AbstractContextManager[None]:
     """What is inside is done where it is true."""
     return mgpu.when(condition)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from v2v_jax.system import hopper
 from v2v_jax.system.hopper import Number
 
 CHANNELS = 64  # of a voxel: one row of 128 bytes in shared memory
-ROWS = 128  # voxels of a line at most: two warp groups' products, or two of one
+ROWS = 128  # voxels of a line at most: two products of 64
 OUTPUTS = 8  # at most: the convolution's, padded to so many
 
 
@@ -27,6 +28,7 @@ def can_read_lines(layout: BlockLayout, kernel_shape: Sequence[int], padding, dt
         and layout.channels == kernel_shape[3] == CHANNELS
         and kernel_shape[4] <= OUTPUTS
         and layout.blocks[2] * layout.strides[2] <= ROWS
+        and min(layout.crop) >= 1  # tried with margins alone
     )
 
 
@@ -53,7 +55,7 @@ class Lines:
         """Of a line, with the margins."""
         return self.layout.padded[2]
 
-    def slice(self, inside, clip: Number, frame: Number, line: Number) -> tuple:
+    def slice(self, inside: Any, clip: Number, frame: Number, line: Number) -> tuple:
         """Where a line lies, frame and line counted with the margins; if not inside, nowhere.
 
         What a copy reads from nowhere is zeros.
@@ -65,14 +67,13 @@ class Lines:
         every = slice(None)
         return block.value, every, within.value, every, every
 
-    def buffer(self, ref):
+    def buffer(self, ref: Any) -> Any:
         """(voxels,C) in shared memory in the shape of the box that is copied."""
         _, nw, _, sw, c = self.shape
         return hopper.reshaped(ref, (nw, sw, c))
 
 
-def pad_outputs(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Zeros up to eight along an axis."""
-    pads = [(0, 0)] * x.ndim
-    pads[axis] = (0, OUTPUTS - x.shape[axis])
-    return jnp.pad(x, pads) if x.shape[axis] < OUTPUTS else x
+def pad_outputs(x: jax.Array) -> jax.Array:
+    """(…,K) → (…,8), with zeros."""
+    missing = OUTPUTS - x.shape[-1]
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, missing),)) if missing else x
