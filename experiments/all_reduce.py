@@ -42,6 +42,37 @@ def in_bfloat16(sums: Any) -> Any:
     return jax.tree.map(large, gradient), *lax.psum(tuple(rest), "data")
 
 
+def exchanged(sums: Any) -> Any:
+    """Pairs of devices send one another all they have, which each adds to its own, in float32.
+
+    With n devices log2(n) times, of ever larger groups. Sending is a copy, for which a GPU has
+    engines beside those that compute. a + b is b + a: all devices get the same to the bit.
+    """
+    gradient, *rest = sums
+    return jax.tree.map(_doubled, gradient), *lax.psum(tuple(rest), "data")
+
+
+def exchanged_in_bfloat16(sums: Any) -> Any:
+    """The same, with large arrays rounded to bfloat16 before each exchange, and added in float32."""
+    gradient, *rest = sums
+
+    def large(x: jax.Array) -> jax.Array:
+        return _doubled(x, jnp.bfloat16 if x.size > _SMALL else x.dtype)
+
+    return jax.tree.map(large, gradient), *lax.psum(tuple(rest), "data")
+
+
+def _doubled(x: jax.Array, sent_as: Any = jnp.float32) -> jax.Array:
+    devices = lax.axis_size("data")
+    distance = 1
+    while distance < devices:
+        mine = x.astype(sent_as)
+        theirs = lax.ppermute(mine, "data", [(i, i ^ distance) for i in range(devices)])
+        x = mine.astype(x.dtype) + theirs.astype(x.dtype)
+        distance *= 2
+    return x
+
+
 def not_at_all(sums: Any) -> Any:
     """Every device keeps its own: what the devices could do if nothing had to be sent."""
     return sums
@@ -78,6 +109,18 @@ WAYS = {
     "graphs": Way(
         "CUDA graphs in the scheduler's order",
         options=_OVERLAPPED | {"xla_gpu_command_buffer_scheduling_mode": "LHS"},
+    ),
+    # For exchanges: what is sent lies where the other device's copy engine can read it.
+    "exchange": Way("exchanged between pairs", exchanged),
+    "bfloat16_exchange": Way("exchanged in bfloat16", exchanged_in_bfloat16),
+    "peer": Way(
+        "by copies from device to device",
+        options={"xla_gpu_collective_permute_mode": "COLLECTIVES_PEER_MEMORY"},
+    ),
+    "memcpy": Way("by copies, the older option", options={"xla_gpu_use_memcpy_local_p2p": True}),
+    "apart": Way(
+        "an exchange a parameter",
+        options={"xla_gpu_collective_permute_combine_threshold_bytes": 1},
     ),
     "none": Way("not at all: every device trains alone", not_at_all),
 }
