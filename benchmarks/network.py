@@ -3,6 +3,7 @@
     pip install -e '.[benchmark]' -c constraints.txt          # PyTorch
     python -m benchmarks.network                              # a GPU: bfloat16, batch 32 and 128
     python -m benchmarks.network --latency                    # batch 1, one call after the other
+    python -m benchmarks.network --standardized               # standardised kernels, in PyTorch too
     python -m benchmarks.network --forms                      # also each form for all layers
     python -m benchmarks.network --batch 1                    # a CPU: float32
 
@@ -95,7 +96,7 @@ def forced(form: str | None) -> Iterator[None]:
 
 def jax_row(name: str, job: str, batch: int, args: argparse.Namespace, form=None, parts=1) -> Row:
     """Compiles a job of this project."""
-    model = V2V(args.outputs, dtype=jnp.dtype(args.dtype))
+    model = V2V(args.outputs, dtype=jnp.dtype(args.dtype), standardized=args.standardized)
     key = jax.random.key(0)
     x = jax.jit(jax.random.normal, static_argnums=1)(key, (batch, *SIZE, 3))
     params = jax.jit(lambda key: model.init(key, jnp.zeros((1, *SIZE, 3)))["params"])(key)
@@ -191,7 +192,7 @@ def _pytorch_run(job, batch, args, last=True, compiler=None, graph=False):
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     form = torch.channels_last_3d if last else torch.contiguous_format
-    model = PyTorchV2V(args.outputs).to(device, memory_format=form)
+    model = PyTorchV2V(args.outputs, args.standardized).to(device, memory_format=form)
     x = torch.randn(batch, 3, *SIZE, device=device).to(memory_format=form)
     half = args.dtype == "bfloat16"
     if half and job == "forward" and args.latency:
@@ -291,6 +292,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
         "dtype": args.dtype,
+        "kernels": "standardised" if args.standardized else "plain",
         **versions,
     }
 
@@ -304,6 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32" if cpu else "bfloat16")
     parser.add_argument("--jobs", nargs="+", default=["forward", "training step"])
     parser.add_argument("--latency", action="store_true", help="batch 1, waiting for every call")
+    parser.add_argument("--standardized", action="store_true", help="both networks' kernels are")
     parser.add_argument("--forms", action="store_true", help="also each form for all layers")
     parser.add_argument("--recompute", type=int, nargs="*", default=[], metavar="PARTS")
     parser.add_argument("--no_pytorch", action="store_true")

@@ -75,13 +75,14 @@ def test_serving_by_processes(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
 
 
-def test_pytorch_network_is_the_same_network():
+@pytest.mark.parametrize("standardized", [False, True])
+def test_pytorch_network_is_the_same_network(standardized):
     torch = pytest.importorskip("torch")
     from benchmarks.pytorch_v2v import PyTorchV2V
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 8, 32, 32, 3)).astype(np.float32)
-    model, theirs = V2V(8), PyTorchV2V(8)
+    model, theirs = V2V(8, standardized=standardized), PyTorchV2V(8, standardized)
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
     assert sum(p.numel() for p in theirs.parameters()) == sum(
         map(jnp.size, jax.tree.leaves(params))
@@ -92,8 +93,15 @@ def test_pytorch_network_is_the_same_network():
             # (T,H,W,in,out) → (out,in,T,H,W), transposed convolutions (in,out,T,H,W).
             order = (3, 4, 0, 1, 2) if name.startswith("deconv") else (4, 3, 0, 1, 2)
             kernel = np.asarray(layer["kernel"], np.float32).transpose(order)
-            getattr(theirs, name).weight.copy_(torch.from_numpy(kernel.copy()))
-            getattr(theirs, name).bias.copy_(torch.from_numpy(np.array(layer["bias"])))
+            own = dict(getattr(theirs, name).named_parameters())
+            weight = own.get("weight", own.get("parametrizations.weight.original"))
+            weight.copy_(torch.from_numpy(kernel.copy()))
+            own["bias"].copy_(torch.from_numpy(np.array(layer["bias"])))
+            if "gain" in layer:
+                gain = 1 + 0.1 * rng.standard_normal(layer["gain"].shape).astype(np.float32)
+                layer["gain"] = jnp.asarray(gain)
+                theirs_gain = own["parametrizations.weight.0.gain"]
+                theirs_gain.copy_(torch.from_numpy(gain).reshape(theirs_gain.shape))
         expected = theirs(torch.from_numpy(x.transpose(0, 4, 1, 2, 3).copy())).numpy()
     y = np.asarray(jax.jit(model.apply)({"params": params}, x)).transpose(0, 4, 1, 2, 3)
     assert np.linalg.norm(y - expected) < 1e-4 * np.linalg.norm(expected)
