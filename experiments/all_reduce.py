@@ -53,7 +53,7 @@ def exchanged(sums: Any) -> Any:
 
 
 def exchanged_in_bfloat16(sums: Any) -> Any:
-    """The same, with large arrays rounded to bfloat16 before each exchange, and added in float32."""
+    """The same, large arrays rounded to bfloat16 before each exchange, and added in float32."""
     gradient, *rest = sums
 
     def large(x: jax.Array) -> jax.Array:

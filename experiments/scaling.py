@@ -9,7 +9,10 @@ optimiser. Its batch stays on the devices, so that the network between them is m
 reading of data; no TensorFlow is needed. All programs are compiled first, at the same time, those
 of the fewest devices before the rest, which then find the compiler's trials done. They take turns
 within a round, so that another program slows all of them; clips/s are medians over the rounds.
-Efficiency is clips/s a device over those of the first way on the fewest devices, same clips.
+Every turn starts from the same state, as what a card's clock does depends on the numbers that it
+computes with; kernels that training starts as zeros are not zeros in it. One device alone is
+measured on each of the devices, which differ: speed-up is over their mean, efficiency is it a
+device.
 
 --reduce names ways to add up the gradients (`experiments/all_reduce.py`; a+b is a with b's options
 too), of which the first is measured everywhere, the others on several devices, with --reduce_clips
@@ -48,16 +51,22 @@ from v2v_jax.system import compilation_cache, sharding
 from v2v_jax.training.accumulation import GPU_CLIPS
 
 _PROFILED = 5  # steps
+_WARM_UP = 5  # steps before the clock starts
 
 
 @dataclasses.dataclass(eq=False)
 class Program:
-    """The training step for some devices, clips on each, and a way to add up; what came of it."""
+    """The training step for some devices, clips on each, and a way to add up; what came of it.
+
+    Attributes:
+      first: the number of its first device.
+    """
 
     devices: int
     clips: int
     way: str
     experiment: Experiment
+    first: int = 0
     step: Callable[..., Any] | None = None  # None: it could not be compiled, or has failed
     batch: dict[str, jax.Array] | None = None
     seconds: list[float] = dataclasses.field(default_factory=list)  # a step, of each round
@@ -66,7 +75,7 @@ class Program:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.way}, devices: {self.devices}, clips: {self.clips}"
+        return f"{self.way}, devices: {self.devices} from {self.first} on, clips: {self.clips}"
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -77,22 +86,22 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     report = Report(args.json, "experiments.scaling", vars(args) | where)
     programs = planned(args)
     print(f"{len(programs)} programs on {args.devices} of {where['device']}", flush=True)
-    states = compile_all(programs, report)
-    report.attempt("memory", check_memory, programs, states, report)
-    run_all(programs, states, args, report)
+    state = compile_all(programs, report)
+    report.attempt("memory", check_memory, programs, state, report)
+    run_all(programs, state, args, report)
     print(markdown(report.result), flush=True)
     return report.result
 
 
 def planned(args: argparse.Namespace) -> list[Program]:
     """What --devices, --clips_per_device and --reduce ask for."""
-    first = args.reduce[0]
     programs = []
-    for devices in args.devices:
-        for clips in args.clips_per_device:
-            experiment = scaling_step.make(args.arg, clips, args.crop, jax.devices()[:devices])
-            ways = args.reduce if devices > 1 and clips in args.reduce_clips else [first]
-            programs += [Program(devices, clips, way, experiment) for way in ways]
+    for devices, clips in itertools.product(args.devices, args.clips_per_device):
+        ways = args.reduce if devices > 1 and clips in args.reduce_clips else args.reduce[:1]
+        for first in range(max(args.devices)) if devices == 1 else [0]:
+            used = jax.devices()[first : first + devices]
+            experiment = scaling_step.make(args.arg, clips, args.crop, used)
+            programs += [Program(devices, clips, way, experiment, first) for way in ways]
     return programs
 
 
@@ -100,45 +109,30 @@ def planned(args: argparse.Namespace) -> list[Program]:
 # Compiling
 
 
-class States:
-    """A training state for each number of devices, which its programs hand on to one another.
-
-    One a program would take 0.4 GB of the first device for each of them.
-    """
+class Start:
+    """The state that every turn starts from, on the host."""
 
     def __init__(self, initial: TrainState):
-        """`initial` is copied to the host."""
+        """`initial` is copied."""
         self._initial = jax.device_get(initial)
-        self._of: dict[int, TrainState] = {}
 
     @property
     def nbytes(self) -> int:
-        """Of one state."""
+        """Of the state."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self._initial))
 
-    def renew(self, program: Program) -> None:
-        """Puts the initial state where `program` runs."""
-        everywhere = sharding.replicated(program.experiment.mesh)
-        self._of.pop(program.devices, None)
-        self._of[program.devices] = jax.device_put(self._initial, everywhere)
-
-    def run(self, program: Program, steps: int) -> list[jax.Array]:
-        """Runs the program; waits for it and returns the losses."""
-        if program.devices not in self._of:
-            self.renew(program)
-        state = self._of.pop(program.devices)  # it is donated: if the program fails, it is lost
-        state, losses = scaling_step.run(program.step, state, program.batch, steps)
-        self._of[program.devices] = state
-        return losses
+    def on(self, program: Program) -> TrainState:
+        """A copy where `program` runs, which may be donated."""
+        return jax.device_put(self._initial, sharding.replicated(program.experiment.mesh))
 
 
-def compile_all(programs: list[Program], report: Report) -> States:
-    """Compiles all steps and batches, each in a thread; returns the states.
+def compile_all(programs: list[Program], report: Report) -> Start:
+    """Compiles all steps and batches, each in a thread; returns the state to start from.
 
     Tracing needs Python's lock and so happens here, one by one; compiling does not.
     """
     least = min(p.devices for p in programs)
-    is_first = lambda p: p.devices == least and p.clips <= GPU_CLIPS
+    is_first = lambda p: p.devices == least and p.first == 0 and p.clips <= GPU_CLIPS
     ordered = sorted(programs, key=lambda p: not is_first(p))
     begun = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(2 * len(programs) + 1) as pool:
@@ -168,16 +162,16 @@ def compile_all(programs: list[Program], report: Report) -> States:
         concurrent.futures.wait(itertools.chain.from_iterable(futures.values()))
         for program in futures:
             report.attempt(f"compiling {program.name}", collect, program)
-        states = States(initial.result())
+        state = Start(initial.result())
     report.result["compile_seconds"] = time.perf_counter() - begun
     print(f"all compiled after {report.result['compile_seconds']:.1f} s", flush=True)
-    return states
+    return state
 
 
 def initial_state(experiment: Experiment) -> TrainState:
-    """The state at step 0; for a thread, which has its own mesh."""
+    """The state to start from; for a thread, which has its own mesh."""
     with jax.set_mesh(experiment.mesh):
-        return jax.block_until_ready(experiment.init_state())
+        return jax.block_until_ready(scaling_step.initial_state(experiment))
 
 
 def lower(program: Program) -> jax.stages.Lowered:
@@ -199,11 +193,12 @@ def compile_after(
     return lowered.compile(compiler_options=options or None)
 
 
-def check_memory(programs: list[Program], states: States, report: Report) -> None:
+def check_memory(programs: list[Program], state: Start, report: Report) -> None:
     """Notes and prints what the first device needs for all programs, and what it has."""
     compiled = [p for p in programs if p.step is not None]
-    kept = states.nbytes * len({p.devices for p in compiled})
-    kept += sum(leaf.nbytes // p.devices for p in compiled for leaf in p.batch.values())
+    kept = state.nbytes + sum(
+        leaf.nbytes // p.devices for p in compiled for leaf in p.batch.values()
+    )
     temporary = {p.name: p.step.memory_analysis().temp_size_in_bytes for p in compiled}
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     report.result["memory"] = {"kept": kept, "temporary": temporary, "limit": limit}
@@ -216,7 +211,7 @@ def check_memory(programs: list[Program], states: States, report: Report) -> Non
 
 
 def run_all(
-    programs: list[Program], states: States, args: argparse.Namespace, report: Report
+    programs: list[Program], state: Start, args: argparse.Namespace, report: Report
 ) -> None:
     """Losses, rounds, profiles; a program that fails is left out of what follows."""
     first, compared = args.reduce[0], args.reduce_clips[0]
@@ -228,39 +223,43 @@ def run_all(
             if not report.attempt(f"{what} {program.name}", function, program, *arguments):
                 program.step = None
 
-    of_each("starting", start, states, args.losses, compared)
+    of_each("starting", start, state, args.losses, compared)
     report.result["losses"] = {
         "clips_per_device": compared,
         "steps": args.losses,
         "series": [
             {"devices": p.devices, "reduce": p.way, "losses": p.losses}
             for p in programs
-            if p.losses
+            if p.losses and p.first == 0
         ],
     }
     for number in range(args.rounds):
-        of_each(f"round {number + 1},", measure, states, args.steps)
+        of_each(f"round {number + 1},", measure, state, args.steps)
         report.result["rows"] = rows([p for p in programs if p.seconds], first)
         report.write()
         print(f"round {number + 1} of {args.rounds} measured", flush=True)
     for program in to_profile(programs, args):
-        report.attempt(f"profile of {program.name}", profile, program, states, report)
+        report.attempt(f"profile of {program.name}", profile, program, state, report)
 
 
-def start(program: Program, states: States, steps: int, compared: int) -> None:
-    """Warms up; at `compared` clips a device from the initial state, noting the losses."""
+def start(program: Program, state: Start, steps: int, compared: int) -> None:
+    """Runs it once before the clock does, with `compared` clips a device noting the losses."""
+    _, losses = run(program, state.on(program), steps)
     if program.clips == compared:
-        states.renew(program)
-        program.losses = [float(np.asarray(loss)) for loss in states.run(program, steps)]
-    else:
-        states.run(program, 3)
+        program.losses = [float(np.asarray(loss)) for loss in losses]
 
 
-def measure(program: Program, states: States, steps: int) -> None:
+def measure(program: Program, state: Start, steps: int) -> None:
     """Seconds a step."""
+    now, _ = run(program, state.on(program), _WARM_UP)
     begun = time.perf_counter()
-    states.run(program, steps)
+    run(program, now, steps)
     program.seconds.append((time.perf_counter() - begun) / steps)
+
+
+def run(program: Program, state: TrainState, steps: int) -> tuple[TrainState, list[jax.Array]]:
+    """Donates the state; waits."""
+    return scaling_step.run(program.step, state, program.batch, steps)
 
 
 def to_profile(programs: list[Program], args: argparse.Namespace) -> list[Program]:
@@ -270,12 +269,17 @@ def to_profile(programs: list[Program], args: argparse.Namespace) -> list[Progra
     wanted = {(max(args.devices), way) for way in args.profile}
     wanted.add((min(args.devices), args.reduce[0]))
     running = [p for p in programs if p.step is not None and p.clips == args.reduce_clips[0]]
-    return [p for p in running if (p.devices, p.way) in wanted]
+    return [p for p in running if (p.devices, p.way) in wanted and p.first == 0]
 
 
-def profile(program: Program, states: States, report: Report) -> None:
+def profile(program: Program, state: Start, report: Report) -> None:
     """Where a step's time goes, in ms, on each device."""
-    trace = device_trace.trace(lambda: states.run(program, _PROFILED), 1)
+    now = [state.on(program)]
+
+    def steps() -> None:
+        now[0], _ = run(program, now[0], _PROFILED)
+
+    trace = device_trace.trace(steps, 1)
     report.result["profiles"].append(
         {
             "devices": program.devices,

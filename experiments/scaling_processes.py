@@ -166,7 +166,7 @@ def read_one_process(args: argparse.Namespace, report: Report) -> None:
     rates = {
         row["devices"]: row["milliseconds"]
         for row in found["rows"]
-        if (row["clips_per_device"], row["reduce"]) == (clips, way)
+        if (row["clips_per_device"], row["reduce"], row["first"]) == (clips, way, 0)
     }
     for size in sorted({1, *args.processes}):
         if size in losses and size in rates:
@@ -195,7 +195,7 @@ def be_one(args: argparse.Namespace) -> dict[str, Any]:
     with jax.set_mesh(experiment.mesh):
         step = scaling_step.make_step(experiment)
         batch = scaling_step.make_batch(experiment)()
-        state = experiment.init_state()
+        state = scaling_step.initial_state(experiment)
         state, values = scaling_step.run(step, state, batch, args.losses)
         losses = [float(np.asarray(value)) for value in values]
         seconds = []

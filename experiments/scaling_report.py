@@ -17,6 +17,7 @@ class Measured(Protocol):
     devices: int
     clips: int
     way: str
+    first: int
     seconds: list[float]
 
 
@@ -64,12 +65,14 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured on some devices.
+    """What was measured on some devices, the first of which is number `first`.
 
-    Relative is efficiency to the first way on the fewest devices, with as many clips on each.
+    Relative is speed-up to the first way on the fewest devices, with as many clips on each; where
+    that is one device, to the mean of all that were measured alone.
     """
 
     devices: int
+    first: int
     clips_per_device: int
     reduce: str
     batch_size: int
@@ -86,17 +89,19 @@ def rows(programs: Iterable[Measured], first: str) -> list[dict[str, Any]]:
     found = []
     for p in programs:
         same = [q for q in programs if q.clips == p.clips]
-        alone = min(same, key=lambda q: (q.way != first, q.devices))
-        speedup = speed(p) / speed(alone)
+        fewest = min(q.devices for q in same if q.way == first)
+        alone = [speed(q) for q in same if (q.way, q.devices) == (first, fewest)]
+        speedup = speed(p) / statistics.mean(alone)
         row = Row(
             devices=p.devices,
+            first=p.first,
             clips_per_device=p.clips,
             reduce=p.way,
             batch_size=p.clips * p.devices,
             milliseconds=1e3 * statistics.median(p.seconds),
             clips_per_second=speed(p),
             speedup=speedup,
-            efficiency=speedup / (p.devices / alone.devices),
+            efficiency=speedup / (p.devices / fewest),
         )
         found.append(dataclasses.asdict(row))
     return sorted(found, key=lambda row: (row["clips_per_device"], row["devices"]))
@@ -132,10 +137,11 @@ def _rates(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        devices = f"{row['devices']} (number {row['first']})" if row["first"] else row["devices"]
         lines.append(
-            f"| {row['clips_per_device']} | {row['devices']} | {row['reduce']} | "
-            f"{row['batch_size']} | {row['milliseconds']:.1f} | {row['clips_per_second']:.1f} | "
-            f"{row['speedup']:.2f} | {row['efficiency']:.1%} |"
+            f"| {row['clips_per_device']} | {devices} | {row['reduce']} | "
+            f"{row['batch_size']} | {row['milliseconds']:.2f} | {row['clips_per_second']:.1f} | "
+            f"{row['speedup']:.3f} | {row['efficiency']:.1%} |"
         )
     return "\n".join(lines)
 

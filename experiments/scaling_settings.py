@@ -161,7 +161,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"{about['device']}, JAX {about['jax']}, {result['date']}",
         "",
-        "| setting | cards | one device, ms | devices | all-reduce | ms a step | clips/s "
+        "| setting | cards | each alone, ms | devices | all-reduce | ms a step | clips/s "
         "| speed-up |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -171,7 +171,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             cells = [
                 name,
                 one["cards"],
-                f"{alone[0]:.2f}" if alone else "",
+                ", ".join(f"{ms:.2f}" for ms in alone),
                 f"{r['devices']}",
                 r["reduce"],
                 f"{r['milliseconds']:.2f}",

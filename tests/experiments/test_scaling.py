@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks import checkpoints
-from experiments import all_reduce, long_run, scaling, scaling_processes, scaling_report
+from experiments import (
+    all_reduce,
+    long_run,
+    scaling,
+    scaling_processes,
+    scaling_report,
+    scaling_step,
+)
 from v2v_jax.training import accumulation
 
 SMALL = ["--arg=model=conv3b_up,size=small", "--crop=32", "--rounds=2"]
@@ -25,9 +32,9 @@ def test_default_sizes():
     ]
 
 
-def program(devices, seconds, way="as_is", clips=10):
+def program(devices, seconds, way="as_is", clips=10, first=0):
     """A program that was measured."""
-    made = scaling.Program(devices, clips, way, experiment=None)
+    made = scaling.Program(devices, clips, way, experiment=None, first=first)
     made.seconds = seconds
     return made
 
@@ -39,6 +46,35 @@ def test_efficiency():
     assert [row["clips_per_second"] for row in rows] == [20, 40, 40, 80]
     assert [row["efficiency"] for row in rows] == [1, 1, 0.5, 1]
     assert [row["speedup"] for row in rows] == [1, 2, 2, 4]
+
+
+def test_speed_up_is_to_the_mean_of_devices_alone():
+    """20 and 30 clips/s alone: 40 by both, who wait for one another, are 1.6 times 25."""
+    measured = [program(1, [0.5]), program(1, [1 / 3], first=1), program(2, [0.5])]
+    rows = scaling_report.rows(measured, "as_is")
+    assert [(row["devices"], row["first"]) for row in rows] == [(1, 0), (1, 1), (2, 0)]
+    assert [row["speedup"] for row in rows] == pytest.approx([0.8, 1.2, 1.6])
+    assert [row["efficiency"] for row in rows] == pytest.approx([0.8, 1.2, 0.8])
+
+
+def test_every_device_is_measured_alone():
+    args = scaling.parse([*SMALL, "--devices=1"])
+    (alone,) = scaling.planned(args)
+    assert (alone.devices, alone.first, alone.way) == (1, 0, "as_is")
+    assert list(alone.experiment.mesh.devices.flat) == jax.devices()[:1]
+
+
+def test_measurements_start_without_zeros():
+    """conv_pre's kernel, which training starts as zeros; what is not zeros stays as it is."""
+    experiment = scaling_step.make("model=conv3b_up,size=small", 1, 32, jax.devices()[:1])
+    with jax.set_mesh(experiment.mesh):
+        expected, found = experiment.init_state(), scaling_step.initial_state(experiment)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected.params):
+        other = dict(jax.tree_util.tree_leaves_with_path(found.params))[path]
+        if path[-1].key == "kernel" and not leaf.any():
+            assert "conv_pre" in str(path) and 0.005 < other.std() < 0.02
+        else:
+            np.testing.assert_array_equal(leaf, other)
 
 
 def test_efficiency_is_among_as_many_clips_a_device():
@@ -136,8 +172,7 @@ def test_memory_of_programs_is_noted(capsys):
     made.step = jax.jit(jnp.negative).lower(jnp.zeros(10)).compile()
     made.batch = {"video": jnp.zeros(6, jnp.uint8)}
     report = scaling_report.Report(None, "experiments.scaling", {})
-    states = scaling.States({"params": jnp.zeros(5)})
-    scaling.check_memory([made], states, report)
+    scaling.check_memory([made], scaling.Start({"params": jnp.zeros(5)}), report)
     assert report.result["memory"]["kept"] == 5 * 4 + 6 // 2
     assert "needed" in capsys.readouterr().out
 
@@ -153,7 +188,7 @@ def test_scaling_of_one_device(tmp_path, capsys, compilation_cache):
     ((series),) = result["losses"]["series"]
     assert series["devices"] == 1 and len(series["losses"]) == 2
     row = result["rows"][0]
-    assert f"| {row['clips_per_second']:.1f} | 1.00 | 100.0% |" in capsys.readouterr().out
+    assert f"| {row['clips_per_second']:.1f} | 1.000 | 100.0% |" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------

@@ -103,4 +103,4 @@ def test_two_devices(tmp_path, monkeypatch, compilation_cache):
     )  # fmt: skip
     assert found["failures"] == []
     rows = found["settings"]["registered"]["rows"]
-    assert [(row["devices"], row["batch_size"]) for row in rows] == [(1, 1), (2, 2)]
+    assert [(row["devices"], row["batch_size"]) for row in rows] == [(1, 1), (1, 1), (2, 2)]
