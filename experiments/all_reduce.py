@@ -78,6 +78,17 @@ def not_at_all(sums: Any) -> Any:
     return sums
 
 
+def scalars_alone(sums: Any) -> Any:
+    """Every device keeps its gradient, but waits once a step for the others' loss and sums."""
+    gradient, *rest = sums
+    return gradient, *lax.psum(tuple(rest), "data")
+
+
+def written_whole(sums: Any) -> Any:
+    """Every device keeps its own, written to memory before the update, as for sending it."""
+    return lax.optimization_barrier(sums)
+
+
 _OVERLAPPED: Options = {"xla_gpu_enable_latency_hiding_scheduler": True}
 _BUCKETS: Options = _OVERLAPPED | {"xla_gpu_all_reduce_combine_threshold_bytes": 16 * 2**20}
 _EARLY: Options = {"xla_gpu_experimental_collective_start_as_early_as_possible": True}
@@ -122,7 +133,10 @@ WAYS = {
         "an exchange a parameter",
         options={"xla_gpu_collective_permute_combine_threshold_bytes": 1},
     ),
+    # What each part of it costs.
     "none": Way("not at all: every device trains alone", not_at_all),
+    "scalars": Way("all but the gradient", scalars_alone),
+    "written": Way("not at all, but gradients are written whole", written_whole),
 }
 
 
