@@ -36,7 +36,6 @@ from v2v_jax.errors import DataError, UserError
 from v2v_jax.inference.predictor import Predictor
 from v2v_jax.labelling.label_maker import LabelSet, LabelWork
 from v2v_jax.media.folders import find_videos
-from v2v_jax.media.frame_sources import FrameResizer
 from v2v_jax.media.label_codes import STEPS, encode_flow
 from v2v_jax.media.label_files import LabelInfo, LabelWriter, files_sha256
 from v2v_jax.media.video import VideoFile
@@ -87,7 +86,7 @@ class NetworkWork:
 
     def frames(self, video: VideoFile) -> Iterator[np.ndarray]:
         """(h,w,3) uint8 RGB of all frames, scaled for the network; decodes as they are drawn."""
-        return map(FrameResizer(self.predictor.scaled_size(video.size)), video.stream())
+        return video.stream(self.predictor.scaled_size(video.size))
 
     def codes(self, frames: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:
         """(n,H,W,2) int16 of frames that are scaled for the network, of a video of (H,W) = size."""

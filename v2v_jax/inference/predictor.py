@@ -223,7 +223,7 @@ class Predictor:
     def scaled_chunks(
         self, frames: Iterator[np.ndarray], size: tuple[int, int], finish: Finish | None = None
     ) -> Iterator[Any]:
-        """Results for frames that are scaled already, as another process can do it.
+        """Results for frames that are scaled already, as `VideoFile.stream` does it.
 
         Args:
           frames: (h,w,3) uint8 RGB of `scaled_size(size)`.
