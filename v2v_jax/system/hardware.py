@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import platform
 
 import jax
+
+from v2v_jax.system import processors
 
 
 def describe() -> str:
@@ -16,19 +17,12 @@ def describe() -> str:
     """
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        text = f"CPU: {_processor()}, {_cores()} cores"
+        text = f"CPU: {_processor()}, {processors.count()} cores"
     else:
         text = f"{len(devices)} × {devices[0].device_kind}"
     if jax.process_count() > 1:
         text += f", {jax.process_count()} processes"
     return text
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

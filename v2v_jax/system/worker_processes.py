@@ -25,7 +25,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, Self
@@ -34,6 +33,7 @@ import absl.logging
 
 from v2v_jax.errors import UserError
 from v2v_jax.system.console import InterruptedJob
+from v2v_jax.system.remote_object import portable
 
 ATTEMPTS = 3  # times that an item is begun whose process dies
 _PATIENCE = 5.0  # seconds that processes get to end by themselves
@@ -309,7 +309,7 @@ def _serve(connection: multiprocessing.connection.Connection, payload: bytes) ->
         talk.send("ready")
         _Items(talk, work).serve(threads)
     except BaseException as error:
-        talk.send("failed", _portable(error))
+        talk.send("failed", portable(error))
     _leave()
 
 
@@ -382,16 +382,3 @@ class _Items:
         except BaseException as bug:
             error = f"{type(bug).__name__}: {bug}"
         self._talk.send("end", number, error)
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The exception itself where it can be sent to another process, else what it says."""
-    if not isinstance(error, UserError):
-        logging.error("A worker process failed:\n%s", traceback.format_exc())
-    try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    except Exception:
-        pass
-    kind = UserError if isinstance(error, UserError) else RuntimeError
-    return kind(str(error) if kind is UserError else f"{type(error).__name__}: {error}")
