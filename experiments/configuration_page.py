@@ -134,7 +134,7 @@ def _allowed(name: str, dataset: str) -> str:
         return f"{length} numbers, each {words}."
     rules = recipes.NUMBERS
     if dataset:
-        own = recipes.HELD_BACK_NUMBERS | recipes.DATA_NUMBERS.get(dataset, {})
+        own = recipes.ANY_DATA_NUMBERS | recipes.DATA_NUMBERS.get(dataset, {})
         rules = {f"data.{option}": rule for option, rule in own.items()}
     words = rules[name][1] if name in rules else ""
     return f"{words[:1].upper()}{words[1:]}." if words else ""

@@ -26,8 +26,6 @@ class Prerendered(VideoDataset):
     Attributes: see `VideoDataset`.
     """
 
-    python_bound = False
-
     def __init__(self, source: VideoDataset, folder: pathlib.Path):
         """source: what was rendered, of which only the description is used."""
         self.name, self.frame_size, self.videos = source.name, source.frame_size, source.videos

@@ -7,7 +7,7 @@ from v2v_jax.datasets.scenes import Scenes
 
 
 def test_it_builds_what_training_would_build(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
+    monkeypatch.setattr(Scenes, "python_share", 0.0)  # starting processes takes long
     cache = tmp_path / "cache"
     overrides = tiny_arguments(data__cache=str(cache), data__num_validation_videos=2)
     arguments = ["pack", f"--config={ROOT}/configs/seg.py", *overrides]

@@ -209,7 +209,7 @@ def test_progress_sees_every_video(tmp_path):
 
 
 def test_the_configuration_opens_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
+    monkeypatch.setattr(Scenes, "python_share", 0.0)  # starting processes takes long
     config = tiny_config(data__cache=str(tmp_path))
     dataset = make_experiment(config, "test").dataset
     assert isinstance(dataset, PackedVideos) and visible(tmp_path) == []

@@ -195,8 +195,9 @@ def test_threads_agree_with_one_another() -> None:
 
 def test_processes_read_the_same_videos_as_one() -> None:
     dataset = scenes(num_videos=3, num_frames=2)
-    alone = dict(read_videos(dataset, ("video", "flow"), workers=1))
-    together = dict(read_videos(dataset, ("video", "flow"), workers=2))
+    alone = dict(read_videos(dataset, ("video", "flow")))
+    dataset.processes = 2
+    together = dict(read_videos(dataset, ("video", "flow")))
     assert sorted(alone) == sorted(together) == [0, 1, 2]
     for video, arrays in alone.items():
         np.testing.assert_array_equal(together[video]["flow"], arrays["flow"])

@@ -43,7 +43,8 @@ class Spy(VideoDataset):
 
     name = "spy"
     fields = ("video",)
-    python_bound = True
+    python_share = 1.0
+    processes = 3
     label_names = ("a", "b")
     video_label_names = ("c", "d")
     frame_size = (4, 6)

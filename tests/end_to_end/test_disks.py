@@ -108,7 +108,7 @@ def test_training_and_evaluation_where_nothing_can_be_written(small_disk, read_o
 @pytest.fixture
 def writers(small_disk, tmp_path, trained, monkeypatch):
     """Name of a command → its arguments, but for a folder to write to, on the small disk."""
-    monkeypatch.setattr(Scenes, "python_bound", False)  # starting processes takes long
+    monkeypatch.setattr(Scenes, "python_share", 0.0)  # starting processes takes long
     video = tmp_path / "videos" / "in.mp4"
     video.parent.mkdir()
     write_video(video, np.random.default_rng(0).integers(0, 255, (24, 96, 128, 3), np.uint8))

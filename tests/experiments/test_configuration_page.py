@@ -43,7 +43,7 @@ def test_no_dataset_of_ours_is_left_out():
 def test_rules_are_of_fields_that_exist():
     general = set().union(*config_fields.FIELDS.values())
     assert {*recipes.NUMBERS, *recipes.CHOICES, *recipes.TUPLES} <= general
-    assert recipes.HELD_BACK_NUMBERS.keys() <= config_fields.DATASET_FIELDS["davis"].keys()
+    assert recipes.ANY_DATA_NUMBERS.keys() <= config_fields.DATASET_FIELDS["davis"].keys()
     for dataset, rules in recipes.DATA_NUMBERS.items():
         assert rules.keys() <= config_fields.DATASET_FIELDS[dataset].keys()
 

@@ -6,14 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from v2v_jax.datasets.base import reading
 from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.input import device_store
 from v2v_jax.input.clips import STAGES, ClipSampler
 from v2v_jax.input.feeds import make_feed
 from v2v_jax.input.preprocess import Preprocessing
-from v2v_jax.system import sharding
+from v2v_jax.system import processors, sharding
 from v2v_jax.system.background import Ahead
 
 RULES = Preprocessing(frame_size=(6, 8), crop_size=(4, 5), clip_length=3)
@@ -48,7 +47,7 @@ class Gated(VideoDataset):
 
 @pytest.fixture(autouse=True)
 def two_readers(monkeypatch):
-    monkeypatch.setattr(reading.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(processors, "count", lambda: 2)
 
 
 def sampler_of(dataset, grow_steps):

@@ -155,7 +155,7 @@ def test_classification_is_for_c3d(name):
 def test_scenes_labels_follow_from_what_moves():
     """Each label's two parts against the camera's path and what the renderer shows."""
     scenes = Scenes("train", num_videos=8, num_frames=16, noise=0.0)
-    labels = read_video_labels(scenes, workers=1)
+    labels = read_video_labels(scenes)
     assert labels.dtype == np.int32 and len(set(labels.tolist())) >= 4
     for video, label in enumerate(labels):
         camera, thing = VIDEO_LABEL_NAMES[label].split(", ")

@@ -77,7 +77,7 @@ def numbers_of(config, prefix=""):
 
 def known_numbers(config):
     """Those that `validate` looks at; tasks and augmentation look at their own options."""
-    data = {*recipes.HELD_BACK_NUMBERS, *recipes.DATA_NUMBERS.get(config.data.name, {})}
+    data = {*recipes.ANY_DATA_NUMBERS, *recipes.DATA_NUMBERS.get(config.data.name, {})}
     own = {f"{of}.{key}" for of in ("task_options", "augmentation") for key in config[of]}
     return {*recipes.NUMBERS, *recipes.TUPLES, *own, *(f"data.{key}" for key in data)}
 

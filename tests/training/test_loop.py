@@ -270,7 +270,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
         return frames
 
     monkeypatch.setattr(Scenes, "read", read_with_nan)
-    monkeypatch.setattr(Scenes, "python_bound", False)  # worker processes have the real `read`
+    monkeypatch.setattr(Scenes, "python_share", 0.0)  # worker processes have the real `read`
     config, plans = first_step_without_video(2)
     step = next(step for step, plan in enumerate(plans, 1) if 2 in plan.video)
     with pytest.raises(TrainingDiverged, match=f"The loss is nan at step {step},") as error:
@@ -306,7 +306,7 @@ def corrupt_scenes(monkeypatch):
             return read(self, video, start, stop, fields)
 
         monkeypatch.setattr(Scenes, "read", read_or_fail)
-        monkeypatch.setattr(Scenes, "python_bound", False)  # worker processes have the real `read`
+        monkeypatch.setattr(Scenes, "python_share", 0.0)  # worker processes have the real `read`
 
     return damage
 
@@ -329,7 +329,7 @@ def test_more_than_one_percent_corrupt_videos_stop_the_run(tmp_path, corrupt_sce
 @pytest.mark.parametrize("feed", FEEDS)
 def test_label_without_a_class_stops_the_run(tmp_path, monkeypatch, feed):
     monkeypatch.setattr(Scenes, "label_names", ("a", "b"))
-    monkeypatch.setattr(Scenes, "python_bound", False)
+    monkeypatch.setattr(Scenes, "python_share", 0.0)
     with pytest.raises(DataError, match="has the label [2-7]; its 2 classes are 0 to 1"):
         train_and_evaluate(tiny_config("seg", SMALLEST, feed=feed), tmp_path)
 

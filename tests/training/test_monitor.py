@@ -189,7 +189,7 @@ def test_run_goes_on_past_a_broken_video(tmp_path, monkeypatch):
         return frames
 
     monkeypatch.setattr(Scenes, "read", read_unknown)
-    monkeypatch.setattr(Scenes, "python_bound", False)  # worker processes have the real `read`
+    monkeypatch.setattr(Scenes, "python_share", 0.0)  # worker processes have the real `read`
     config = tiny_config("flow", "model=conv3b_up", batch_size=1, num_steps=20, skip_nonfinite=20)
     values = train_and_evaluate(config, tmp_path)
     assert math.isfinite(values["epe"])

@@ -20,6 +20,7 @@ from v2v_jax.evaluation.evaluator import Evaluator
 from v2v_jax.run import stored_state
 from v2v_jax.run.checkpoint import Checkpoints
 from v2v_jax.run.experiment import make_experiment
+from v2v_jax.system import processors
 from v2v_jax.training import training_run
 from v2v_jax.training.loop import train_and_evaluate
 from v2v_jax.training.preemption import StopRequest
@@ -159,7 +160,7 @@ def test_number_of_reading_threads_may_change(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     for count in (1, 7):
-        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        monkeypatch.setattr(processors, "count", lambda count=count: count)
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             interrupt(patch, (training_run.Monitor, "add"), 4, kill)
             train_and_evaluate(config, tmp_path / "parts")

@@ -52,8 +52,8 @@ class DatasetEntry:
     Attributes:
       open: (options, split, frame_size) → dataset; the options also have `min_frames`, the length
         of the shortest video that is of use.
-      options: what `config.data` holds beside the name, with defaults; all have `cache`, a folder
-        for decoded frames (`packed`), empty for none.
+      options: what `config.data` holds beside the name, with defaults; all have `processes`, see
+        `VideoDataset`, and `cache`, a folder for decoded frames (`packed`), empty for none.
       feed: the feed that suits its size.
       group: name of a video → name of the recording that it is a part of; training and validation
         share none.
@@ -224,6 +224,8 @@ def _check_source(options: Mapping[str, Any]) -> None:
 # num_folds, fold: cross-validation, the test split is that part of the training videos; 0: none.
 # max_videos: of each split, spread evenly over it; 0: all.
 _WHICH_VIDEOS = dict(validation="", validation_share=0.1, num_folds=0, fold=0, max_videos=0)
+# How any dataset is read. processes: how many do it; 0: as many as are worth it, 1: threads do.
+_HOW = dict(processes=0, cache="")
 
 DATASETS: dict[str, DatasetEntry] = {
     "scenes": DatasetEntry(
@@ -240,7 +242,7 @@ DATASETS: dict[str, DatasetEntry] = {
             noise=SENSOR_NOISE,
             domain="plain",  # or wide, for networks that are to work on real video
             compression="mixed",  # of domain=wide: h264, mpeg4, jpeg, none, or any of them
-            cache="",
+            **_HOW,
         ),
         feed="device",
     ),
@@ -254,7 +256,7 @@ DATASETS: dict[str, DatasetEntry] = {
             allow_missing=False,
             teacher_labels="",
             **_WHICH_VIDEOS,
-            cache="",
+            **_HOW,
         ),
         group=lambda name: re.sub(r"_c\d+$", "", name),  # v_Archery_g01_c02: g01 is one film
     ),
@@ -268,11 +270,11 @@ DATASETS: dict[str, DatasetEntry] = {
             held_out="",
             teacher_labels="",
             **_WHICH_VIDEOS,
-            cache="",
+            **_HOW,
         ),
     ),
     "gatech": DatasetEntry(
-        _open_gatech, dict(source="files", root="data/gatech", **_WHICH_VIDEOS, cache="")
+        _open_gatech, dict(source="files", root="data/gatech", **_WHICH_VIDEOS, **_HOW)
     ),
     "frames": DatasetEntry(
         _open_frames,
@@ -282,7 +284,7 @@ DATASETS: dict[str, DatasetEntry] = {
             allow_missing=False,
             teacher_labels="",
             **_WHICH_VIDEOS,
-            cache="",
+            **_HOW,
         ),
     ),
     "sintel": DatasetEntry(
@@ -294,13 +296,13 @@ DATASETS: dict[str, DatasetEntry] = {
             held_out=",".join(HELD_OUT),
             partial=False,
             **_WHICH_VIDEOS,
-            cache="",
+            **_HOW,
         ),
         group=os.path.basename,  # both passes show one sequence
     ),
     "movi": DatasetEntry(
         _open_movi,
-        dict(root="data/movi", variant="movi_e", resolution="256x256", **_WHICH_VIDEOS, cache=""),
+        dict(root="data/movi", variant="movi_e", resolution="256x256", **_WHICH_VIDEOS, **_HOW),
     ),
     "folder": DatasetEntry(
         _open_folder,
@@ -309,7 +311,7 @@ DATASETS: dict[str, DatasetEntry] = {
             test_share=0.1,
             teacher_labels="",
             **_WHICH_VIDEOS,
-            cache="",
+            **_HOW,
         ),
     ),
 }
@@ -332,9 +334,9 @@ def register_dataset(
       name: as in `dataset=NAME` after a configuration's colon.
       open: (options, split, frame_size) → dataset; split is "train" or "test", frame_size (H,W).
       options: what `config.data` holds beside the name, with defaults: numbers, texts, switches.
-        All have `cache`; `validation` and `validation_share`, by which a tenth of the training
-        videos is held back to choose on; `num_folds` and `fold`, for cross-validation; and
-        `max_videos`, for a quick try.
+        All have `processes` and `cache`; `validation` and `validation_share`, by which a tenth of
+        the training videos is held back to choose on; `num_folds` and `fold`, for
+        cross-validation; and `max_videos`, for a quick try.
         `open` also gets `min_frames`: shorter videos have no clip and may be left out.
       feed: "device" keeps the decoded set in the accelerator's memory, for small sets; "tf_data"
         streams it.
@@ -344,7 +346,7 @@ def register_dataset(
     Raises:
       ConfigError: the name belongs to another dataset, or an argument cannot be used.
     """
-    options = {**_WHICH_VIDEOS, **(options or {}), "cache": ""}
+    options = {**_WHICH_VIDEOS, **(options or {}), **_HOW}
     if not (isinstance(name, str) and name) or set(name) & set(",=: "):
         raise ConfigError(f"A dataset cannot be registered as {name!r}; choose a plain word.")
     taken = {"name", "min_frames"} & options.keys()
@@ -418,9 +420,9 @@ def load(
     options = {**entry.options, **data, "min_frames": min_frames}  # older ones lack some
     of_training = data.get("num_folds", 0) or (split != "test" and has_validation(data))
     if data["name"] == "scenes" or not of_training:
-        dataset = _cached(entry.open(options, split, frame_size), data, split)
+        dataset = _read_as(data, entry.open(options, split, frame_size), split)
     else:
-        dataset = _cached(entry.open(options, "train", frame_size), data, "train")
+        dataset = _read_as(data, entry.open(options, "train", frame_size), "train")
         dataset = part_of(dataset, split, data, entry.group)
     return at_most(dataset, split, data.get("max_videos", 0))
 
@@ -429,8 +431,10 @@ def _validation_option(data: Mapping[str, Any]) -> str:
     return "num_validation_videos" if data["name"] == "scenes" else "validation_share"
 
 
-def _cached(dataset: VideoDataset, data: Mapping[str, Any], split: str) -> VideoDataset:
-    """The dataset, read through a cache if `cache` names a folder."""
+def _read_as(data: Mapping[str, Any], dataset: VideoDataset, split: str) -> VideoDataset:
+    """The dataset, read by `processes`, and through a cache if `cache` names a folder."""
+    if data.get("processes", 0):  # configurations before it lack it
+        dataset.processes = data["processes"]
     if not data["cache"]:
         return dataset
     return PackedVideos(dataset, data["cache"], split)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import itertools
 import math
 import mmap
-import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
 
-from v2v_jax.datasets.base.reading import read_checked
+from v2v_jax.datasets.base.reading import Frames, Readers, read_crop
 from v2v_jax.datasets.base.video_dataset import FIELDS, VIDEO_LABEL, VideoDataset
 from v2v_jax.errors import CorruptVideoError
 from v2v_jax.input.base_feed import Batch, Feed
@@ -24,13 +22,16 @@ from v2v_jax.input.clips import Clips
 from v2v_jax.input.preprocess import Preprocessing, mirror_clips
 from v2v_jax.system import sharding
 
+T = TypeVar("T")
+
 
 class TfDataFeed(Feed):
     """Streams clips through tf.data: cropped on the host, mirrored inside the jitted step.
 
-    One element of the pipeline is a whole batch: its clips are read by threads of their own, each
-    straight into its place. An element a clip would cost more than copying the clip, and every
-    batch would be copied once more. Of a video only the clips that cannot be read are given up.
+    One element of the pipeline is a whole batch: its clips are read by threads of their own, with
+    or without processes (`reading.Readers`), each into its place. An element a clip would cost more
+    than copying the clip, and every batch would be copied once more. Of a video only the clips that
+    cannot be read are given up.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class TfDataFeed(Feed):
     ):
         """Reads nothing yet; see `feeds.make_feed`."""
         super().__init__(dataset, fields, preprocessing, mesh, count_replacements)
-        self._threads = os.cpu_count() or 1
-        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, "read")
+        # A frame is in as many clips as a clip has frames.
+        self._readers = Readers(dataset, times=preprocessing.clip_length)
         self._memory = _BatchMemory()
 
     def batches(self, plans: Iterable[Clips]) -> Iterator[Batch]:
@@ -52,7 +53,7 @@ class TfDataFeed(Feed):
         import tensorflow as tf  # here, so that importing the package does not import TensorFlow
 
         tf.config.set_visible_devices([], "GPU")
-        local = map(self._local, plans)
+        local = map(_weakly(self._local), plans)
         first = next(local, None)
         if first is None:
             return
@@ -83,12 +84,12 @@ class TfDataFeed(Feed):
         signature = (*[spec(tf.int32)] * 4, spec(tf.bool), spec(tf.bool))
         # Two batches in flight, so that no thread waits for the slowest clip of a batch; more of
         # them where a batch is smaller than the number of threads.
-        calls = max(2, math.ceil(2 * self._threads / batch_size))
+        calls = max(2, math.ceil(2 * self._readers.count / batch_size))
         options = tf.data.Options()
         options.threading.private_threadpool_size = calls + 1
         return (
             tf.data.Dataset.from_generator(rows, output_signature=signature)
-            .map(functools.partial(self._tf_batch, tf, errors), calls, deterministic=True)
+            .map(functools.partial(_weakly(self._tf_batch), tf, errors), calls, deterministic=True)
             .prefetch(2)
             .with_options(options)
         )
@@ -96,7 +97,7 @@ class TfDataFeed(Feed):
     def _tf_batch(self, tf, errors, video, start, top, left, mirror, mask):
         shapes = self._batch_shapes(mask.shape[0])
         dtypes = [tf.bool, *(tf.as_dtype(dtype) for _, dtype in shapes.values())]
-        read = functools.partial(self._read_batch, errors)
+        read = functools.partial(_weakly(self._read_batch), errors)
         counts, *values = tf.numpy_function(read, (video, start, top, left), dtypes)
         batch = {"mirror": mirror, "mask": mask & tf.ensure_shape(counts, mask.shape)}
         for (field, (shape, _)), value in zip(shapes.items(), values):
@@ -118,7 +119,8 @@ class TfDataFeed(Feed):
         batch = {field: self._memory.empty(*shape) for field, shape in shapes.items()}
         read = functools.partial(self._read_clip, batch)
         try:
-            counts = list(self._pool.map(read, range(count), *(p.tolist() for p in places)))
+            threads = self._readers.threads
+            counts = list(threads.map(read, range(count), *(p.tolist() for p in places)))
         except Exception as error:  # for `batches`; this batch will not be seen
             errors.append(error)
             counts = [False] * count
@@ -128,25 +130,30 @@ class TfDataFeed(Feed):
         self, batch: dict[str, np.ndarray], row: int, video: int, start: int, top: int, left: int
     ) -> bool:
         """Reads a clip into a row of the batch; whether it counts."""
-        clip, source = self._read_or_replace(video, start)
-        h, w = self._preprocessing.crop_size
+        clip, source = self._read_or_replace(video, start, top, left)
         for field, value in clip.items():
-            batch[field][row] = value[:, top : top + h, left : left + w]
+            batch[field][row] = value
         if self._labels is not None:
             batch[VIDEO_LABEL][row] = self._labels[source]
         return self._count_replacements or source == video
 
-    def _read_or_replace(self, video: int, start: int) -> tuple[dict[str, np.ndarray], int]:
+    def _read_or_replace(self, video: int, start: int, *corner: int) -> tuple[Frames, int]:
         """The clip, or the first readable one of its replacements; and of which video it is."""
-        length = self._preprocessing.clip_length
+        size = (self._preprocessing.clip_length, *self._preprocessing.crop_size)
         others = self._replacements(video, start)
         for candidate, first in itertools.chain([(video, start)], others):
             try:
-                clip = read_checked(self._dataset, candidate, first, first + length, self._fields)
-                return clip, candidate
+                place = (candidate, first, *corner)
+                return self._readers.call(read_crop, self._fields, place, size), candidate
             except CorruptVideoError as error:
                 self.skipped.add(candidate, error)
         raise AssertionError("unreachable: the replacements end in an error")
+
+
+def _weakly(method: Callable[..., T]) -> Callable[..., T]:
+    """A method that does not keep its object, with its processes: TensorFlow keeps functions."""
+    reference = weakref.WeakMethod(method)
+    return lambda *args: reference()(*args)
 
 
 class _BatchMemory:

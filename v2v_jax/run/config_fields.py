@@ -178,6 +178,9 @@ _VALIDATION_SHARE = Field(
 _TEACHER_LABELS = Field("Folder of labels that `v2v label` made; empty: none.")
 _HELD_OUT = Field("Names of the test split's videos, with commas; empty: the dataset's lists.")
 _ALLOW_MISSING = Field("Whether some of the listed videos may be missing.")
+_PROCESSES = Field(
+    "How many processes read the videos; 0: as many as are worth it, 1: threads do it."
+)
 _OF_ANY = {
     "validation": _VALIDATION,
     "validation_share": _VALIDATION_SHARE,
@@ -186,6 +189,7 @@ _OF_ANY = {
     ),
     "fold": Field("Which of these parts is the test split, from 0 to `num_folds` - 1."),
     "max_videos": Field("Most videos of a split that are used; 0: all.", "videos"),
+    "processes": _PROCESSES,
     "cache": _CACHE,
 }
 
@@ -205,6 +209,7 @@ DATASET_FIELDS: dict[str, dict[str, Field]] = {
         "compression": Field(
             "Of the wide domain: `h264`, `mpeg4`, `jpeg`, `none`, or `mixed`, any of them."
         ),
+        "processes": _PROCESSES,
         "cache": _CACHE,
     },
     "ucf101": {

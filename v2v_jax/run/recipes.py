@@ -246,12 +246,13 @@ NUMBERS: dict[str, Rule] = {
     **_rules(_NOT_NEGATIVE, "optimizer.weight_decay", "optimizer.clip_norm"),
     "optimizer.trunk_multiplier": _NOT_NEGATIVE,
 }
-# Those of the options that all datasets but rendered scenes have.
-HELD_BACK_NUMBERS: dict[str, Rule] = {
+# Those of the options that all datasets have; rendered scenes have the last alone.
+ANY_DATA_NUMBERS: dict[str, Rule] = {
     "validation_share": _DECAY,
     "max_videos": _NOT_NEGATIVE,
     "num_folds": (lambda x: x == 0 or x >= 2, "0 (none) or at least 2"),
     "fold": _NOT_NEGATIVE,
+    "processes": _NOT_NEGATIVE,
 }
 # Those of our own datasets' options, by the dataset's name.
 DATA_NUMBERS: dict[str, dict[str, Rule]] = {
@@ -335,7 +336,7 @@ def _check_dataset(data: ConfigDict) -> None:
         raise ConfigError(
             f"The dataset {data.name} has no option data.{others[0]}; known: {', '.join(known)}."
         )
-    for key, rule in (HELD_BACK_NUMBERS | DATA_NUMBERS.get(data.name, {})).items():
+    for key, rule in (ANY_DATA_NUMBERS | DATA_NUMBERS.get(data.name, {})).items():
         _check_number(f"data.{key}", data.get(key), rule)
 
 

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from absl import logging
 
-from v2v_jax.datasets.base.video_dataset import VideoDataset, VideoInfo
+from v2v_jax.datasets.base.video_dataset import DECODING, VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError, TooManyCorruptError
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system.messages import some_of
@@ -188,6 +188,8 @@ class VideoFileDataset(VideoDataset):
       paths: the file of every video.
       corrupt: (name, reason) of the videos left out because they cannot be read.
     """
+
+    python_share = DECODING
 
     def __init__(
         self,

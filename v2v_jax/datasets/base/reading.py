@@ -1,39 +1,146 @@
-"""Reading a dataset's videos whole and in parallel, to fill an accelerator's memory."""
+"""Reading a dataset's videos in parallel: by threads, or by processes where these are quicker.
+
+While one thread runs Python the others of its process wait, so threads keep no more processors busy
+than the share of Python in their work allows. A decoder takes Python's lock back several times a
+frame: on 16 cores 16 processes decode two to three times as quickly as 16 threads. But a process
+takes a second or two to start, and its frames go through a pipe. `_processes` decides.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
 import itertools
-import multiprocessing
-import os
-import signal
+import math
+import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import IGNORE_LABEL, VideoDataset
-from v2v_jax.errors import CorruptVideoError, DataError
-from v2v_jax.system import causes
+from v2v_jax.errors import CorruptVideoError, DataError, UserError
+from v2v_jax.system import processors
+from v2v_jax.system.remote_object import CannotStart, ProcessDied, RemoteObject
 
 Frames = dict[str, np.ndarray]
 T = TypeVar("T")
 
 # What a process renders in the second or two that it takes to start.
 _PIXELS_A_PROCESS = 2_000_000
-_dataset: VideoDataset  # in a worker process: what it reads from
+
+
+def _processes(dataset: VideoDataset, times: int) -> int:
+    """How many processes are to read a dataset so many times; 0: none, threads are as good.
+
+    Threads are, as long as they ask for Python's lock for less than all of the time.
+    """
+    if dataset.processes:
+        return dataset.processes if dataset.processes > 1 else 0
+    h, w = dataset.frame_size
+    pixels = times * h * w * sum(video.num_frames for video in dataset.videos)
+    worthwhile = int(dataset.python_share * pixels / _PIXELS_A_PROCESS)
+    count = min(processors.count(), worthwhile)
+    return count if count * dataset.python_share > 1 else 0
+
+
+def _threads(dataset: VideoDataset) -> int:
+    """How many threads are to read a dataset: more would only wait for Python's lock."""
+    most = math.ceil(1 / dataset.python_share) if dataset.python_share else math.inf
+    return int(min(processors.count(), most))
+
+
+class Readers:
+    """Threads that call functions of a dataset, each in a process of its own where that is quicker.
+
+        with Readers(dataset) as readers:
+            future = readers.threads.submit(readers.call, function, 7)  # function(dataset, 7)
+
+    Attributes:
+      count: how many there are.
+      threads: the only ones that may call `call`.
+    """
+
+    def __init__(self, dataset: VideoDataset, times: int = 1) -> None:
+        """Threads and processes are started when they are needed.
+
+        Args:
+          times: how often the whole dataset will be read.
+        """
+        self._dataset = dataset
+        self._payload: bytes | None = None
+        self._warned = threading.Lock()
+        self.count = _processes(dataset, times)
+        if self.count:
+            try:
+                self._payload = pickle.dumps(dataset, 5)
+            except Exception as error:  # whatever a dataset holds that cannot be sent
+                self._warn(error)
+        if self._payload is None:
+            self.count = _threads(dataset)
+        self.threads = concurrent.futures.ThreadPoolExecutor(self.count, "read")
+        self._of_thread = threading.local()
+        self._remotes: list[RemoteObject] = []
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """`function(dataset, *args)`; all of them must be picklable where a process does it.
+
+        Raises:
+          UserError: the process has died.
+          What the function raises.
+        """
+        remote = self._remote()
+        if remote is None:
+            return function(self._dataset, *args)
+        try:
+            return remote.call(function, *args)
+        except ProcessDied as died:
+            raise UserError(
+                f"One of the {self.count} processes that read {self._dataset.name} {died}; where "
+                "memory is short, use fewer, with --config.data.processes=N (1: none)."
+            ) from died
+
+    def _remote(self) -> RemoteObject | None:
+        """The dataset in this thread's process; None if it has none."""
+        if self._payload is None:
+            return None
+        if not hasattr(self._of_thread, "remote"):
+            self._of_thread.remote = None
+            try:
+                self._of_thread.remote = RemoteObject(self._payload)
+                self._remotes.append(self._of_thread.remote)
+            except CannotStart as error:
+                self._warn(error)
+        return self._of_thread.remote
+
+    def _warn(self, error: Exception) -> None:
+        if self._warned.acquire(blocking=False):  # never released: once is enough
+            logging.warning(
+                "Dataset %s is read by threads, which takes longer: processes cannot be started "
+                "for it (%s); --config.data.processes=1 does without them.",
+                *(self._dataset.name, error),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Does no more of what was submitted; processes end in the midst of what they read."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for remote in self._remotes:
+            remote.kill()
+        self.threads.shutdown()
 
 
 def read_videos(
-    dataset: VideoDataset, fields: Sequence[str], workers: int | None = None
+    dataset: VideoDataset, fields: Sequence[str]
 ) -> Iterator[tuple[int, Frames | CorruptVideoError]]:
     """Reads every video of a dataset, several at a time, in no particular order.
 
     Args:
       fields: which fields to read.
-      workers: see `map_videos`.
 
     Yields:
       (index of the video, field → (T,H,W,…) of all its frames), or the error in place of the frames
@@ -41,77 +148,54 @@ def read_videos(
 
     Raises:
       DataError: anything else that is wrong with the data.
+      UserError: see `Readers.call`.
     """
-    return map_videos(functools.partial(_read_whole, fields=fields), dataset, workers)
+    return map_videos(functools.partial(_read_whole, fields=fields), dataset)
 
 
 def map_videos(
-    function: Callable[[VideoDataset, int], T], dataset: VideoDataset, workers: int | None = None
+    function: Callable[[VideoDataset, int], T], dataset: VideoDataset
 ) -> Iterator[tuple[int, T]]:
     """Calls a function for every video of a dataset, several at a time, in no particular order.
 
     Args:
-      function: (dataset, index of the video) → result; both must be picklable for a `python_bound`
-        dataset. What it raises ends the iteration.
-      workers: processes (for a `python_bound` dataset) or threads; default: one a processor, but
-        no processes for what is done before they have started.
+      function: (dataset, index of the video) → result; see `Readers.call`. What it raises ends the
+        iteration.
 
     Yields:
       (index of the video, result).
     """
-    workers = min(workers or _worthwhile_workers(dataset), len(dataset.videos))
-    if workers <= 1:
-        for video in range(len(dataset.videos)):
-            yield video, function(dataset, video)
-        return
-    pool, of_processes = _executor(dataset, workers)
-    with pool:
-        if of_processes:
-            call = functools.partial(_call_in_process, function)
-        else:
-            call = functools.partial(function, dataset)
+    with Readers(dataset) as readers:
+        if readers.count == 1:
+            for video in range(len(dataset.videos)):
+                yield video, function(dataset, video)
+            return
+        begin = functools.partial(readers.threads.submit, readers.call, function)
         waiting = iter(range(len(dataset.videos)))
         # A bounded number in flight: finished videos wait in memory until they are taken.
-        first = itertools.islice(waiting, 2 * workers)
-        running = {pool.submit(call, video): video for video in first}
-        try:
-            while running:
-                done, _ = concurrent.futures.wait(
-                    running, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in done:
-                    yield running.pop(future), future.result()
-                    for video in waiting:
-                        running[pool.submit(call, video)] = video
-                        break
-        finally:
-            for future in running:
-                future.cancel()
+        first = itertools.islice(waiting, 2 * readers.count)
+        running = {begin(video): video for video in first}
+        while running:
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                yield running.pop(future), future.result()
+                for video in waiting:
+                    running[begin(video)] = video
+                    break
 
 
-def _worthwhile_workers(dataset: VideoDataset) -> int:
-    processors = os.cpu_count() or 1
-    if not dataset.python_bound:
-        return processors
-    h, w = dataset.frame_size
-    pixels = h * w * sum(video.num_frames for video in dataset.videos)
-    return min(processors, max(1, pixels // _PIXELS_A_PROCESS))
-
-
-def read_video_labels(dataset: VideoDataset, workers: int | None = None) -> np.ndarray:
-    """The class of every video, (N,) int32; several at a time where that takes Python's time.
+def read_video_labels(dataset: VideoDataset) -> np.ndarray:
+    """The class of every video, (N,) int32; several at a time where they are computed.
 
     Raises:
       DataError: the dataset has no such classes, or a label that has no name.
     """
     count = len(dataset.videos)
-    workers = min(workers or os.cpu_count() or 1, count // 16)  # a process takes a second to start
-    if dataset.python_bound and workers > 1:
-        pool, of_processes = _executor(dataset, workers)
-        label_of = _video_label_in_process if of_processes else dataset.video_label
-        with pool:
-            labels = list(pool.map(label_of, range(count), chunksize=8))
-    else:
+    if dataset.python_share == 1:
+        labels = [label for _, label in sorted(map_videos(_video_label, dataset))]
+    else:  # they stand in a list
         labels = [dataset.video_label(video) for video in range(count)]
     classes = len(dataset.video_label_names)
     for video, label in enumerate(labels):
@@ -123,8 +207,8 @@ def read_video_labels(dataset: VideoDataset, workers: int | None = None) -> np.n
     return np.array(labels, np.int32)
 
 
-def _video_label_in_process(video: int) -> int:
-    return _dataset.video_label(video)
+def _video_label(dataset: VideoDataset, video: int) -> int:
+    return dataset.video_label(video)
 
 
 def read_checked(
@@ -145,40 +229,22 @@ def read_checked(
     return frames
 
 
-def _executor(dataset: VideoDataset, workers: int) -> tuple[concurrent.futures.Executor, bool]:
-    """Processes where Python's own time counts and there can be any, else threads; and which."""
-    if dataset.python_bound:
-        try:
-            # spawn: a fork would copy JAX's threads in whatever state they are.
-            processes = concurrent.futures.ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_set_dataset,
-                initargs=(dataset,),
-            )
-            return processes, True
-        except (OSError, ImportError, NotImplementedError) as error:
-            # Their locks are in /dev/shm, which containers may lack or have read-only.
-            logging.warning(
-                "Dataset %s is read by threads, which takes longer: processes cannot be started "
-                "here (%s); see that /dev/shm can be written.",
-                *(dataset.name, causes.reason(error)),
-            )
-    return concurrent.futures.ThreadPoolExecutor(workers), False
+def read_crop(
+    dataset: VideoDataset,
+    fields: Sequence[str],
+    place: tuple[int, int, int, int],
+    size: tuple[int, int, int],
+) -> Frames:
+    """A part of a video, (t,h,w,…) of each field; see `read_checked`.
 
-
-def _set_dataset(dataset: VideoDataset) -> None:
-    global _dataset
-    _dataset = dataset
-    if hasattr(os, "nice"):
-        os.nice(10)  # training, which compiles and feeds a device meanwhile, goes first
-    # Ctrl-C and a cluster's preemption are the main process's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _call_in_process(function: Callable[[VideoDataset, int], T], video: int) -> T:
-    return function(_dataset, video)
+    Args:
+      place: video, first frame, row and column.
+      size: t, h, w.
+    """
+    video, start, top, left = place
+    t, h, w = size
+    frames = read_checked(dataset, video, start, start + t, fields)
+    return {f: value[:, top : top + h, left : left + w] for f, value in frames.items()}
 
 
 def _read_whole(

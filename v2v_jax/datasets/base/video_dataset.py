@@ -13,6 +13,7 @@ from v2v_jax.errors import DataError
 
 FRAME_SIZE = (128, 171)  # height, width that C3D and V2V resize to (paper section 4)
 IGNORE_LABEL = 255
+DECODING = 0.25  # `python_share` of PyAV's and Pillow's decoding; docs/records/performance.md
 VIDEO_LABEL = "video_label"  # a field of whole videos: (B,) int32 in a batch, see `video_label`
 
 
@@ -66,8 +67,11 @@ class VideoDataset(abc.ABC):
       fields: which of `FIELDS` it can deliver.
       label_names: class names, index = label; empty where there are no labels.
       video_label_names: names of the classes of whole videos; empty where there are none.
-      python_bound: whether `read` spends its time in Python rather than in a library that frees the
-        interpreter lock, so that reading in parallel takes processes, not threads.
+      python_share: for how much of its time `read` holds Python's lock (GIL), 0 to 1: 1 for what is
+        computed in Python, a quarter where a library decodes. Where there are more than 1 / share
+        processors, processes read instead of threads; the dataset must be picklable then. 0: it
+        copies what is in memory, threads will do.
+      processes: how many are to read; 0: as many as are worth it, 1: none, threads do.
       frame_size: (H, W) of everything that `read` returns.
       native_size: (H, W) of the frames before they are resized, where all have the same and it is
         known; flow metrics are then given in those pixels.
@@ -77,7 +81,8 @@ class VideoDataset(abc.ABC):
 
     name: ClassVar[str]
     fields: ClassVar[tuple[str, ...]] = ("video",)
-    python_bound: ClassVar[bool] = False
+    python_share: float = 0.0
+    processes: int = 0
     label_names: tuple[str, ...] = ()
     video_label_names: tuple[str, ...] = ()
     frame_size: tuple[int, int] = FRAME_SIZE

@@ -32,7 +32,8 @@ class WrappedDataset(VideoDataset):
 
     name = _Forwarded()
     fields = _Forwarded()
-    python_bound = _Forwarded()
+    python_share = _Forwarded()
+    processes = _Forwarded()
     label_names = _Forwarded()
     video_label_names = _Forwarded()
     frame_size = _Forwarded()

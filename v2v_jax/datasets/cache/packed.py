@@ -56,9 +56,14 @@ class PackedVideos(WrappedDataset):
         self._unreadable: set[int] = set()
 
     @property
-    def python_bound(self) -> bool:
+    def python_share(self) -> float:
         """The dataset's, until reading is but copying what is mapped to memory."""
-        return not self._arrays and self.source.python_bound
+        return 0.0 if self._arrays else self.source.python_share
+
+    @property
+    def processes(self) -> int:
+        """The dataset's, but none for what is mapped to memory."""
+        return 1 if self._arrays else self.source.processes
 
     def prepare_fields(self, fields: Sequence[str], progress: Progress | None = None) -> None:
         """Opens the cache that holds these fields; builds it if there is none that can be used.

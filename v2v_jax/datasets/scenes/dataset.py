@@ -76,7 +76,7 @@ class Scenes(VideoDataset):
 
     name = "scenes"
     fields = ("video", "labels", "flow", "flow_valid", "depth")
-    python_bound = True
+    python_share = 1.0
     label_names = LABEL_NAMES
     video_label_names = VIDEO_LABEL_NAMES
 
