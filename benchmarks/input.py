@@ -2,15 +2,17 @@
 
     python -m benchmarks.input                          # videos rendered for it, in a minute or two
     python -m benchmarks.input --ucf101=DIR             # or --videos=DIR: real ones
+    python -m benchmarks.input --processes=16           # and by processes, which share no lock
     python -m benchmarks.input --step [--arg=demo]      # what feed=device adds to a training step
 
-All rows read the same random clips (16 frames, resized to 128x171) with as many threads. "PyAV
-alone" opens the file, seeks to the keyframe, decodes and resizes, in a pool of threads, and with
---processes in one of processes, which share no lock; its frames are first compared with the
-reader's. The feeds' rows are all that it takes to have the cropped
-batches as JAX arrays. Rows take turns within a round; ratios are medians over the rounds, so that
-another program on the same machine slows all of them. --need adds what that is of the clips/s that
-an accelerator trains.
+All rows but the last read the same random clips (16 frames, resized to 128x171). "PyAV alone" opens
+the file, seeks to the keyframe, decodes and resizes, in a pool of threads or processes; its frames
+are first compared with the reader's. The feeds' rows are all that it takes to have the cropped
+batches as JAX arrays, read by as many threads as the feed takes, or by --processes. "Filling" reads
+whole videos, as feed=device and the building of a cache do; four times as many frames, counted as
+clips of 16, and the start of its processes counts. Rows take turns within a round; ratios are
+medians over the rounds, so that another program on the same machine slows all of them. --need adds
+what that is of the clips/s that an accelerator trains.
 
 --step trains the configuration seg.py (with --arg) on rendered scenes, with feed=device and with
 one batch that stays on the accelerator, in turns.
@@ -22,6 +24,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
@@ -41,6 +44,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from configs import seg
 from v2v_jax.datasets import Scenes, VideoDataset
+from v2v_jax.datasets.base.held_back import Subset
 from v2v_jax.datasets.base.reading import read_videos
 from v2v_jax.datasets.cache.packed import PackedVideos
 from v2v_jax.datasets.readers.ucf101 import Ucf101
@@ -58,8 +62,14 @@ from v2v_jax.training.step import make_train_step
 RULES = Preprocessing()
 FIELDS = ("video",)
 CACHE_FACTOR = 20  # how many more clips are taken from the cache, which would be over too soon
-ALONE, STREAMED, CACHED = "PyAV alone, decode + resize", "feed=tf_data", "feed=tf_data, cache"
-PROCESSES = "PyAV alone, processes"
+FILL_FACTOR = 4  # the same of filling
+ALONE, ALONE_2 = "PyAV alone, threads", "PyAV alone, processes"
+STREAMED, STREAMED_2 = "feed=tf_data, threads", "feed=tf_data, processes"
+CACHED = "feed=tf_data, cache"
+FILLED, FILLED_2 = "filling, threads", "filling, processes"
+# What a row is compared with.
+BESIDE = {row: ALONE for row in (ALONE, ALONE_2, STREAMED, CACHED)}
+BESIDE |= {STREAMED_2: ALONE_2, FILLED: FILLED, FILLED_2: FILLED}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -169,7 +179,7 @@ def _read_in_process(video: int, start: int) -> None:
 # Feeds
 
 
-def feed_speed(feed: Feed, sampler: ClipSampler, first: int, steps: int) -> float:
+def feed_speed(feed: Feed, sampler: ClipSampler, steps: int, first: int) -> float:
     """Clips/s of a feed that is running: the clock starts and stops with its buffers full."""
     done = False
     numbers = itertools.takewhile(lambda _: not done, itertools.count(first))
@@ -185,6 +195,19 @@ def feed_speed(feed: Feed, sampler: ClipSampler, first: int, steps: int) -> floa
     for _ in batches:
         pass
     return speed
+
+
+def filling_speed(dataset: VideoDataset, processes: int, clips: int, first: int) -> float:
+    """Clips/s of whole videos from the `first` on, in a circle, until they make up `clips`."""
+    some, missing = [], clips * RULES.clip_length
+    while missing > 0:
+        some.append((first + len(some)) % len(dataset.videos))
+        missing -= dataset.videos[some[-1]].num_frames
+    dataset.processes = processes
+    begin = time.perf_counter()
+    videos = read_videos(Subset(dataset, some, "train"), FIELDS)
+    frames = sum(len(video["video"]) for _, video in videos)
+    return frames / RULES.clip_length / (time.perf_counter() - begin)
 
 
 def device_costs(dataset: VideoDataset, sampler: ClipSampler, steps: int) -> dict[str, float]:
@@ -234,18 +257,25 @@ def measure(dataset: VideoDataset, folder: str, cache: str, args: argparse.Names
     pool: contextlib.AbstractContextManager = contextlib.nullcontext()
     if args.processes:
         pool = executor = bare_processes(bare, args.processes)
-        rows[PROCESSES] = lambda k: bare_speed_of_processes(executor, plans(k))
+        rows[ALONE_2] = lambda k: bare_speed_of_processes(executor, plans(k))
     costs, skipped = device_costs(packed, sampler, 20), {}
     if importlib.util.find_spec("tensorflow"):
-        mesh = sharding.make_mesh()
-        streamed, cached = (
-            make_feed("tf_data", data, FIELDS, RULES, mesh) for data in (dataset, packed)
-        )
-        rows[STREAMED] = lambda k: feed_speed(streamed, sampler, k, steps)
-        rows[CACHED] = lambda k: feed_speed(cached, sampler, k, CACHE_FACTOR * steps)
+        for name, data, processes, factor in (
+            (STREAMED, dataset, 1, 1),
+            (STREAMED_2, dataset, args.processes, 1),
+            (CACHED, packed, 1, CACHE_FACTOR),
+        ):
+            if processes:
+                dataset.processes = processes
+                feed = make_feed("tf_data", data, FIELDS, RULES, sharding.make_mesh())
+                rows[name] = functools.partial(feed_speed, feed, sampler, factor * steps)
         costs |= mirror_cost(packed, sampler, 20)
     else:
-        skipped = dict.fromkeys((STREAMED, CACHED), "TensorFlow is not installed")
+        skipped = dict.fromkeys((STREAMED, STREAMED_2, CACHED), "TensorFlow is not installed")
+    for name, processes in ((FILLED, 1), (FILLED_2, args.processes)):
+        if processes:
+            clips = FILL_FACTOR * args.clips
+            rows[name] = functools.partial(filling_speed, dataset, processes, clips)
     speeds: dict[str, list[float]] = {name: [] for name in rows}
     with pool:
         for number in range(args.rounds):
@@ -346,19 +376,21 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[VideoDataset, str, str]]:
 def feed_table(result: dict, batch: int, need: float = 0.0) -> str:
     """The Markdown table of `measure`'s result; need: clips/s that an accelerator trains."""
     speeds = result["clips_per_second"]
-    heads = ["", "clips/s", "times PyAV alone", f"ms a step of {batch}"]
+    heads = ["", "clips/s", "times", "of", f"ms a step of {batch}"]
     heads += [f"of the {need:.0f} that are needed"] if need else []
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     last = " |" if need else ""
     for name, values in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, speeds[ALONE]))
+        beside = BESIDE[name]
+        ratio = statistics.median(a / b for a, b in zip(values, speeds[beside]))
         speed = statistics.median(values)
+        figures = f"{speed:.0f} | {ratio:.2f} | {beside} | {1e3 * batch / speed:.1f}"
         share = f" {speed / need:.2f} |" if need else ""
-        lines.append(f"| {name} | {speed:.0f} | {ratio:.2f} | {1e3 * batch / speed:.1f} |{share}")
+        lines.append(f"| {name} | {figures} |{share}")
     for name, seconds in result["seconds_per_step"].items():
-        lines.append(f"| {name} | | | {1e3 * seconds:.2f} |{last}")
+        lines.append(f"| {name} | | | | {1e3 * seconds:.2f} |{last}")
     for name, reason in result["skipped"].items():
-        lines.append(f"| {name} | skipped: {reason} | | |{last}")
+        lines.append(f"| {name} | skipped: {reason} | | | |{last}")
     return "\n".join(lines)
 
 
@@ -382,7 +414,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="clips a step (32; --step: as configured)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyAV alone")
-    parser.add_argument("--processes", type=int, default=0, help="of PyAV alone; 0: no such row")
+    parser.add_argument("--processes", type=int, default=0, help="of rows by processes; 0: none")
     parser.add_argument("--need", type=float, default=0.0, help="clips/s that are to be trained")
     parser.add_argument("--json", type=pathlib.Path, help="file to write all figures to")
     parser.add_argument("--step", action="store_true", help="measure the training step instead")

@@ -22,7 +22,8 @@ def frames_per_second(dataset: Scenes, fields: tuple[str, ...], workers: int) ->
     The clock starts when the first videos have arrived (one a process): importing NumPy in a new
     process is not rendering.
     """
-    videos = read_videos(dataset, fields, workers)
+    dataset.processes = workers
+    videos = read_videos(dataset, fields)
     for _ in range(workers):
         next(videos)
     start = time.perf_counter()
