@@ -12,13 +12,16 @@ import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.tasks.metric_names import in_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the page's text colour
 _TRAIN, _TEST, _MARKS = "#5b8def", "#e2711d", "#8a8f98"  # legible on white and on black
@@ -144,7 +147,7 @@ def chart(
     Returns an <svg> element; `name` is a prefix of its ids.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_CHART, layout="constrained")
+        figure = _empty_figure()
         axes = figure.subplots()
         for line in lines:
             _draw(axes, line)
@@ -190,7 +193,7 @@ def distribution(
     scores = np.asarray(scores, np.float64)
     width = float(np.ptp(scores)) or 1.0
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_CHART, layout="constrained")
+        figure = _empty_figure()
         axes = figure.subplots()
         axes.hist(scores, bins=min(30, max(5, round(len(scores) ** 0.5) * 2)), color=_TRAIN)
         if scores.min() - _FAR * width <= baseline <= scores.max() + _FAR * width:
@@ -217,6 +220,13 @@ def _rows(marks: Mapping[str, float], distance: float) -> list[tuple[str, float,
         ends[row : row + 1] = [value]
         placed.append((label, value, row))
     return placed
+
+
+def _empty_figure() -> Figure:
+    # Here, as training's start would wait 0.2 s for what its end draws.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=_CHART, layout="constrained")
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
