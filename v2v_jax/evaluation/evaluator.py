@@ -30,6 +30,7 @@ from v2v_jax.run.which_checkpoint import find_checkpoint
 from v2v_jax.system import compiler_options, sharding
 from v2v_jax.system.console import console, print_table, progress
 from v2v_jax.system.json_files import parse_object
+from v2v_jax.system.platforms import traced_for
 from v2v_jax.system.together import compiled_together
 from v2v_jax.system.whole_files import write_text
 from v2v_jax.tasks import Task, metrics
@@ -86,11 +87,12 @@ class Evaluator:
         self._predict = compiled_together(jit(self._batch_predictions, out_shardings=shown))
 
     def _forward(self, params, store, batch):
-        batch = self._feed.prepare(store, batch)
-        task = self._experiment.task
-        inputs = task.inputs(batch, self._experiment.preprocessing)
-        raw = self._experiment.model.apply({"params": params}, inputs)
-        return batch, task.complete(raw, batch)
+        with traced_for(self._experiment.mesh.devices.flat[0].platform):
+            batch = self._feed.prepare(store, batch)
+            task = self._experiment.task
+            inputs = task.inputs(batch, self._experiment.preprocessing)
+            raw = self._experiment.model.apply({"params": params}, inputs)
+            return batch, task.complete(raw, batch)
 
     def _batch_sums(self, params, store, batch):
         """The task's sums of every clip alone: name → (B,…)."""

@@ -15,6 +15,7 @@ from v2v_jax.run.experiment import Experiment, TrainState
 from v2v_jax.run.optimizers import learning_rate, updates_done
 from v2v_jax.run.sessions import count_parameters
 from v2v_jax.system import compiler_options, sharding
+from v2v_jax.system.platforms import traced_for
 from v2v_jax.system.together import compiled_together
 from v2v_jax.tasks import losses
 from v2v_jax.training import accumulation, recompute
@@ -75,6 +76,7 @@ def make_train_step(
         accumulation.summed_over_parts(sums_of_clips, parts), mesh, add_up
     )
 
+    @traced_for(platform)
     def step(state: TrainState, store: Any, batch: Any, seed: jax.Array | int = 0):
         if is_random:
             batch = batch | {"clip_seed": clip_seeds(seed, state.step, len(batch["mask"]))}
