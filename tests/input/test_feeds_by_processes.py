@@ -79,7 +79,7 @@ def test_processes_end_with_the_feed(videos):
     process = feed._readers._remotes[0]._process
     assert process.poll() is None
     del feed
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
