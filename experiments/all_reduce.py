@@ -45,7 +45,7 @@ def in_bfloat16(sums: Any) -> Any:
 def exchanged(sums: Any) -> Any:
     """Pairs of devices send one another all they have, which each adds to its own, in float32.
 
-    With n devices log2(n) times, of ever larger groups. Sending is a copy, for which a GPU has
+    With n devices, a power of two, log2(n) times, of ever larger groups. Sending is a copy, for which a GPU has
     engines beside those that compute. a + b is b + a: all devices get the same to the bit.
     """
     gradient, *rest = sums
@@ -128,7 +128,6 @@ WAYS = {
         "by copies from device to device",
         options={"xla_gpu_collective_permute_mode": "COLLECTIVES_PEER_MEMORY"},
     ),
-    "memcpy": Way("by copies, the older option", options={"xla_gpu_use_memcpy_local_p2p": True}),
     "apart": Way(
         "an exchange a parameter",
         options={"xla_gpu_collective_permute_combine_threshold_bytes": 1},

@@ -14,7 +14,7 @@ from absl import logging
 from tests.tiny import ROOT
 from v2v_jax.datasets.base import reading
 from v2v_jax.datasets.base.reading import Readers, map_videos, read_videos
-from v2v_jax.datasets.base.video_dataset import DECODING, VideoDataset, VideoInfo
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE, VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError, UserError
 from v2v_jax.system import processors
 
@@ -130,12 +130,12 @@ class Sized(VideoDataset):
         (1.0, 1, 40, (0, 1)),  # rendered in Python: a second thread would only wait
         (1.0, 2, 40, (2, 1)),
         (1.0, 16, 40, (16, 1)),
-        (DECODING, 2, 40, (0, 2)),
-        (DECODING, 4, 40, (0, 4)),  # 4 x 0.25: the lock is just about busy
-        (DECODING, 5, 40, (5, 4)),
-        (DECODING, 16, 40, (16, 4)),
-        (DECODING, 16, 2, (5, 4)),  # read before more of them had started
-        (DECODING, 16, 1, (0, 4)),
+        (DECODING_SHARE, 2, 40, (0, 2)),
+        (DECODING_SHARE, 4, 40, (0, 4)),  # 4 x 0.25: the lock is just about busy
+        (DECODING_SHARE, 5, 40, (5, 4)),
+        (DECODING_SHARE, 16, 40, (16, 4)),
+        (DECODING_SHARE, 16, 2, (5, 4)),  # read before more of them had started
+        (DECODING_SHARE, 16, 1, (0, 4)),
         (0.0, 16, 40, (0, 16)),
     ],
 )
@@ -151,7 +151,7 @@ def test_what_reads(share, cores, videos, expected, monkeypatch):
 
 def test_what_is_read_many_times_is_worth_more_processes(monkeypatch):
     monkeypatch.setattr(processors, "count", lambda: 16)
-    assert reading._processes(Sized(1, DECODING), times=16) == 16
+    assert reading._processes(Sized(1, DECODING_SHARE), times=16) == 16
 
 
 class Homeless(Bound):

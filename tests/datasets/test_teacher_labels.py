@@ -11,7 +11,7 @@ from tests.tiny import read_metrics, tiny_config
 from v2v_jax import datasets
 from v2v_jax.cli import config_options
 from v2v_jax.datasets.base.reading import read_videos
-from v2v_jax.datasets.base.video_dataset import DECODING
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE
 from v2v_jax.errors import ConfigError, CorruptVideoError, DataError
 from v2v_jax.input.clips import Clips
 from v2v_jax.input.feeds import make_feed
@@ -123,7 +123,7 @@ def test_vectors_scale_with_the_frame(made):
 
 def test_processes_read_the_same(made):
     dataset = open_test(made, processes=2)
-    assert dataset.processes == 2 and dataset.source.python_share == DECODING
+    assert dataset.processes == 2 and dataset.source.python_share == DECODING_SHARE
     for video, found in read_videos(dataset, FIELDS):
         expected = dataset.read(video, 0, dataset.videos[video].num_frames, FIELDS)
         for field in FIELDS:

@@ -1,7 +1,9 @@
 """A dataset to look at: some frames of some videos with what is known of them, on one HTML page.
 
-samples = draw_samples(dataset, ("video", "labels"))
-page = contact_sheet("gatech", tables, {"train": samples})
+What `draw_samples` finds is what `contact_sheet` shows:
+
+    samples = draw_samples(dataset, ("video", "labels"))
+    page = contact_sheet("gatech", tables, {"train": samples})
 """
 
 from __future__ import annotations

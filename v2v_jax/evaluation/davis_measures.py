@@ -110,7 +110,7 @@ def statistics(values: np.ndarray) -> Statistics:
 
 
 def measure(masks: np.ndarray, truth: np.ndarray) -> dict[str, Statistics]:
-    """ "J" and "F" of one sequence.
+    """Both measures, "J" and "F", of one sequence.
 
     Args:
       masks: (T,H,W), what was predicted for every frame; what is not 0 is foreground.
@@ -129,7 +129,7 @@ def measure(masks: np.ndarray, truth: np.ndarray) -> dict[str, Statistics]:
 
 
 def summarize(sequences: Mapping[str, Mapping[str, Statistics]]) -> dict[str, Statistics]:
-    """ "J" and "F": the means of each statistic over the sequences."""
+    """Both measures, "J" and "F": the means of each statistic over the sequences."""
     return {
         name: Statistics(*np.mean([found[name] for found in sequences.values()], 0).tolist())
         for name in ("J", "F")

@@ -58,7 +58,9 @@ class RemoteObject:
           CannotStart: see there.
         """
         try:
-            with _blocked_signals():
+            # Ctrl-C or a cluster's SIGTERM may go to all; the one that has something to save first
+            # handles it.
+            with signals_blocked(signal.SIGINT, signal.SIGTERM):
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-c", _PROGRAM],
                     stdin=subprocess.PIPE,
@@ -106,11 +108,15 @@ class RemoteObject:
         """How it ended, which it is about to have done."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE)
-        status = self._process.returncode
-        if status is not None and status < 0:
-            with contextlib.suppress(ValueError):  # a number without a name
-                return f"was killed ({signal.Signals(-status).name})"
-        return f"ended (exit status {status})"
+        return how_it_ended(self._process.returncode)
+
+
+def how_it_ended(status: int | None) -> str:
+    """A process's exit status as the end of a sentence; None: it is not known."""
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):  # a number without a name
+            return f"was killed ({signal.Signals(-status).name})"
+    return f"ended (exit status {status})"
 
 
 def portable(error: BaseException) -> BaseException:
@@ -137,15 +143,12 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """What is started inside never gets Ctrl-C or a cluster's SIGTERM, which may go to all.
-
-    The process that started it handles them, and may have something to save first.
-    """
+def signals_blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """What is started inside never gets these signals."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ import absl.logging
 
 from v2v_jax.errors import UserError
 from v2v_jax.system.console import InterruptedJob
-from v2v_jax.system.remote_object import portable
+from v2v_jax.system.remote_object import how_it_ended, portable, signals_blocked
 
 ATTEMPTS = 3  # times that an item is begun whose process dies
 _PATIENCE = 5.0  # seconds that processes get to end by themselves
@@ -230,7 +230,9 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, payload), name="worker")
-        with _without_interrupts(), _set(environment_of_workers()):
+        multiprocessing.resource_tracker.ensure_running()  # its start would set the mask back
+        # A terminal sends Ctrl-C to all; the one that deals out the items ends the others.
+        with signals_blocked(signal.SIGINT), _set(environment_of_workers()):
             self._process.start()
         theirs.close()
 
@@ -250,11 +252,7 @@ class _Worker:
     def reason(self) -> str:
         """How it ended, as the end of a sentence."""
         self._process.join(_PATIENCE)
-        status = self._process.exitcode
-        if status is not None and status < 0:
-            with contextlib.suppress(ValueError):  # a number without a name
-                return f"was killed ({signal.Signals(-status).name})"
-        return f"ended (exit status {status})"
+        return how_it_ended(self._process.exitcode)
 
     def end(self, until: float) -> None:
         """Waits until then at most; who still builds its work, or has died, is not waited for."""
@@ -264,20 +262,6 @@ class _Worker:
         self._process.join()
         self.connection.close()
         self._process.close()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """What is started inside never gets Ctrl-C, which a terminal sends to all: this one ends it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    multiprocessing.resource_tracker.ensure_running()  # its start would set the mask back
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """TensorBoard's event files: metrics, learning rate, examples as pictures, the configuration.
 
-tensorboard --logdir=runs
+To look at them:
+
+    tensorboard --logdir=runs
 """
 
 from __future__ import annotations

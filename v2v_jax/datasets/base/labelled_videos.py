@@ -20,7 +20,7 @@ from v2v_jax.datasets.base.class_masks import (
 )
 from v2v_jax.datasets.base.listing import check_window, file_identities, list_videos
 from v2v_jax.datasets.base.resizing import resize_nearest
-from v2v_jax.datasets.base.video_dataset import DECODING, IGNORE_LABEL, VideoDataset
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE, IGNORE_LABEL, VideoDataset
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import LeftOut, list_pictures
 from v2v_jax.media.pictures import Picture
@@ -150,7 +150,7 @@ class LabelledVideos(VideoDataset):
     """
 
     fields: ClassVar[tuple[str, ...]] = ("video", "labels")
-    python_share = DECODING
+    python_share = DECODING_SHARE
 
     def __init__(
         self,

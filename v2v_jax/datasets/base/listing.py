@@ -16,7 +16,7 @@ import av
 import numpy as np
 from absl import logging
 
-from v2v_jax.datasets.base.video_dataset import DECODING, VideoDataset, VideoInfo
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE, VideoDataset, VideoInfo
 from v2v_jax.errors import CorruptVideoError, DataError, TooManyCorruptError
 from v2v_jax.media.video import VideoFile
 from v2v_jax.system.messages import some_of
@@ -189,7 +189,7 @@ class VideoFileDataset(VideoDataset):
       corrupt: (name, reason) of the videos left out because they cannot be read.
     """
 
-    python_share = DECODING
+    python_share = DECODING_SHARE
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from v2v_jax.errors import DataError
 
 FRAME_SIZE = (128, 171)  # height, width that C3D and V2V resize to (paper section 4)
 IGNORE_LABEL = 255
-DECODING = 0.25  # `python_share` of PyAV's and Pillow's decoding; docs/records/performance.md
+DECODING_SHARE = 0.25  # `python_share` of PyAV's and Pillow's decoding; docs/records/performance.md
 VIDEO_LABEL = "video_label"  # a field of whole videos: (B,) int32 in a batch, see `video_label`
 
 

@@ -19,7 +19,7 @@ from v2v_jax.datasets.base.listing import (
     list_videos,
 )
 from v2v_jax.datasets.base.text_lists import as_present, read_lines, warn_of_overlap
-from v2v_jax.datasets.base.video_dataset import DECODING, FRAME_SIZE, VideoDataset
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE, FRAME_SIZE, VideoDataset
 from v2v_jax.errors import DataError
 from v2v_jax.media.folders import LeftOut, list_files, list_folders
 from v2v_jax.media.pictures import Picture
@@ -42,7 +42,7 @@ class Davis(VideoDataset):
     name: ClassVar[str] = "davis"
     fields: ClassVar[tuple[str, ...]] = ("video", "labels")
     label_names: tuple[str, ...] = OBJECT_NAMES
-    python_share = DECODING
+    python_share = DECODING_SHARE
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from v2v_jax.datasets.base.listing import (
     list_videos,
 )
 from v2v_jax.datasets.base.resizing import resize_flow, resize_mask
-from v2v_jax.datasets.base.video_dataset import DECODING, FRAME_SIZE, VideoDataset
+from v2v_jax.datasets.base.video_dataset import DECODING_SHARE, FRAME_SIZE, VideoDataset
 from v2v_jax.errors import CorruptVideoError, DataError
 from v2v_jax.media.flow_files import read_flow
 from v2v_jax.media.folders import list_folders
@@ -66,7 +66,7 @@ class Sintel(VideoDataset):
 
     name: ClassVar[str] = "sintel"
     fields: tuple[str, ...] = ("video", "flow", "flow_valid", "flow_occluded")
-    python_share = DECODING
+    python_share = DECODING_SHARE
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """Pictures and videos as data URIs, for pages that are one file.
 
-<img src="{png_uri(picture)}">    <video src="{mp4_uri(frames, fps=8)}">
+In a page they stand where an address would:
+
+    <img src="{png_uri(picture)}">    <video src="{mp4_uri(frames, fps=8)}">
 """
 
 from __future__ import annotations

@@ -59,13 +59,7 @@ def conv_then(
         return None, then(convolve(((0, 0), *padding[1:]), form, part, kernel))
 
     _, y = lax.scan(some, None, frames * jnp.arange(t // frames))
-    return jax.tree.map(_in_one, y)
-
-
-def _in_one(y: jax.Array) -> jax.Array:
-    """(chunks,B,t,…) → (B,chunks·t,…)."""
-    y = jnp.moveaxis(y, 0, 1)
-    return y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
+    return jax.tree.map(winograd.chunks_in_one, y)
 
 
 def conv_of_relu_of_transpose(

@@ -55,12 +55,14 @@ def conv3d_then(
         products = _batched_product(plan.input_to_points(x, start), points, contract=(2, 1))
         return None, then(plan.points_to_output(products)[:, :, : size[1], : size[2]])
 
-    def together(y):  # (chunks,B,t,…) → (B,T'//multiple,…)
-        y = jnp.moveaxis(y, 0, 1)
-        y = y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
-        return y[:, : size[0] // multiple]
+    chunks = lax.scan(frames, None, plan.starts)[1]
+    return jax.tree.map(lambda y: chunks_in_one(y)[:, : size[0] // multiple], chunks)
 
-    return jax.tree.map(together, lax.scan(frames, None, plan.starts)[1])
+
+def chunks_in_one(y: jax.Array) -> jax.Array:
+    """(chunks,B,t,…) → (B,chunks·t,…)."""
+    y = jnp.moveaxis(y, 0, 1)
+    return y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
 
 
 def weight_gradient(
