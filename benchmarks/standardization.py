@@ -1,12 +1,16 @@
 """What standardised kernels cost a training step: time and memory, with and without, in turns.
 
-python -m benchmarks.standardization
+    python -m benchmarks.standardization
+    XLA_FLAGS=--xla_gpu_enable_command_buffer= python -m benchmarks.standardization --profile
+
+--profile also prints the kernels of both, which the profiler sees without CUDA graphs alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import device_trace
 from configs import flow
 from v2v_jax.datasets.base.video_dataset import FIELDS, FRAME_SIZE, VideoDataset, VideoInfo
 from v2v_jax.input.feeds import make_feed
@@ -50,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--profile", action="store_true", help="also print the kernels")
     args = parser.parse_args(argv)
     steps = {}
     for standardized in (False, True):
@@ -89,6 +95,16 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.batch_size / value:.1f} clips/s"
         )
     print(f"{100 * (medians[True] / medians[False] - 1):+.2f} % on {jax.devices()[0].device_kind}")
+    for standardized, program in steps.items() if args.profile else ():
+        print(f"\nstandardized={standardized}: ", end="")
+        device_trace.print_table(device_trace.kernels(functools.partial(_step, program)), 40)
+
+
+def _step(program: list[Any]) -> jax.Array:
+    """Runs [step, state, store, batch] once, whose state is donated; the loss."""
+    step, state, store, batch = program
+    program[1], values = step(state, store, batch)
+    return values["loss"]
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ def in_bfloat16(sums: Any) -> Any:
 def exchanged(sums: Any) -> Any:
     """Pairs of devices send one another all they have, which each adds to its own, in float32.
 
-    With n devices, a power of two, log2(n) times, of ever larger groups. Sending is a copy, for which a GPU has
-    engines beside those that compute. a + b is b + a: all devices get the same to the bit.
+    With n devices, a power of two, log2(n) times, of ever larger groups. Sending is a copy, for
+    which a GPU has engines beside those that compute. a + b is b + a: all devices get the same to
+    the bit.
     """
     gradient, *rest = sums
     return jax.tree.map(_doubled, gradient), *lax.psum(tuple(rest), "data")

@@ -11,8 +11,8 @@ of the fewest devices before the rest, which then find the compiler's trials don
 within a round, so that another program slows all of them; clips/s are medians over the rounds.
 Every turn starts from the same state, as what a card's clock does depends on the numbers that it
 computes with; kernels that training starts as zeros are not zeros in it. One device alone is
-measured on each of the devices, which differ: speed-up is over their mean, efficiency is it a
-device.
+measured on each of the devices, which differ: speed-up is over their mean, and efficiency is
+speed-up a device.
 
 --reduce names ways to add up the gradients (`experiments/all_reduce.py`; a+b is a with b's options
 too), of which the first is measured everywhere, the others on several devices, with --reduce_clips
@@ -109,7 +109,7 @@ def planned(args: argparse.Namespace) -> list[Program]:
 # Compiling
 
 
-class Start:
+class InitialState:
     """The state that every turn starts from, on the host."""
 
     def __init__(self, initial: TrainState):
@@ -126,7 +126,7 @@ class Start:
         return jax.device_put(self._initial, sharding.replicated(program.experiment.mesh))
 
 
-def compile_all(programs: list[Program], report: Report) -> Start:
+def compile_all(programs: list[Program], report: Report) -> InitialState:
     """Compiles all steps and batches, each in a thread; returns the state to start from.
 
     Tracing needs Python's lock and so happens here, one by one; compiling does not.
@@ -162,7 +162,7 @@ def compile_all(programs: list[Program], report: Report) -> Start:
         concurrent.futures.wait(itertools.chain.from_iterable(futures.values()))
         for program in futures:
             report.attempt(f"compiling {program.name}", collect, program)
-        state = Start(initial.result())
+        state = InitialState(initial.result())
     report.result["compile_seconds"] = time.perf_counter() - begun
     print(f"all compiled after {report.result['compile_seconds']:.1f} s", flush=True)
     return state
@@ -193,7 +193,7 @@ def compile_after(
     return lowered.compile(compiler_options=options or None)
 
 
-def check_memory(programs: list[Program], state: Start, report: Report) -> None:
+def check_memory(programs: list[Program], state: InitialState, report: Report) -> None:
     """Notes and prints what the first device needs for all programs, and what it has."""
     compiled = [p for p in programs if p.step is not None]
     kept = state.nbytes + sum(
@@ -211,7 +211,7 @@ def check_memory(programs: list[Program], state: Start, report: Report) -> None:
 
 
 def run_all(
-    programs: list[Program], state: Start, args: argparse.Namespace, report: Report
+    programs: list[Program], state: InitialState, args: argparse.Namespace, report: Report
 ) -> None:
     """Losses, rounds, profiles; a program that fails is left out of what follows."""
     first, compared = args.reduce[0], args.reduce_clips[0]
@@ -223,7 +223,7 @@ def run_all(
             if not report.attempt(f"{what} {program.name}", function, program, *arguments):
                 program.step = None
 
-    of_each("starting", start, state, args.losses, compared)
+    of_each("first run,", run_first, state, args.losses, compared)
     report.result["losses"] = {
         "clips_per_device": compared,
         "steps": args.losses,
@@ -242,14 +242,14 @@ def run_all(
         report.attempt(f"profile of {program.name}", profile, program, state, report)
 
 
-def start(program: Program, state: Start, steps: int, compared: int) -> None:
+def run_first(program: Program, state: InitialState, steps: int, compared: int) -> None:
     """Runs it once before the clock does, with `compared` clips a device noting the losses."""
     _, losses = run(program, state.on(program), steps)
     if program.clips == compared:
         program.losses = [float(np.asarray(loss)) for loss in losses]
 
 
-def measure(program: Program, state: Start, steps: int) -> None:
+def measure(program: Program, state: InitialState, steps: int) -> None:
     """Seconds a step."""
     now, _ = run(program, state.on(program), _WARM_UP)
     begun = time.perf_counter()
@@ -272,7 +272,7 @@ def to_profile(programs: list[Program], args: argparse.Namespace) -> list[Progra
     return [p for p in running if (p.devices, p.way) in wanted and p.first == 0]
 
 
-def profile(program: Program, state: Start, report: Report) -> None:
+def profile(program: Program, state: InitialState, report: Report) -> None:
     """Where a step's time goes, in ms, on each device."""
     now = [state.on(program)]
 

@@ -172,7 +172,7 @@ def test_memory_of_programs_is_noted(capsys):
     made.step = jax.jit(jnp.negative).lower(jnp.zeros(10)).compile()
     made.batch = {"video": jnp.zeros(6, jnp.uint8)}
     report = scaling_report.Report(None, "experiments.scaling", {})
-    scaling.check_memory([made], scaling.Start({"params": jnp.zeros(5)}), report)
+    scaling.check_memory([made], scaling.InitialState({"params": jnp.zeros(5)}), report)
     assert report.result["memory"]["kept"] == 5 * 4 + 6 // 2
     assert "needed" in capsys.readouterr().out
 

@@ -23,7 +23,7 @@ from v2v_jax.cli.command_line import Parser, path
 from v2v_jax.errors import ConfigError, DataError
 from v2v_jax.labelling.teachers import SEES, TEACHERS, TeacherOptions
 from v2v_jax.media.folders import find_videos
-from v2v_jax.system import jobs
+from v2v_jax.system import jobs, processors
 from v2v_jax.system.console import console
 
 _DATASETS = ("davis", "folder", "frames", "ucf101")
@@ -73,7 +73,7 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=32, help="frames or pairs at a time")
     parser.add_argument("--check", action="store_true", help="compare the labels with the videos")
-    jobs.add_arguments(parser, threads=min(4, os.cpu_count() or 1))
+    jobs.add_arguments(parser, threads=min(4, processors.count()))
 
 
 def run(options: argparse.Namespace) -> int:

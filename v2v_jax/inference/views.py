@@ -6,7 +6,6 @@ import concurrent.futures
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -16,6 +15,7 @@ from v2v_jax.drawing.legends import Legend, strip
 from v2v_jax.errors import ConfigError, UserError
 from v2v_jax.inference.predictor import Chunk, Predictor
 from v2v_jax.media.frame_sources import FrameSource
+from v2v_jax.system import processors
 from v2v_jax.tasks import Task
 
 View = Literal["overlay", "plain", "side_by_side"]
@@ -120,7 +120,7 @@ class Drawing:
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
     """Draw frames, for all videos."""
-    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1), "drawing")
+    return concurrent.futures.ThreadPoolExecutor(min(8, processors.count()), "drawing")
 
 
 def parse_color_scale(text: str, task: Task) -> tuple[float, ...]:

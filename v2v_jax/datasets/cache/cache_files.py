@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from absl import logging
 
 from v2v_jax.datasets.base.video_dataset import FIELDS, VideoDataset
 from v2v_jax.errors import DataError
-from v2v_jax.system import causes
+from v2v_jax.system import causes, processors
 from v2v_jax.system.json_files import parse_object
 from v2v_jax.system.whole_files import write_bytes
 
@@ -134,7 +133,7 @@ def _compare_sums(cache: Cache, manifest: dict[str, Any], progress: Progress | N
                 return f"the sum of {names[video]} in {field}.npy is wrong"
         return None
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
         results: Iterable[str | None] = pool.map(damaged, range(len(names)))
         if progress is not None:
             results = progress(results, len(names), "verifying the cache")
